@@ -1,0 +1,37 @@
+"""Every environment variable that Tessera reads, typed and documented. Nothing else calls ``getenv``."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """One setting: the variable's name, its default and what it does."""
+
+    name: str
+    default: str
+    doc: str
+
+    def text(self) -> str:
+        """The value as text, or the default."""
+        return os.environ.get(self.name, self.default)
+
+    def flag(self) -> bool:
+        """The value as a switch: ``1``, ``true``, ``yes`` or ``on`` is true."""
+        return self.text().strip().lower() in {"1", "true", "yes", "on"}
+
+    def integer(self) -> int:
+        """The value as an integer."""
+        return int(self.text())
+
+
+THREADS = Variable("TESSERA_THREADS", "0", "Threads of the default runtime; 0: one per available core.")
+CPU_LEVEL = Variable("TESSERA_CPU_LEVEL", "", "CPU code level to compile for; empty: that of the running CPU.")
+VERIFY_PASSES = Variable("TESSERA_VERIFY_PASSES", "0", "Verify the graph after every pass.")
+PRINT_PASSES = Variable("TESSERA_PRINT_PASSES", "0", "Print the graph after every pass to standard error.")
+CACHE_DIR = Variable("TESSERA_CACHE_DIR", "", "Folder of the persistent compilation cache; empty: no cache on disk.")
+
+VARIABLES: tuple[Variable, ...] = (THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR)
+"""All settings, for ``tessera doctor`` and the documentation."""

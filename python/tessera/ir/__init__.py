@@ -1,0 +1,1 @@
+"""Graph IR: dtypes, dimensions, values, graphs, text form, verifier, provenance."""

@@ -1,0 +1,108 @@
+"""Graph: named outputs and state updates over a DAG of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+
+from tessera.ir.dims import Symbol, symbols
+from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, Value
+
+
+class Graph:
+    """A function from inputs and state to outputs and new state.
+
+    ``inputs`` are the input leaves in the caller's order (also those that nothing uses), ``outputs``
+    maps names to values in order, ``updates`` maps a parameter leaf to the value that replaces its
+    state when the graph has run.
+    """
+
+    def __init__(
+        self,
+        outputs: Mapping[str, Value],
+        *,
+        name: str = "main",
+        inputs: Sequence[Value] | None = None,
+        updates: Mapping[Value, Value] | None = None,
+    ) -> None:
+        self.name = name
+        self.outputs: dict[str, Value] = dict(outputs)
+        self.updates: dict[Value, Value] = dict(updates or {})
+        found = [v for v in self._leaves(INPUT)]
+        listed = list(inputs or ())
+        self.inputs: list[Value] = listed + [v for v in found if v not in listed]
+
+    def roots(self) -> list[Value]:
+        """Outputs, then updates, then updated parameters."""
+        return [*self.outputs.values(), *self.updates.values(), *self.updates.keys()]
+
+    def nodes(self) -> list[Node]:
+        """All nodes in a topological order that is the same for every run (inputs first)."""
+        return topological([*(v.node for v in getattr(self, "inputs", ())), *(v.node for v in self.roots())])
+
+    def _leaves(self, op: str) -> Iterator[Value]:
+        return (n.results[0] for n in self.nodes() if n.op == op)
+
+    def params(self) -> list[Value]:
+        """Parameter leaves, in topological order."""
+        return list(self._leaves(PARAM))
+
+    def constants(self) -> list[Value]:
+        """Dense constant leaves, in topological order."""
+        return list(self._leaves(CONSTANT))
+
+    def symbols(self) -> list[Symbol]:
+        """Symbols of all shapes, in order of appearance."""
+        found: dict[Symbol, None] = {}
+        for node in self.nodes():
+            for t in node.types:
+                for d in t.shape:
+                    found.update(dict.fromkeys(symbols(d)))
+        return list(found)
+
+    def replace(self, mapping: Mapping[Value, Value]) -> Graph:
+        """The same graph over other values: every root that ``mapping`` has is replaced."""
+        return Graph(
+            {k: mapping.get(v, v) for k, v in self.outputs.items()},
+            name=self.name,
+            inputs=[mapping.get(v, v) for v in self.inputs],
+            updates={mapping.get(p, p): mapping.get(v, v) for p, v in self.updates.items()},
+        )
+
+
+def topological(roots: Iterable[Node]) -> list[Node]:
+    """Nodes reachable from roots, operands first; iterative, so that depth is no limit."""
+    order: list[Node] = []
+    seen: set[Node] = set()
+    for root in roots:
+        stack: list[tuple[Node, int]] = [(root, 0)]
+        while stack:
+            node, at = stack.pop()
+            if node in seen:
+                continue
+            if at < len(node.operands):
+                stack.append((node, at + 1))
+                stack.append((node.operands[at].node, 0))
+            else:
+                seen.add(node)
+                order.append(node)
+    return order
+
+
+def rebuild(graph: Graph, visit: Callable[[Node, tuple[Value, ...]], Sequence[Value]]) -> Graph:
+    """A new graph in which ``visit(node, new_operands)`` gives the values that replace a node's results.
+
+    ``visit`` sees nodes in topological order; to keep a node it returns ``keep(node, new_operands)``.
+    """
+    new: dict[Value, Value] = {}
+    for node in graph.nodes():
+        operands = tuple(new[v] for v in node.operands)
+        for old, value in zip(node.results, visit(node, operands), strict=True):
+            new[old] = value
+    return graph.replace(new)
+
+
+def keep(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
+    """The node's results, on new operands; the very same node when nothing changed."""
+    if operands == node.operands:
+        return node.results
+    return Node(node.op, operands, node.attrs, node.types, node.loc, node.payload).results

@@ -1,0 +1,1 @@
+"""Operators: OpDef, the registry, one file per family, and the user's ``op`` namespace."""

@@ -1,0 +1,1 @@
+"""CPU benchmarks side by side with PyTorch, JAX and ONNX Runtime."""

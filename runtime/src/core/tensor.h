@@ -1,0 +1,99 @@
+// Concrete tensors in CPU memory: reference-counted storage, a dtype, a shape and strides.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/checked.h"
+#include "core/dtype.h"
+
+namespace tessera::core {
+
+inline constexpr size_t tensor_alignment = 64;
+inline constexpr int64_t max_rank = 64;
+
+// A contiguous row-major tensor that owns nothing: what operator kernels see.
+struct TensorView {
+    DType dtype = DType::F32;
+    std::vector<int64_t> shape;
+    void *data = nullptr;
+
+    int64_t size() const { return element_count(shape); }
+    template <class T> T *as() const { return static_cast<T *>(data); }
+};
+
+// Called once when the last tensor that uses a foreign block of memory is gone.
+using Deleter = void (*)(void *context);
+
+// A block of memory, Tessera's own (64-byte aligned) or the caller's.
+class Storage {
+  public:
+    static std::shared_ptr<Storage> allocate(size_t bytes);
+    static std::shared_ptr<Storage> adopt(void *data, size_t bytes, Deleter deleter, void *context);
+    ~Storage();
+    Storage(const Storage &) = delete;
+    Storage &operator=(const Storage &) = delete;
+
+    void *data() const { return data_; }
+    size_t bytes() const { return bytes_; }
+
+  private:
+    Storage(void *data, size_t bytes, Deleter deleter, void *context, bool own)
+        : data_(data), bytes_(bytes), deleter_(deleter), context_(context), own_(own) {}
+    void *data_;
+    size_t bytes_;
+    Deleter deleter_;
+    void *context_;
+    bool own_;
+};
+
+class Tensor {
+  public:
+    Tensor() = default;
+    // Uninitialised memory of its own.
+    static Tensor empty(DType dtype, std::vector<int64_t> shape);
+    static Tensor zeros(DType dtype, std::vector<int64_t> shape);
+    // The caller's memory; strides in elements, row-major when `strides` is null.
+    static Tensor from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides,
+                            Deleter deleter, void *context, bool readonly = false);
+
+    explicit operator bool() const { return storage_ != nullptr; }
+    DType dtype() const { return dtype_; }
+    const std::vector<int64_t> &shape() const { return shape_; }
+    const std::vector<int64_t> &strides() const { return strides_; }
+    int64_t rank() const { return static_cast<int64_t>(shape_.size()); }
+    int64_t size() const { return size_; }
+    size_t bytes() const { return static_cast<size_t>(size_) * item_size(dtype_); }
+    void *data() const { return data_; }
+    bool readonly() const { return readonly_; }
+    bool is_contiguous() const { return contiguous_; }
+    // This tensor if it is contiguous, else a row-major copy.
+    Tensor contiguous() const;
+    // Copies the elements to contiguous row-major memory of `bytes()` bytes.
+    void copy_to(void *target) const;
+    // The same memory in another shape; this tensor must be contiguous.
+    Tensor reshaped(std::vector<int64_t> shape) const;
+    const std::shared_ptr<Storage> &storage() const { return storage_; }
+    // A view for operator kernels; this tensor must be contiguous.
+    TensorView view() const;
+
+  private:
+    void finish();
+    DType dtype_ = DType::F32;
+    bool readonly_ = false;
+    bool contiguous_ = true;
+    int64_t size_ = 0;
+    void *data_ = nullptr;
+    std::vector<int64_t> shape_;
+    std::vector<int64_t> strides_;
+    std::shared_ptr<Storage> storage_;
+};
+
+// "[2, 3]"
+std::string shape_text(const std::vector<int64_t> &shape);
+// "f32[2, 3]"
+std::string type_text(DType dtype, const std::vector<int64_t> &shape);
+
+} // namespace tessera::core

@@ -27,9 +27,9 @@ class Graph:
         self.name = name
         self.outputs: dict[str, Value] = dict(outputs)
         self.updates: dict[Value, Value] = dict(updates or {})
-        found = [v for v in self._leaves(INPUT)]
-        listed = list(inputs or ())
-        self.inputs: list[Value] = listed + [v for v in found if v not in listed]
+        # A dict, as a list would compare with ``==``, which is an operator on values.
+        self.inputs: list[Value] = list(inputs or ())
+        self.inputs = list(dict.fromkeys([*self.inputs, *self._leaves(INPUT)]))
 
     def roots(self) -> list[Value]:
         """Outputs, then updates, then updated parameters."""
@@ -103,6 +103,6 @@ def rebuild(graph: Graph, visit: Callable[[Node, tuple[Value, ...]], Sequence[Va
 
 def keep(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
     """The node's results, on new operands; the very same node when nothing changed."""
-    if operands == node.operands:
+    if all(a is b for a, b in zip(operands, node.operands)):
         return node.results
     return Node(node.op, operands, node.attrs, node.types, node.loc, node.payload).results

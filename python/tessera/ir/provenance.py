@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
@@ -20,8 +21,33 @@ class Location:
         return f"{self.file}:{self.line}"
 
 
+_UNSET = Location("", 0)
+_CURRENT: ContextVar[Location | None] = ContextVar("tessera_location", default=_UNSET)
+
+
+class location:
+    """Context in which new nodes get the location ``loc`` instead of that of the calling user code.
+
+    Passes use it so that what they build names the line of the operation that it was built for.
+    """
+
+    __slots__ = ("_loc", "_token")
+
+    def __init__(self, loc: Location | None) -> None:
+        self._loc = loc
+
+    def __enter__(self) -> None:
+        self._token: Token[Location | None] = _CURRENT.set(self._loc)
+
+    def __exit__(self, *_: object) -> None:
+        _CURRENT.reset(self._token)
+
+
 def user_location() -> Location | None:
-    """The innermost frame outside this package, or None when there is none."""
+    """The location that ``location`` sets, else the innermost frame outside this package; None without one."""
+    current = _CURRENT.get()
+    if current is not _UNSET:
+        return current
     frame = sys._getframe(1)
     while frame is not None:
         file = frame.f_code.co_filename

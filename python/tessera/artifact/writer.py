@@ -1,0 +1,152 @@
+"""Write a ``.tsr`` file: one safetensors file, aligned, hashed, and put in place atomically."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+
+import numpy as np
+
+from tessera.artifact import layout
+from tessera.errors import ArgumentError, FileAccessError, FormatError
+from tessera.ir.dtype import as_dtype
+
+_PIECE = 1 << 24  # bytes handed to the file system at once
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One tensor of the file: name, element type, shape and its bytes (a view, never a copy of large data)."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    data: memoryview
+
+
+def section(name: str, data: np.ndarray | bytes | bytearray | memoryview) -> Section:
+    """A section from an array (row-major; others are copied) or from raw bytes (stored as U8)."""
+    if isinstance(data, np.ndarray):
+        array = np.ascontiguousarray(data).reshape(data.shape)
+        raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+        return Section(name, layout.SAFETENSORS_NAMES[as_dtype(array.dtype).name], tuple(array.shape), raw)
+    view = memoryview(data)
+    return Section(name, "U8", (view.nbytes,), view.cast("B"))
+
+
+def digest(data: bytes | memoryview | np.ndarray) -> str:
+    """XXH64 of the bytes, as 16 hexadecimal digits."""
+    from tessera import _core
+
+    return f"{_core.hash64(data):016x}"
+
+
+def _with_padding(sections: list[Section]) -> list[Section]:
+    """The sections, each followed by padding so that the next one is aligned."""
+    out: list[Section] = []
+    for at, one in enumerate(sections):
+        out.append(one)
+        gap = -one.data.nbytes % layout.ALIGNMENT
+        if gap and at + 1 < len(sections):
+            out.append(Section(f"{layout.PAD}{at}", "U8", (gap,), memoryview(bytes(gap))))
+    return out
+
+
+def _header(metadata: Mapping[str, str], sections: list[Section], hashes: Mapping[str, str]) -> bytes:
+    """The length and the JSON header, padded with spaces to the alignment of the data section."""
+    entries: dict[str, object] = {"__metadata__": {**metadata, layout.HASHES: json.dumps(dict(hashes))}}
+    offset = 0
+    for one in sections:
+        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [offset, offset + one.data.nbytes]}
+        offset += one.data.nbytes
+    text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-(len(text) + 8) % layout.ALIGNMENT)
+    if len(text) > layout.MAX_HEADER:
+        raise FormatError(
+            f"the header would have {len(text)} bytes; safetensors readers accept {layout.MAX_HEADER}. "
+            "Use fewer targets or levels, or split the graph"
+        )
+    return len(text).to_bytes(8, "little") + text
+
+
+def pieces(metadata: Mapping[str, str], sections: list[Section]) -> Iterator[bytes | memoryview]:
+    """The file's bytes in order, as views on the sections' own memory.
+
+    ``metadata`` maps names to text; a section's hash is stored for all names but the padding's.
+    """
+    names = [one.name for one in sections]
+    if len(set(names)) != len(names) or "__metadata__" in names:
+        twice = next((n for n in names if names.count(n) > 1), "__metadata__")
+        raise ArgumentError(f"two tensors of one artefact are called {twice!r}; give each parameter its own name")
+    for one in sections:
+        if one.name.startswith("tessera.") and layout.is_weight(one.name) and one.name != "tessera.rng":
+            raise ArgumentError(f"the parameter name {one.name!r} is reserved: names must not begin with 'tessera.'")
+    hashes = {name: digest(text.encode()) for name, text in metadata.items() if name.startswith("tessera.")}
+    hashes.update({one.name: digest(one.data) for one in sections})
+    padded = _with_padding(sections)
+    yield _header(metadata, padded, hashes)
+    for one in padded:
+        yield one.data
+
+
+def to_bytes(metadata: Mapping[str, str], sections: list[Section]) -> bytes:
+    """The whole file in memory; for small artefacts and for programs that are run at once."""
+    return b"".join(pieces(metadata, sections))
+
+
+def save(path: str | os.PathLike[str], metadata: Mapping[str, str], sections: list[Section]) -> None:
+    """Write the file and put it in place in one step: a reader sees the old file or the whole new one.
+
+    The data go to a temporary file of the same folder, reach the disk, and are renamed. Raises FileAccessError
+    (the old file, if any, is unchanged and the temporary one removed).
+    """
+    target = os.path.abspath(os.fspath(path))
+    folder = os.path.dirname(target)
+    parts = list(pieces(metadata, sections))
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", suffix=".part", dir=folder)
+    except OSError as error:
+        raise FileAccessError(f"cannot write {target}: {error.strerror or error}") from error
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            for part in parts:
+                view = memoryview(part)
+                for at in range(0, view.nbytes, _PIECE):
+                    file.write(view[at : at + _PIECE])
+            file.flush()
+            os.fchmod(file.fileno(), _mode(target))
+            os.fsync(file.fileno())
+        os.replace(temporary, target)
+    except OSError as error:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise FileAccessError(f"cannot write {target}: {error.strerror or error}") from error
+    except BaseException:
+        with suppress(OSError):
+            os.unlink(temporary)
+        raise
+    _sync_folder(folder)
+
+
+def _mode(target: str) -> int:
+    """The permissions of the file that is replaced, or those that a new file gets."""
+    try:
+        return os.stat(target).st_mode & 0o7777
+    except OSError:
+        mask = os.umask(0)
+        os.umask(mask)
+        return 0o666 & ~mask
+
+
+def _sync_folder(folder: str) -> None:
+    """Make the rename durable; file systems that cannot sync a folder are left alone."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

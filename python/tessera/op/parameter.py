@@ -1,0 +1,204 @@
+"""Parameters: named mutable state of graphs, shared by every graph that uses them."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tessera.errors import ArgumentError, DTypeError, ShapeError
+from tessera.ir.dtype import DType, as_dtype
+from tessera.ir.dtype import f32 as _f32
+from tessera.ir.provenance import user_location
+from tessera.ir.value import PARAM, Node, TensorType, Value
+from tessera.op.initializer import Initializer, InitializerLike, resolve
+
+ALIGNMENT = 64
+"""Byte alignment of a parameter's storage."""
+
+_lock = threading.RLock()
+_seed = 0
+_name_counts: dict[str, int] = {}
+
+
+def set_initial_seed(seed: int) -> None:
+    """The seed that parameters constructed from now on initialise from."""
+    global _seed
+    _seed = seed
+
+
+def unique_name(base: str) -> str:
+    """``base`` the first time in this process, then ``base_1``, ``base_2`` …"""
+    with _lock:
+        count = _name_counts.get(base, 0)
+        _name_counts[base] = count + 1
+    return base if count == 0 else f"{base}_{count}"
+
+
+def aligned_empty(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
+    """An uninitialised row-major NumPy array whose data begins at a multiple of 64 bytes."""
+    count = int(np.prod(shape, dtype=np.int64))
+    raw = np.empty(count * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
+    start = -raw.ctypes.data % ALIGNMENT
+    return raw[start : start + count * dtype.itemsize].view(dtype.numpy).reshape(shape)
+
+
+class Parameter:
+    """A named tensor that graphs read and update in place.
+
+    The storage is made, and initialised from (seed, name, element index), when it is first used, so that a
+    large model can be described before any memory is taken. ``array`` is the runtime's array over the same
+    memory, once there is one. The seed is that of the last ``tessera.manual_seed`` before construction (0 at first).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        shape: Sequence[int],
+        dtype: object = _f32,
+        *,
+        trainable: bool = True,
+        init: InitializerLike = 0.0,
+    ) -> None:
+        if not isinstance(name, str) or not name:
+            raise ArgumentError(f"[parameter] name is {name!r}: it must be a string that is not empty")
+        self.name = name
+        self.dtype = as_dtype(dtype)
+        self.shape = _static_shape(name, shape)
+        if trainable and not self.dtype.is_float:
+            raise DTypeError(
+                f"[parameter] {name!r} is trainable and {self.dtype}: only floats have gradients; pass trainable=False"
+            )
+        self.trainable = trainable
+        self.initializer: Initializer | np.ndarray = resolve(init, self.shape)
+        if isinstance(self.initializer, np.ndarray):
+            _check_array(name, self.initializer, self.shape, self.dtype, "init")
+        self.array: Any = None
+        self._seed = _seed
+        self._data: np.ndarray | None = None
+        node = Node(
+            PARAM, (), {"name": name, "trainable": trainable}, (TensorType(self.dtype, self.shape),),
+            user_location(), payload=self,
+        )
+        self._leaf = node.results[0]
+
+    @classmethod
+    def from_array(cls, name: str, data: np.ndarray, *, trainable: bool = True) -> Parameter:
+        """A parameter over ``data`` itself when that is writable, row-major and 64-byte aligned, else over a copy."""
+        data = np.asarray(data)
+        parameter = cls(name, data.shape, as_dtype(data.dtype), trainable=trainable)
+        usable = data.flags.writeable and data.flags.c_contiguous and data.ctypes.data % ALIGNMENT == 0
+        if usable:
+            parameter._data = data
+        else:
+            parameter.value = data
+        return parameter
+
+    @property
+    def is_initialized(self) -> bool:
+        """Whether the storage exists already."""
+        return self._data is not None
+
+    def storage(self) -> np.ndarray:
+        """The live memory: a writable, row-major, 64-byte aligned NumPy array; initialised at the first call."""
+        if self._data is None:
+            with _lock:
+                if self._data is None:
+                    data = aligned_empty(self.shape, self.dtype)
+                    if isinstance(self.initializer, np.ndarray):
+                        data[...] = self.initializer
+                    else:
+                        self.initializer.fill(data, self._seed, self.name)
+                    self._data = data
+        return self._data
+
+    @property
+    def value(self) -> np.ndarray:
+        """A copy of the current value. Assigning writes into the storage; shape and dtype must agree.
+
+        Accepts a NumPy array, anything with ``__array__`` or DLPack, and Python numbers and lists (converted).
+        """
+        return self.storage().copy()
+
+    @value.setter
+    def value(self, value: object) -> None:
+        array = _as_array(value, self.dtype)
+        _check_array(self.name, array, self.shape, self.dtype, "value")
+        if self._data is None:
+            self._data = aligned_empty(self.shape, self.dtype)
+        self._data[...] = array
+
+    def reset(self) -> None:
+        """Back to the initial value."""
+        data = self.storage()
+        if isinstance(self.initializer, np.ndarray):
+            data[...] = self.initializer
+        else:
+            self.initializer.fill(data, self._seed, self.name)
+
+    def leaf(self) -> Value:
+        """The graph value of this parameter: always the same one."""
+        return self._leaf
+
+    def __repr__(self) -> str:
+        kind = "" if self.trainable else ", trainable=False"
+        return f"Parameter({self.name!r}, {TensorType(self.dtype, self.shape)}{kind})"
+
+
+def parameter(
+    shape: Sequence[int],
+    dtype: object = _f32,
+    name: str | None = None,
+    init: InitializerLike = 0.0,
+    trainable: bool = True,
+) -> Value:
+    """A new named parameter as a tensor.
+
+    ``shape`` holds integers. ``name`` defaults to ``parameter``, ``parameter_1`` … . ``init``: an
+    ``op.initializer``, a number, an array, a name such as ``"he_normal"``, or a function of the shape. The
+    ``Parameter`` itself (``.value``, ``.name``) is ``op.parameter_of(tensor)``.
+
+    Raises ShapeError for a symbolic or negative size, DTypeError for a trainable integer, ArgumentError otherwise.
+    """
+    return Parameter(name or unique_name("parameter"), shape, dtype, trainable=trainable, init=init).leaf()
+
+
+def parameter_of(tensor: Value) -> Parameter:
+    """The ``Parameter`` behind a parameter tensor; ArgumentError for any other tensor."""
+    payload = tensor.node.payload if isinstance(tensor, Value) else None
+    if not isinstance(payload, Parameter):
+        raise ArgumentError(f"[parameter_of] {tensor!r} is not a parameter")
+    return payload
+
+
+def _static_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = []
+    for d in shape if isinstance(shape, (tuple, list)) else (shape,):
+        if isinstance(d, (bool, float)) or not isinstance(d, (int, np.integer)):
+            raise ShapeError(f"[parameter] {name!r}: size {d!r} of shape {shape} is not an integer; state has fixed sizes")
+        if d < 0:
+            raise ShapeError(f"[parameter] {name!r}: size {d} of shape {tuple(shape)} is negative")
+        sizes.append(int(d))
+    return tuple(sizes)
+
+
+def _as_array(value: object, dtype: DType) -> np.ndarray:
+    if isinstance(value, np.ndarray):
+        return value
+    if isinstance(value, (bool, int, float, list, tuple)):
+        return np.asarray(value).astype(dtype.numpy)
+    if hasattr(value, "__dlpack__") and dtype.name not in {"bf16", "f8e4m3", "f8e5m2"}:
+        return np.from_dlpack(value)  # type: ignore[arg-type]
+    return np.asarray(value)
+
+
+def _check_array(name: str, array: np.ndarray, shape: tuple[int, ...], dtype: DType, what: str) -> None:
+    if array.shape != shape:
+        raise ShapeError(f"[parameter] {what} of {name!r} has shape {array.shape}; the parameter has shape {shape}")
+    actual = as_dtype(array.dtype)
+    if actual != dtype:
+        raise DTypeError(
+            f"[parameter] {what} of {name!r} is {actual}; the parameter is {dtype}: convert it with .astype"
+        )

@@ -354,6 +354,22 @@ def bounds(d: Dim) -> tuple[float, float | None]:
     return (low if low == -_INFINITY else int(low)), (None if high == _INFINITY else int(high))
 
 
+def nonnegative(d: Dim) -> bool:
+    """Whether ``d`` is certainly at least 0 for all legal symbols; False when that cannot be proved.
+
+    Besides interval bounds it uses ``min(a, b) <= a``, ``min(a, b) <= b`` and the like for a ``min`` or ``max``
+    that stands alone in a term: where it lowers the value both cases must hold, where it raises it one is enough.
+    """
+    if bounds(d)[0] >= 0:
+        return True
+    for m, c in _terms(d).items():
+        if len(m) == 1 and isinstance(m[0], Call) and m[0].function in _FUNCTIONS:
+            rest = add(d, mul(-c, sym(m[0])))
+            cases = [nonnegative(add(rest, mul(c, side))) for side in (m[0].a, m[0].b)]
+            return any(cases) if (c < 0) == (m[0].function == "min") else all(cases)
+    return False
+
+
 def symbols(d: Dim) -> list[Symbol]:
     """The symbols in an expression, each once, in order of appearance."""
     found: dict[Symbol, None] = {}

@@ -60,12 +60,23 @@ class OpDef:
     infer      operand types and attributes → result type(s); raises ShapeError or DTypeError.
     vjp        (node, gradient per result, None where zero) → gradient per operand (None: no gradient),
                built with operators; or ``no_vjp(reason)``; for a composite, None: follows from the body.
-    shard      factor string such as ``"bik,bkj->bij"`` or a function (types, attrs) → string.
+    shard      factor string such as ``"bik,bkj->bij"`` or a function (types, attrs) → string (see below).
     lower      a declaration from ``tessera.op.lowering``.
     reference  NumPy arrays and attributes → NumPy array or tuple; the oracle. None for a composite
                follows from the body.
     samples    function without arguments → list of Sample.
     dtypes     dtypes (of the tested operands) for which the operator is defined.
+
+    A factor string names the dimensions of each operand and result: ``operands->results``, tensors separated by
+    commas, one letter per dimension, equal letters for dimensions that are split together.
+
+    - ``*`` stands for any number of dimensions that align elementwise from the right, as in NumPy broadcasting
+      (a dimension of size 1 is whole): ``"*,*->*"``.
+    - A letter that no result has is combined: each device holds a partial result. ``;max`` (``min``, ``prod``) after
+      the results names how; the default is a sum: ``"ab->a;max"``.
+    - A letter that only results have is computed on each device from its global index: ``"->ab"``.
+    - ``!`` after a letter: this dimension must be whole (not split) there: ``"ab!->ab!"``.
+    - A scalar is the empty string: ``"k!->"``.
     """
 
     name: str
@@ -128,3 +139,8 @@ def apply(name: str, operands: Sequence[Value], attrs: Attrs | None = None, loc:
             error.located = True  # type: ignore[attr-defined]
         raise
     return Node(name, operands, attrs, types, loc).results
+
+
+def build(name: str, /, *operands: Value, **attrs: Any) -> Value:
+    """The result of a new node of an operator with one result."""
+    return apply(name, operands, attrs)[0]

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
-from tessera.ir.dims import Symbol, symbols
+from tessera.ir.dims import Expr, Symbol, symbols
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, Value
 
 
@@ -51,13 +52,25 @@ class Graph:
         return list(self._leaves(CONSTANT))
 
     def symbols(self) -> list[Symbol]:
-        """Symbols of all shapes, in order of appearance."""
+        """Symbols of all shapes and attributes, in order of appearance."""
         found: dict[Symbol, None] = {}
+        seen: set[Expr] = set()
         for node in self.nodes():
-            for t in node.types:
-                for d in t.shape:
-                    found.update(dict.fromkeys(symbols(d)))
+            for value in chain(*(t.shape for t in node.types), node.attrs.values()):
+                stack = [value]
+                while stack:
+                    d = stack.pop()
+                    if isinstance(d, (list, tuple)):
+                        stack += reversed(d)
+                    elif isinstance(d, Expr) and d not in seen:
+                        seen.add(d)
+                        found.update(dict.fromkeys(symbols(d)))
         return list(found)
+
+    def __str__(self) -> str:
+        from tessera.ir.printer import print_graph
+
+        return print_graph(self)
 
     def replace(self, mapping: Mapping[Value, Value]) -> Graph:
         """The same graph over other values: every root that ``mapping`` has is replaced."""

@@ -8,6 +8,7 @@ from typing import Any
 
 from tessera.errors import NameMissingError, TesseraError
 from tessera.ir.provenance import Location, user_location
+from tessera.ir.type_rule import set_type_rule
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.lowering import Composite, Lowering
 
@@ -125,6 +126,9 @@ def infer_types(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> tuple
     placeholders = [Node("input", (), {"name": f"_{i}"}, (t,)).results[0] for i, t in enumerate(types)]
     values = definition.lower.body(*placeholders, **attrs)
     return tuple(v.type for v in (values if isinstance(values, tuple) else (values,)))
+
+
+set_type_rule(infer_types)
 
 
 def apply(name: str, operands: Sequence[Value], attrs: Attrs | None = None, loc: Location | None = None) -> tuple[Value, ...]:

@@ -19,6 +19,7 @@ struct Symbol {
     int64_t min = 0;
     std::optional<int64_t> max;
     int64_t multiple_of = 1;
+    int index = 0; // its place in the table that declares it
 
     bool operator==(const Symbol &o) const {
         return name == o.name && min == o.min && max == o.max && multiple_of == o.multiple_of;
@@ -55,6 +56,8 @@ class Dim {
     std::string text() const;
     // The value for sizes by symbol name; ShapeError on overflow or division by zero, NameMissingError on a missing size.
     int64_t evaluate(const Sizes &sizes) const;
+    // The same with sizes by Symbol::index.
+    int64_t evaluate(const std::vector<int64_t> &sizes) const;
     // Symbols replaced by dimensions; others stay.
     Dim substitute(const std::map<std::string, Dim, std::less<>> &values) const;
     // The symbols, each once, in order of appearance.
@@ -77,7 +80,7 @@ class Dim {
   private:
     friend struct DimBuilder;
     int64_t constant_ = 0;
-    std::vector<Term> terms_; // canonical order, with the constant term last; empty for an integer
+    std::vector<Term> terms_; // in canonical order, without the constant term; empty for an integer
 };
 
 Dim ceildiv(const Dim &a, const Dim &b);

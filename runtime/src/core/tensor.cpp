@@ -1,0 +1,163 @@
+#include "core/tensor.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+namespace tessera::core {
+
+std::shared_ptr<Storage> Storage::allocate(size_t bytes) {
+    // An empty tensor has an address too, so that null always means "none".
+    size_t rounded = (bytes + tensor_alignment) & ~(tensor_alignment - 1);
+    void *data = rounded < bytes ? nullptr : std::aligned_alloc(tensor_alignment, rounded);
+    if (!data)
+        fail(Code::OutOfMemory, "%zu bytes could not be allocated", bytes);
+    return std::shared_ptr<Storage>(new Storage(data, bytes, nullptr, nullptr, true));
+}
+
+std::shared_ptr<Storage> Storage::adopt(void *data, size_t bytes, Deleter deleter, void *context) {
+    return std::shared_ptr<Storage>(new Storage(data, bytes, deleter, context, false));
+}
+
+Storage::~Storage() {
+    if (own_)
+        std::free(data_);
+    else if (deleter_)
+        deleter_(context_);
+}
+
+namespace {
+
+std::vector<int64_t> row_major(const std::vector<int64_t> &shape) {
+    std::vector<int64_t> strides(shape.size());
+    int64_t step = 1;
+    for (size_t i = shape.size(); i-- > 0;) {
+        strides[i] = step;
+        step *= shape[i] > 0 ? shape[i] : 1;
+    }
+    return strides;
+}
+
+void check_rank(const std::vector<int64_t> &shape) {
+    if (static_cast<int64_t>(shape.size()) > max_rank)
+        fail(Code::Shape, "a tensor of rank %zu; the highest rank is %lld", shape.size(),
+             static_cast<long long>(max_rank));
+}
+
+// Copies the sub-tensor of dimensions [axis, rank) in row-major order; returns the end of what was written.
+char *copy_strided(char *target, const char *source, const Tensor &t, size_t axis, size_t item) {
+    int64_t count = t.shape()[axis], step = t.strides()[axis] * static_cast<int64_t>(item);
+    if (axis + 1 < t.shape().size()) {
+        for (int64_t i = 0; i < count; ++i, source += step)
+            target = copy_strided(target, source, t, axis + 1, item);
+        return target;
+    }
+    if (step == static_cast<int64_t>(item)) {
+        std::memcpy(target, source, static_cast<size_t>(count) * item);
+        return target + static_cast<size_t>(count) * item;
+    }
+    for (int64_t i = 0; i < count; ++i, source += step, target += item)
+        std::memcpy(target, source, item);
+    return target;
+}
+
+} // namespace
+
+void Tensor::finish() {
+    check_rank(shape_);
+    size_ = element_count(shape_);
+    checked_mul(size_, static_cast<int64_t>(item_size(dtype_)));
+    int64_t step = 1;
+    contiguous_ = true;
+    if (size_ > 0)
+        for (size_t i = shape_.size(); i-- > 0; step *= shape_[i])
+            if (shape_[i] != 1 && strides_[i] != step)
+                contiguous_ = false;
+}
+
+Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape) {
+    Tensor t;
+    t.dtype_ = dtype;
+    t.shape_ = std::move(shape);
+    check_rank(t.shape_);
+    element_count(t.shape_);
+    t.strides_ = row_major(t.shape_);
+    t.finish();
+    t.storage_ = Storage::allocate(t.bytes());
+    t.data_ = t.storage_->data();
+    return t;
+}
+
+Tensor Tensor::zeros(DType dtype, std::vector<int64_t> shape) {
+    Tensor t = empty(dtype, std::move(shape));
+    std::memset(t.data_, 0, t.bytes());
+    return t;
+}
+
+Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides, Deleter deleter,
+                         void *context, bool readonly) {
+    Tensor t;
+    t.dtype_ = dtype;
+    t.readonly_ = readonly;
+    t.shape_ = std::move(shape);
+    check_rank(t.shape_);
+    int64_t count = element_count(t.shape_);
+    t.strides_ = strides ? std::vector<int64_t>(strides, strides + t.shape_.size()) : row_major(t.shape_);
+    t.finish();
+    if (!data && count > 0)
+        fail(Code::Argument, "from_blob: the address is null but the tensor has %lld elements",
+             static_cast<long long>(count));
+    if (reinterpret_cast<uintptr_t>(data) % item_size(dtype))
+        fail(Code::Argument, "from_blob: the address %p is not aligned to the %zu bytes of a %s", data,
+             item_size(dtype), name(dtype));
+    t.storage_ = Storage::adopt(data, t.bytes(), deleter, context);
+    t.data_ = data;
+    return t;
+}
+
+Tensor Tensor::contiguous() const {
+    if (contiguous_)
+        return *this;
+    Tensor out = empty(dtype_, shape_);
+    copy_to(out.data_);
+    return out;
+}
+
+void Tensor::copy_to(void *target) const {
+    if (size_ == 0)
+        return;
+    if (contiguous_)
+        std::memcpy(target, data_, bytes());
+    else
+        copy_strided(static_cast<char *>(target), static_cast<const char *>(data_), *this, 0, item_size(dtype_));
+}
+
+Tensor Tensor::reshaped(std::vector<int64_t> shape) const {
+    if (!contiguous_)
+        fail(Code::Argument, "reshape: the tensor is not contiguous");
+    check_rank(shape);
+    if (element_count(shape) != size_)
+        fail(Code::Shape, "reshape: %s has another number of elements than %s", shape_text(shape).c_str(),
+             shape_text(shape_).c_str());
+    Tensor out = *this;
+    out.shape_ = std::move(shape);
+    out.strides_ = row_major(out.shape_);
+    return out;
+}
+
+TensorView Tensor::view() const {
+    if (!contiguous_)
+        fail(Code::Internal, "view of a tensor that is not contiguous");
+    return {dtype_, shape_, data_};
+}
+
+std::string shape_text(const std::vector<int64_t> &shape) {
+    std::string out = "[";
+    for (size_t i = 0; i < shape.size(); ++i)
+        out += (i ? ", " : "") + std::to_string(shape[i]);
+    return out + "]";
+}
+
+std::string type_text(DType dtype, const std::vector<int64_t> &shape) { return name(dtype) + shape_text(shape); }
+
+} // namespace tessera::core

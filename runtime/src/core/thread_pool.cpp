@@ -1,0 +1,221 @@
+#include "core/thread_pool.h"
+
+#include <algorithm>
+#include <cstdio>
+#include <linux/futex.h>
+#include <sched.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+namespace tessera::core {
+
+namespace {
+
+// Spinning covers the gap between two kernels of one run; a longer pause is worth a system call.
+constexpr int spin_rounds = 4000;
+
+inline void relax() {
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#endif
+}
+
+void futex_wait(std::atomic<uint32_t> &word, uint32_t expected, uint32_t mask) {
+    syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, expected, nullptr, nullptr, mask);
+}
+
+void futex_wake(std::atomic<uint32_t> &word, uint32_t mask) {
+    syscall(SYS_futex, &word, FUTEX_WAKE_BITSET_PRIVATE, 0x7fffffff, nullptr, nullptr, mask);
+}
+
+// One thread's share of a loop. Others take from it when they have finished their own.
+struct alignas(64) Share {
+    std::atomic<int64_t> next{0};
+    int64_t end = 0;
+};
+
+// True on a worker and on a thread that is inside a loop: a nested loop runs on its caller.
+thread_local bool inside_loop = false;
+
+} // namespace
+
+struct ThreadPool::Impl {
+    // The loop that the workers serve. Written by its caller while the gate is closed and nobody is inside.
+    RangeFunction fn = nullptr;
+    void *context = nullptr;
+    int64_t chunk = 1;
+    int participants = 0;
+    std::vector<Share> shares;
+
+    static constexpr uint32_t open = 0x80000000u;
+    alignas(64) std::atomic<uint32_t> gate{0};  // `open` | workers inside
+    alignas(64) std::atomic<uint32_t> epoch{0}; // counts loops; workers sleep on it
+    std::atomic<uint32_t> sleeping{0};
+    std::atomic<bool> stop{false};
+    std::mutex caller; // held by the thread whose loop is served
+
+    std::mutex error_lock;
+    std::exception_ptr error;
+    int64_t error_begin = 0;
+
+    std::vector<std::thread> workers;
+
+    explicit Impl(int threads) : shares(static_cast<size_t>(threads)) {}
+
+    void note_error(int64_t begin) {
+        std::lock_guard<std::mutex> hold(error_lock);
+        if (!error || begin < error_begin) {
+            error = std::current_exception();
+            error_begin = begin;
+        }
+    }
+
+    void take_part(int thread) {
+        for (int i = 0; i < participants; ++i) {
+            Share &share = shares[static_cast<size_t>((thread + i) % participants)];
+            while (share.next.load(std::memory_order_relaxed) < share.end) {
+                int64_t begin = share.next.fetch_add(chunk, std::memory_order_relaxed);
+                if (begin >= share.end)
+                    break;
+                try {
+                    fn(context, begin, std::min(begin + chunk, share.end), thread);
+                } catch (...) {
+                    note_error(begin);
+                }
+            }
+        }
+    }
+
+    bool enter() {
+        uint32_t g = gate.load(std::memory_order_relaxed);
+        while (g & open)
+            if (gate.compare_exchange_weak(g, g + 1, std::memory_order_acquire, std::memory_order_relaxed))
+                return true;
+        return false;
+    }
+
+    void wait_for_epoch(uint32_t seen, uint32_t mask) {
+        for (int i = 0; i < spin_rounds; ++i) {
+            if (epoch.load(std::memory_order_acquire) != seen)
+                return;
+            relax();
+        }
+        sleeping.fetch_add(1, std::memory_order_seq_cst);
+        while (epoch.load(std::memory_order_seq_cst) == seen && !stop.load(std::memory_order_relaxed))
+            futex_wait(epoch, seen, mask);
+        sleeping.fetch_sub(1, std::memory_order_relaxed);
+    }
+
+    void work(int thread) {
+        inside_loop = true;
+        uint32_t mask = 1u << (thread % 32);
+        uint32_t seen = 0;
+        while (!stop.load(std::memory_order_relaxed)) {
+            wait_for_epoch(seen, mask);
+            seen = epoch.load(std::memory_order_acquire);
+            if (!enter())
+                continue;
+            if (thread < participants)
+                take_part(thread);
+            gate.fetch_sub(1, std::memory_order_release);
+        }
+    }
+
+    void publish() {
+        gate.store(open, std::memory_order_release);
+        epoch.fetch_add(1, std::memory_order_seq_cst);
+        if (sleeping.load(std::memory_order_seq_cst) == 0)
+            return;
+        futex_wake(epoch, participants > 31 ? ~0u : (1u << participants) - 1);
+    }
+
+    // Workers that have not entered by now find nothing to do; those inside finish their last chunk.
+    void close() {
+        uint32_t g = gate.fetch_and(~open, std::memory_order_acquire) & ~open;
+        for (int i = 0; g != 0; ++i) {
+            if (i < spin_rounds * 4)
+                relax();
+            else
+                sched_yield(); // more threads than cores: let the worker run
+            g = gate.load(std::memory_order_acquire);
+        }
+    }
+};
+
+ThreadPool::ThreadPool(int threads) : threads_(threads > 0 ? threads : available_cores()) {
+    impl_ = std::make_unique<Impl>(threads_);
+    for (int i = 1; i < threads_; ++i)
+        impl_->workers.emplace_back([impl = impl_.get(), i] { impl->work(i); });
+}
+
+ThreadPool::~ThreadPool() {
+    impl_->stop.store(true);
+    impl_->epoch.fetch_add(1, std::memory_order_seq_cst);
+    futex_wake(impl_->epoch, ~0u);
+    for (std::thread &t : impl_->workers)
+        t.join();
+}
+
+void ThreadPool::run(int64_t units, int64_t grain, RangeFunction fn, void *context) {
+    if (units <= 0)
+        return;
+    grain = std::max<int64_t>(grain, 1);
+    int64_t wanted = units / grain + (units % grain != 0);
+    int participants = static_cast<int>(std::min<int64_t>(wanted, threads_));
+    if (participants <= 1 || inside_loop || !impl_->caller.try_lock()) {
+        fn(context, 0, units, 0);
+        return;
+    }
+    std::unique_lock<std::mutex> hold(impl_->caller, std::adopt_lock);
+    Impl &p = *impl_;
+    p.fn = fn;
+    p.context = context;
+    p.participants = participants;
+    // A few chunks per thread even out uneven units; fewer would leave a late thread's share to it alone.
+    int64_t per_chunk = units / (static_cast<int64_t>(participants) * 4);
+    p.chunk = std::max(grain, per_chunk);
+    for (int i = 0; i < participants; ++i) {
+        Share &share = p.shares[static_cast<size_t>(i)];
+        share.next.store(units / participants * i + std::min<int64_t>(units % participants, i), std::memory_order_relaxed);
+        share.end = units / participants * (i + 1) + std::min<int64_t>(units % participants, i + 1);
+    }
+    p.publish();
+    inside_loop = true;
+    p.take_part(0);
+    inside_loop = false;
+    p.close();
+    if (p.error) {
+        std::exception_ptr error = std::move(p.error);
+        p.error = nullptr;
+        hold.unlock();
+        std::rethrow_exception(error);
+    }
+}
+
+namespace {
+
+// The CPU quota of the control group in cores, or 0 when there is none.
+int quota_cores() {
+    int cores = 0;
+    if (FILE *f = std::fopen("/sys/fs/cgroup/cpu.max", "re")) {
+        long long quota = 0, period = 0;
+        if (std::fscanf(f, "%lld %lld", &quota, &period) == 2 && quota > 0 && period > 0)
+            cores = static_cast<int>(std::max<long long>(1, (quota + period - 1) / period));
+        std::fclose(f);
+    }
+    return cores;
+}
+
+} // namespace
+
+int available_cores() {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    int cores = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 0;
+    if (cores < 1)
+        cores = std::max(1u, std::thread::hardware_concurrency());
+    int quota = quota_cores();
+    return quota > 0 ? std::min(cores, quota) : cores;
+}
+
+} // namespace tessera::core

@@ -210,7 +210,7 @@ struct DimBuilder {
     static void split(const Dim &a, int64_t b, DimBuilder &whole, DimBuilder &rest) {
         for (const Dim::Term &t : a.terms_)
             (floor_modulus(t.coefficient, b) == 0 ? whole : rest).add(t.atoms, t.coefficient);
-        (floor_modulus(a.constant_, b) == 0 ? whole : rest).add({}, a.constant_);
+        (floor_modulus(a.constant_, b) == 0 ? whole : rest).add(Dim::Monomial{}, a.constant_);
     }
 
     static Dim substitute(const Dim &d, const std::function<Dim(const AtomPtr &)> &replace) {
@@ -364,12 +364,14 @@ bool operator==(const Dim &a, const Dim &b) {
     return true;
 }
 
+__extension__ using Wide = __int128;
+
 bool Dim::is_multiple(int64_t b) const {
     if (floor_modulus(constant_, b) != 0)
         return false;
     for (const Term &t : terms_) {
-        // Remainders multiply, so that no product can overflow: |b| sizes stay below 2^31 in practice, 2^63 in principle.
-        __int128 factor = floor_modulus(t.coefficient, b);
+        // Remainders are multiplied, in 128 bits: the product itself may not fit.
+        Wide factor = floor_modulus(t.coefficient, b);
         for (const AtomPtr &a : t.atoms)
             if (a->symbol)
                 factor = factor * floor_modulus(a->symbol->multiple_of, b) % b;

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from tessera.errors import GraphError, NameMissingError, TesseraError, VersionError
 from tessera.ir.attribute import IDENTIFIER, MAX_DEPTH
-from tessera.ir.dims import Dim, Symbol, bounds, parse_dim, sym
+from tessera.ir.dims import Dim, Symbol, parse_dim, sym
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.ir.printer import VERSION
@@ -343,8 +343,8 @@ class _Parser:
         dims: list[Dim] = []
         for text in _split(shape) if shape.strip() else ():
             d = self._dim(line, text.strip(), start)
-            if bounds(d)[0] < 0:
-                line.fail(f"the size {text.strip()} can be negative", start)
+            if isinstance(d, int) and d < 0:
+                line.fail(f"the size {d} is negative", start)
             dims.append(d)
         found = self._types[match.group()] = TensorType(DTYPES[dtype], tuple(dims))
         return found

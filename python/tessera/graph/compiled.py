@@ -1,0 +1,177 @@
+"""A compiled graph: callable from Python, saved for C++."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from tessera.artifact import layout, writer
+from tessera.errors import ArgumentError, NameMissingError
+from tessera.graph.pipeline import Built, TensorInfo
+from tessera.graph.signature import Signature
+from tessera.op.parameter import Parameter
+
+if TYPE_CHECKING:
+    from tessera._core import Array, Program
+
+
+class Compiled:
+    """A program with its state: call it with arrays, look at it, save it.
+
+    ``inputs``, ``outputs`` and ``state`` list name, dtype and shape of each tensor. State is shared with the
+    ``Parameter`` objects of the graph: what a run updates, ``Parameter.value`` shows at once.
+    """
+
+    def __init__(
+        self, built: Built, signature: Signature, parameters: Mapping[str, Parameter], constants: Mapping[str, np.ndarray]
+    ) -> None:
+        self._built = built
+        self._signature = signature
+        self._parameters = dict(parameters)
+        self._constants = dict(constants)
+        self._program: Program | None = None
+        self._run: Any = None
+        self._runtime: Any = None
+        self._lock = threading.Lock()
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run on concrete arrays, given as when it was compiled; the result has the structure of what was compiled.
+
+        Inputs are NumPy arrays, ``tessera.Array``, PyTorch or JAX arrays (not copied when contiguous). Raises
+        ShapeError, DTypeError, NameMissingError or IndexRangeError before anything runs or is overwritten.
+        """
+        if self._run is None:
+            self.program()
+        arrays = self._convert(self._signature.bind(args, kwargs))
+        return self._signature.result(self._run(self._runtime, arrays, None))
+
+    def run(self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Array]:
+        """Run on inputs by position or name, writing into the caller's ``outputs`` (contiguous, writable) if given.
+
+        ``outputs`` may leave some out (None, or not named); those are allocated. Returns all outputs in order.
+        """
+        program = self.program()
+        names = [info.name for info in self.inputs]
+        given = _by_name("input", inputs, names) if isinstance(inputs, Mapping) else list(inputs)
+        wanted: list[Any] | None = None
+        if outputs is not None:
+            names = [info.name for info in self.outputs]
+            found = _by_name("output", outputs, names, partial=True) if isinstance(outputs, Mapping) else list(outputs)
+            wanted = [None if o is None else _array(o, None) for o in found]
+        return program.run(self._runtime, self._convert(given), wanted)
+
+    def _convert(self, given: list[Any]) -> list[Array]:
+        infos = self._built.inputs
+        return [_array(x, infos[i].dtype if i < len(infos) else None) for i, x in enumerate(given)]
+
+    def program(self) -> Program:
+        """The loaded program of the runtime, its state bound to the parameters; made at the first use."""
+        with self._lock:
+            if self._program is None:
+                from tessera._core import Program, default_runtime
+                from tessera.interop.parameters import shared_array
+                from tessera.interop.array import as_array
+
+                program = Program.load_bytes(writer.to_bytes(self._built.metadata, self._built.kernel_sections()))
+                for name, parameter in self._parameters.items():
+                    program.bind_state(name, shared_array(parameter))
+                for name, data in self._constants.items():
+                    program.set_constant(name, as_array(np.ascontiguousarray(data).reshape(data.shape)))
+                self._runtime = default_runtime()
+                self._run = program.run
+                self._program = program
+            return self._program
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """Name, dtype and shape of each input, in order."""
+        return list(self._built.inputs)
+
+    @property
+    def outputs(self) -> list[TensorInfo]:
+        """Name, dtype and shape of each output, in order."""
+        return list(self._built.outputs)
+
+    @property
+    def state(self) -> list[TensorInfo]:
+        """Name, dtype and shape of each parameter and other state."""
+        return list(self._built.state)
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters and other state by name."""
+        return dict(self._parameters)
+
+    @property
+    def text(self) -> str:
+        """The graph in its text form."""
+        return self._built.metadata[layout.GRAPH]
+
+    @property
+    def target(self) -> str:
+        """The target that this machine runs, with its level."""
+        program = self.program()
+        return f"{program.target} {program.level}".rstrip()
+
+    def schedule(self) -> str:
+        """Kernels, buffers and peak memory of each target, as text."""
+        return self._built.schedule_text()
+
+    def peak_memory(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Bytes of temporary memory that one run needs, for the given sizes of the symbolic dimensions.
+
+        Inputs, outputs and state are not counted. Raises NameMissingError or ShapeError for a missing or illegal size.
+        """
+        needs = self.program().requirements(dict(sizes or {}))
+        return int(needs["arena"]) + int(needs["scratch"])
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+        """Write the artefact with the present values of parameters and state.
+
+        The file is put in place atomically. ``metadata``: the user's own entries (text by name). Raises
+        FileAccessError when the file cannot be written; an older file is then unchanged.
+        """
+        entries = dict(self._built.metadata)
+        for key, text in (metadata or {}).items():
+            if not isinstance(text, str):
+                raise ArgumentError(f"save: metadata {key!r} must be text, not {type(text).__name__}")
+            entries[layout.USER + key] = text
+        sections = [writer.section(name, parameter.storage()) for name, parameter in self._parameters.items()]
+        sections += [writer.section(layout.CONSTANT + name, data) for name, data in self._constants.items()]
+        writer.save(path, entries, sections + self._built.kernel_sections())
+
+    def __repr__(self) -> str:
+        def listed(infos: Sequence[TensorInfo]) -> str:
+            return ", ".join(map(str, infos)) or "none"
+
+        targets = ", ".join(self._built.targets)
+        return f"Compiled(inputs: {listed(self.inputs)}; outputs: {listed(self.outputs)}; targets: {targets})"
+
+
+def _array(value: Any, dtype: str | None) -> Array:
+    """A concrete array for a program; Python numbers and lists take the dtype that the program declares."""
+    from tessera.interop.array import array, as_array
+
+    if dtype is not None and isinstance(value, (bool, int, float, list, tuple)):
+        return array(value, dtype)
+    return as_array(value)
+
+
+def _by_name(kind: str, given: Mapping[str, Any], names: list[str], *, partial: bool = False) -> list[Any]:
+    for name in given:
+        if name not in names:
+            raise NameMissingError(f"there is no {kind} {name!r}; the {kind}s are {', '.join(names) or 'none'}")
+    missing = [name for name in names if name not in given]
+    if missing and not partial:
+        raise NameMissingError(f"{kind} {missing[0]!r} is missing; the {kind}s are {', '.join(names)}")
+    return [given.get(name) for name in names]
+
+
+def state_names(names: Sequence[str]) -> str:
+    """The ``tessera.state`` entry."""
+    return json.dumps(list(names))

@@ -1,0 +1,148 @@
+"""``graph.load``: a ``.tsr`` file back as a graph with its weights."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from tessera.artifact import layout, reader
+from tessera.artifact.reader import Artifact
+from tessera.errors import FormatError
+from tessera.graph.compile import compile_graph
+from tessera.graph.compiled import Compiled
+from tessera.graph.pipeline import Options
+from tessera.graph.signature import NamedSignature
+from tessera.ir.dtype import as_dtype
+from tessera.ir.graph import Graph, rebuild
+from tessera.ir.parser import parse_graph
+from tessera.ir.value import CONSTANT, PARAM, Node, Value
+from tessera.op.parameter import Parameter, aligned_empty
+
+
+class Loaded:
+    """A graph from a file: callable, differentiable through ``outputs``, and compiled or saved again.
+
+    ``graph``: the Graph; ``inputs`` and ``outputs``: its tensors by name; ``parameters``: weights and other state
+    by name; ``metadata``: the user's own entries.
+    """
+
+    def __init__(self, where: str, graph: Graph, metadata: Mapping[str, str], program: Any) -> None:
+        self.where = where
+        self.graph = graph
+        self.metadata = dict(metadata)
+        self.inputs: dict[str, Value] = {v.node.attrs["name"]: v for v in graph.inputs}
+        self.outputs: dict[str, Value] = dict(graph.outputs)
+        self.parameters: dict[str, Parameter] = {v.node.attrs["name"]: v.node.payload for v in graph.params()}
+        self._program = program
+        self._compiled: Compiled | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run: inputs by position, by name or as one dict; one array for one output, else a dict of them.
+
+        Runs the file's own code where it holds some that this machine can run; state is updated in place.
+        """
+        signature = self._signature()
+        if self._program is not None:
+            return signature.result(self._program(signature.bind(args, kwargs)))
+        if self._compiled is None:
+            self._compiled = self._compile(Options(), (), {})
+        return self._compiled(*args, **kwargs)
+
+    def _signature(self) -> NamedSignature:
+        outputs = self.outputs
+        structure: Any = next(iter(outputs.values())) if len(outputs) == 1 else outputs
+        return NamedSignature(os.path.basename(self.where), list(self.inputs), structure)
+
+    def _compile(self, options: Options, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Compiled:
+        """What ``graph.compile(loaded)`` does."""
+        return compile_graph(self.graph, self._signature(), options)
+
+    def compile(self, **options: Any) -> Compiled:
+        """Compile the graph again; arguments as for ``graph.compile``."""
+        from tessera.graph.compile import compile
+
+        return compile(self, **options)
+
+    def save(self, path: str | os.PathLike[str], **options: Any) -> None:
+        """Compile (arguments as for ``graph.compile``) and save with the present weights and the user's metadata."""
+        self.compile(**options).save(path, self.metadata)
+
+    def __repr__(self) -> str:
+        inputs = ", ".join(f"{name}: {v.type}" for name, v in self.inputs.items())
+        outputs = ", ".join(f"{name}: {v.type}" for name, v in self.outputs.items())
+        return f"<graph from {self.where}: ({inputs}) -> ({outputs})>"
+
+
+def load(path: str | os.PathLike[str], *, verify: bool = True, allow_native_code: bool = True) -> Loaded:
+    """The graph of a ``.tsr`` file with its weights.
+
+    ``verify`` compares all hashes first. With ``allow_native_code=False`` the file's kernels are never loaded; the
+    graph is compiled again on this machine when it is called. Raises FileAccessError, FormatError, VersionError,
+    NameMissingError (the graph needs an operator that this build does not have).
+    """
+    artifact = reader.load(path, verify=verify)
+    text = artifact.metadata.get(layout.GRAPH)
+    if text is None:
+        raise FormatError(f"{artifact.where}: the file holds no graph (entry {layout.GRAPH!r})")
+    graph = _with_data(parse_graph(text), artifact)
+    loaded = Loaded(artifact.where, graph, artifact.user_metadata(), None)
+    if allow_native_code and artifact.plans():
+        loaded._program = _runner(path, loaded.parameters)
+    return loaded
+
+
+def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter]) -> Any:
+    """A function that runs the file's own program; None when this machine cannot run it."""
+    from tessera._core import Program, default_runtime
+    from tessera.errors import DeviceError
+    from tessera.interop.array import as_array
+    from tessera.interop.parameters import shared_array
+
+    try:
+        program = Program.load_file(os.fspath(path), verify=False)
+    except DeviceError:
+        return None
+    for name, parameter in parameters.items():
+        program.bind_state(name, shared_array(parameter))
+    runtime = default_runtime()
+    return lambda given: program.run(runtime, [as_array(x) for x in given], None)
+
+
+def _with_data(graph: Graph, artifact: Artifact) -> Graph:
+    """The parsed graph with a Parameter behind each parameter leaf and the data behind each constant."""
+
+    def visit(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
+        if node.op == PARAM:
+            return (_parameter(node, artifact).leaf(),)
+        if node.op == CONSTANT:
+            name = node.attrs["name"]
+            data = _checked(node, artifact, layout.CONSTANT + name)
+            return Node(CONSTANT, (), node.attrs, node.types, node.loc, np.array(data)).results
+        if all(a is b for a, b in zip(operands, node.operands, strict=True)):
+            return node.results
+        return Node(node.op, operands, node.attrs, node.types, node.loc).results
+
+    return rebuild(graph, visit)
+
+
+def _parameter(node: Node, artifact: Artifact) -> Parameter:
+    name = node.attrs["name"]
+    data = _checked(node, artifact, name)
+    storage = aligned_empty(data.shape, as_dtype(data.dtype))
+    storage[...] = data
+    return Parameter.from_array(name, storage, trainable=node.attrs["trainable"])
+
+
+def _checked(node: Node, artifact: Artifact, name: str) -> np.ndarray:
+    """The tensor of the file, which must have the type that the graph declares."""
+    if name not in artifact.entries:
+        raise FormatError(f"{artifact.where}: the graph needs the tensor {name!r}, which the file does not hold")
+    entry, declared = artifact.entries[name], node.types[0]
+    if entry.dtype != declared.dtype or entry.shape != declared.shape:
+        raise FormatError(
+            f"{artifact.where}: tensor {name!r} is {entry.dtype}{list(entry.shape)}, the graph declares {declared}"
+        )
+    return artifact.tensor(name)

@@ -1,0 +1,137 @@
+"""``tessera inspect FILE``."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from tessera.artifact import layout, reader
+from tessera.artifact.reader import Artifact
+from tessera.errors import TesseraError
+from tessera.ir.dims import Symbol, evaluate, parse_dim
+
+
+def inspect(path: str, *, as_json: bool = False, graph: bool = False, verify: bool = True) -> str:
+    """A description of the file, as text or JSON. Raises FileAccessError, FormatError, VersionError."""
+    artifact = reader.load(path, verify=verify)
+    found = describe(artifact)
+    if graph:
+        found["graph"] = artifact.metadata.get(layout.GRAPH, "")
+    return json.dumps(found, indent=2) if as_json else _text(found)
+
+
+def describe(artifact: Artifact) -> dict[str, Any]:
+    """Everything that ``inspect`` shows, as plain data."""
+    text = artifact.metadata.get(layout.GRAPH, artifact.metadata.get(layout.PORTABLE))
+    interface = _interface(text) if text is not None else {}
+    state = set(json.loads(artifact.metadata.get(layout.STATE, "[]")))
+    weights = [
+        {
+            "name": name, "dtype": e.dtype.name, "shape": list(e.shape), "bytes": e.stop - e.start, "mutable": name in state,
+        }
+        for name in artifact.weights()
+        for e in (artifact.entries[name],)
+    ]
+    return {
+        "file": artifact.where,
+        "format": int(artifact.metadata[layout.FORMAT]),
+        "producer": artifact.metadata.get(layout.PRODUCER, ""),
+        **interface,
+        "weights": weights,
+        "weight_bytes": sum(w["bytes"] for w in weights),
+        "targets": _targets(artifact),
+        "user": artifact.user_metadata(),
+    }
+
+
+def _interface(text: str) -> dict[str, Any]:
+    """Inputs, outputs, dimensions and custom operators, from the graph's text."""
+    from tessera.ir.parser import parse_graph
+
+    try:
+        graph = parse_graph(text)
+    except TesseraError as error:  # such as an operator that this build does not have
+        return {"graph_error": str(error)}
+    return {
+        "inputs": [{"name": v.node.attrs["name"], "type": str(v.type)} for v in graph.inputs],
+        "outputs": [{"name": name, "type": str(v.type)} for name, v in graph.outputs.items()],
+        "dimensions": [
+            {"name": s.name, "min": s.min, "max": s.max, "multiple_of": s.multiple_of} for s in graph.symbols()
+        ],
+        "operators": len(graph.nodes()),
+        "custom_operators": sorted({n.op for n in graph.nodes() if "." in n.op}),
+    }
+
+
+def _targets(artifact: Artifact) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = []
+    for (target, level), plan in artifact.plans().items():
+        image = artifact.entries.get(f"{layout.KERNELS}{target}.{level}")
+        found.append({
+            "target": target, "level": level, "kernels": [k["name"] for k in plan.get("kernels", [])],
+            "kernel_bytes": image.stop - image.start if image else 0, "instructions": len(plan.get("instructions", [])),
+            "peak_memory": str(plan.get("peak", plan.get("arena", 0))), "peak_memory_at": _peaks(plan),
+        })
+    if layout.PORTABLE in artifact.metadata:
+        found.append({"target": "portable", "level": "", "kernels": [], "kernel_bytes": 0})
+    return found
+
+
+def _peaks(plan: dict[str, Any]) -> dict[str, int]:
+    """Peak temporary memory in bytes at the smallest and the largest legal sizes."""
+    names = {d["name"]: Symbol(d["name"], d["min"], d["max"], d["multiple_of"]) for d in plan.get("dims", [])}
+    peak = plan.get("peak", 0)
+    if isinstance(peak, int):
+        return {"any": peak}
+    expression = parse_dim(peak, names)
+    found = {"smallest": evaluate(expression, {name: s.min for name, s in names.items()})}
+    if all(s.max is not None for s in names.values()):
+        found["largest"] = evaluate(expression, {name: int(s.max or 0) for name, s in names.items()})
+    return found
+
+
+def _bytes(count: int) -> str:
+    for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if count >= size:
+            return f"{count / size:.1f} {unit}"
+    return f"{count} B"
+
+
+def _text(found: dict[str, Any]) -> str:
+    lines = [f"{found['file']}  (format {found['format']}, {found['producer'] or 'unknown producer'})"]
+
+    def section(title: str, rows: list[str]) -> None:
+        lines.append(f"{title}:" if rows else f"{title}: none")
+        lines.extend(f"  {row}" for row in rows)
+
+    if "graph_error" in found:
+        lines.append(f"graph: {found['graph_error']}")
+    else:
+        section("inputs", [f"{v['name']}: {v['type']}" for v in found.get("inputs", [])])
+        section("outputs", [f"{v['name']}: {v['type']}" for v in found.get("outputs", [])])
+        if found.get("dimensions"):
+            section("dimensions", [
+                f"{d['name']} in [{d['min']}, {'inf' if d['max'] is None else d['max']}]"
+                + (f", multiple of {d['multiple_of']}" if d["multiple_of"] > 1 else "")
+                for d in found["dimensions"]
+            ])
+        lines.append(f"custom operators: {', '.join(found.get('custom_operators', [])) or 'none'}")
+    section(f"weights ({_bytes(found['weight_bytes'])})", [
+        f"{w['name']}: {w['dtype']}{w['shape']}  {_bytes(w['bytes'])}{'  (mutable)' if w['mutable'] else ''}"
+        for w in found["weights"]
+    ])
+    for target in found["targets"]:
+        name = f"target {target['target']} {target['level']}".rstrip()
+        if target["target"] == "portable":
+            lines.append(f"{name}: the graph, executed operator by operator")
+            continue
+        peaks = ", ".join(_bytes(n) if at == "any" else f"{_bytes(n)} ({at} sizes)" for at, n in target["peak_memory_at"].items())
+        lines.append(
+            f"{name}: {len(target['kernels'])} kernels ({_bytes(target['kernel_bytes'])}), "
+            f"{target['instructions']} instructions, peak memory {peaks}"
+        )
+        lines.extend(f"  {kernel}" for kernel in target["kernels"])
+    section("user metadata", [f"{k}: {v}" for k, v in found["user"].items()])
+    if "graph" in found:
+        lines += ["", found["graph"]]
+    return "\n".join(lines)

@@ -1,0 +1,30 @@
+// The bytes of a file: mapped privately, or a copy of a block of memory.
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <string>
+
+namespace tessera::core {
+
+class Mapping {
+  public:
+    // Maps a regular file. The mapping is private: writing to it never reaches the file. FileAccessError on failure.
+    static std::shared_ptr<Mapping> map_file(const std::string &path);
+    // A copy, 64-byte aligned.
+    static std::shared_ptr<Mapping> copy(const void *data, size_t bytes);
+    ~Mapping();
+    Mapping(const Mapping &) = delete;
+    Mapping &operator=(const Mapping &) = delete;
+
+    char *data() const { return data_; }
+    size_t size() const { return size_; }
+
+  private:
+    Mapping(char *data, size_t size, bool mapped) : data_(data), size_(size), mapped_(mapped) {}
+    char *data_;
+    size_t size_;
+    bool mapped_;
+};
+
+} // namespace tessera::core

@@ -1,0 +1,146 @@
+#include <cerrno>
+#include <cstdlib>
+#include <cstring>
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "core/error.h"
+#include "core/hash.h"
+#include "format/safetensors.h"
+
+namespace tessera::core {
+
+namespace {
+
+size_t section_bytes(const TensorSection &s) {
+    return static_cast<size_t>(element_count(s.shape)) * item_size(s.dtype);
+}
+
+size_t padding(size_t bytes) { return (tensor_alignment - bytes % tensor_alignment) % tensor_alignment; }
+
+void append_entry(std::string &out, const std::string &name, const char *dtype, const std::string &shape, size_t start,
+                  size_t stop) {
+    out += ',';
+    append_json_string(out, name);
+    out += format(":{\"dtype\":\"%s\",\"shape\":%s,\"data_offsets\":[%zu,%zu]}", dtype, shape.c_str(), start, stop);
+}
+
+// The length prefix and the header, padded so that the data section is aligned.
+std::string header_text(const std::vector<std::pair<std::string, std::string>> &metadata,
+                        const std::vector<TensorSection> &sections) {
+    Json entries = Json::object(), hashes = Json::object();
+    auto add_hash = [&](const std::string &name, const void *data, size_t bytes) {
+        hashes.set(name, Json::string(format("%016llx", static_cast<unsigned long long>(hash64(data, bytes)))));
+    };
+    for (const auto &[key, value] : metadata) {
+        entries.set(key, Json::string(value));
+        add_hash(key, value.data(), value.size());
+    }
+    for (const TensorSection &s : sections)
+        add_hash(s.name, s.data, section_bytes(s));
+    entries.set("tessera.hashes", Json::string(hashes.dump()));
+    std::string out = "{\"__metadata__\":" + entries.dump();
+    size_t at = 0;
+    for (size_t i = 0; i < sections.size(); ++i) {
+        size_t bytes = section_bytes(sections[i]), gap = padding(bytes);
+        append_entry(out, sections[i].name, info(sections[i].dtype).safetensors, shape_text(sections[i].shape), at,
+                     at + bytes);
+        at += bytes;
+        if (gap && i + 1 < sections.size()) {
+            append_entry(out, "tessera.pad." + std::to_string(i), "U8", format("[%zu]", gap), at, at + gap);
+            at += gap;
+        }
+    }
+    out += '}';
+    out.append(padding(out.size() + 8), ' ');
+    uint64_t length = out.size();
+    std::string prefix(8, '\0');
+    for (int i = 0; i < 8; ++i)
+        prefix[static_cast<size_t>(i)] = static_cast<char>(length >> (8 * i));
+    return prefix + out;
+}
+
+// A temporary file beside the target, removed unless it was put in place.
+class TemporaryFile {
+  public:
+    explicit TemporaryFile(const std::string &target) : target_(target) {
+        size_t slash = target.rfind('/');
+        folder_ = slash == std::string::npos ? "." : slash == 0 ? "/" : target.substr(0, slash);
+        std::string base = slash == std::string::npos ? target : target.substr(slash + 1);
+        path_ = folder_ + "/." + base + ".XXXXXX";
+        fd_ = ::mkostemp(path_.data(), O_CLOEXEC);
+        if (fd_ < 0)
+            fail_to_write();
+    }
+
+    ~TemporaryFile() {
+        if (fd_ >= 0)
+            ::close(fd_);
+        if (!placed_)
+            ::unlink(path_.c_str());
+    }
+
+    TemporaryFile(const TemporaryFile &) = delete;
+    TemporaryFile &operator=(const TemporaryFile &) = delete;
+
+    void write(const void *data, size_t bytes) {
+        auto *p = static_cast<const char *>(data);
+        while (bytes > 0) {
+            ssize_t done = ::write(fd_, p, bytes);
+            if (done < 0 && errno == EINTR)
+                continue;
+            if (done < 0)
+                fail_to_write();
+            p += done;
+            bytes -= static_cast<size_t>(done);
+        }
+    }
+
+    void put_in_place() {
+        struct stat old {};
+        mode_t mode = 0644;
+        if (::stat(target_.c_str(), &old) == 0)
+            mode = old.st_mode & 07777;
+        if (::fchmod(fd_, mode) != 0 || ::fsync(fd_) != 0)
+            fail_to_write();
+        int fd = fd_;
+        fd_ = -1;
+        if (::close(fd) != 0 || ::rename(path_.c_str(), target_.c_str()) != 0)
+            fail_to_write();
+        placed_ = true;
+        // The rename is durable once the folder is; file systems that cannot sync a folder are left alone.
+        if (int folder = ::open(folder_.c_str(), O_RDONLY | O_CLOEXEC); folder >= 0) {
+            (void)::fsync(folder);
+            ::close(folder);
+        }
+    }
+
+  private:
+    [[noreturn]] void fail_to_write() const {
+        fail(Code::FileAccess, "cannot write %s: %s", target_.c_str(), std::strerror(errno));
+    }
+
+    std::string target_, folder_, path_;
+    int fd_ = -1;
+    bool placed_ = false;
+};
+
+} // namespace
+
+void write_safetensors(const std::string &path, const std::vector<std::pair<std::string, std::string>> &metadata,
+                       const std::vector<TensorSection> &sections) {
+    TemporaryFile file(path);
+    std::string header = header_text(metadata, sections);
+    file.write(header.data(), header.size());
+    const char zeros[tensor_alignment] = {};
+    for (size_t i = 0; i < sections.size(); ++i) {
+        size_t bytes = section_bytes(sections[i]);
+        file.write(sections[i].data, bytes);
+        if (i + 1 < sections.size())
+            file.write(zeros, padding(bytes));
+    }
+    file.put_in_place();
+}
+
+} // namespace tessera::core

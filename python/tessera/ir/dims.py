@@ -9,35 +9,51 @@ class serves the index expressions of Tile IR, whose symbols are loop axes.
 from __future__ import annotations
 
 import math
+import operator
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Union
+from functools import lru_cache
+from typing import Any, Union
 
 from tessera.errors import ArgumentError, GraphError, NameMissingError, ShapeError
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_FUNCTIONS = frozenset({"max", "min"})
+
+# Limits on expressions, the same as the C++ reader's: far above what programs need, low enough that a hostile text
+# costs little.
+_MAX_TERMS = 1024
+_MAX_DEPTH = 64
+_MAX_TEXT = 65536
 
 
 class Symbol:
     """A named size or loop axis with the range [min, max] (max None: unbounded) and a divisor."""
 
-    __slots__ = ("name", "min", "max", "multiple_of")
+    __slots__ = ("name", "min", "max", "multiple_of", "_hash")
 
     def __init__(self, name: str, min: int = 0, max: int | None = None, multiple_of: int = 1) -> None:
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name) or name in _FUNCTIONS:
+        if not _NAME.fullmatch(name) or name in _FUNCTIONS:
             raise ArgumentError(f"dim: {name!r} is not a usable name; use letters, digits and _")
         if min < 0 or multiple_of < 1 or (max is not None and max < min):
             raise ArgumentError(
                 f"dim {name}: min={min}, max={max}, multiple_of={multiple_of} is not a range of sizes"
             )
         self.name, self.min, self.max, self.multiple_of = name, min, max, multiple_of
-
-    def _key(self) -> tuple:
-        return (self.name, self.min, -1 if self.max is None else self.max, self.multiple_of)
+        self._hash = hash((name, min, max, multiple_of))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Symbol) and self._key() == other._key()
+        if self is other:
+            return True
+        return isinstance(other, Symbol) and (self.name, self.min, self.max, self.multiple_of) == (
+            other.name, other.min, other.max, other.multiple_of,
+        )
 
     def __hash__(self) -> int:
-        return hash(self._key())
+        return self._hash
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Symbol, (self.name, self.min, self.max, self.multiple_of)
 
     def __repr__(self) -> str:
         return self.name
@@ -53,76 +69,111 @@ class Symbol:
 class Call:
     """An atom ``function(a, b)`` with function one of floordiv, mod, max, min."""
 
-    __slots__ = ("function", "a", "b", "_hash")
+    __slots__ = ("function", "a", "b", "depth", "_hash", "_text")
 
     def __init__(self, function: str, a: Dim, b: Dim) -> None:
         self.function, self.a, self.b = function, a, b
+        self.depth = max(_depth(a), _depth(b)) + 1
+        if self.depth > _MAX_DEPTH:
+            raise GraphError("a dimension is nested too deeply")
+        if function in _FUNCTIONS:
+            self._text = f"{function}({a}, {b})"
+        else:
+            self._text = f"({_operand(a)} {'//' if function == 'floordiv' else '%'} {_operand(b)})"
+        if len(self._text) > _MAX_TEXT:
+            raise GraphError(f"a dimension's text is longer than {_MAX_TEXT} bytes")
         self._hash = hash((function, a, b))
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Call) and (self.function, self.a, self.b) == (other.function, other.a, other.b)
+        if self is other:
+            return True
+        return (
+            isinstance(other, Call)
+            and self._hash == other._hash
+            and self.function == other.function
+            and self.a == other.a
+            and self.b == other.b
+        )
 
     def __hash__(self) -> int:
         return self._hash
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Call, (self.function, self.a, self.b)
+
     def __repr__(self) -> str:
-        if self.function in ("max", "min"):
-            return f"{self.function}({self.a}, {self.b})"
-        sign = "//" if self.function == "floordiv" else "%"
-        return f"({_operand(self.a)} {sign} {_operand(self.b)})"
+        return self._text
 
 
 Atom = Union[Symbol, Call]
-Monomial = tuple  # atoms, sorted by text; () is the constant term
+Monomial = tuple[Atom, ...]  # sorted by text; () is the constant term
 
 
 class Expr:
-    """A polynomial over atoms; build it with the operators ``+ - * // %`` from symbols and integers."""
+    """A polynomial over atoms; build it with the operators ``+ - * // %`` from symbols and integers.
 
-    __slots__ = ("terms", "_hash")
+    ``terms`` are (monomial, coefficient) pairs, higher degrees first, then by text.
+    """
+
+    __slots__ = ("terms", "_hash", "_text", "_bounds", "_symbols")
+    __array_ufunc__ = None  # NumPy scalars leave their arithmetic with a dimension to this class
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
-        self.terms: tuple[tuple[Monomial, int], ...] = tuple(
-            sorted(((m, c) for m, c in terms.items() if c), key=lambda t: (-len(t[0]), str(t[0])))
-        )
-        self._hash = hash(self.terms)
+        found = [(m, c) for m, c in terms.items() if c]
+        if len(found) > 1:
+            found.sort(key=_order)
+            if len(found) > _MAX_TERMS:
+                raise GraphError(f"a dimension with more than {_MAX_TERMS} terms")
+        self._set(tuple(found))
+
+    def _set(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
+        self.terms = terms
+        self._hash = hash(terms)
+        self._text: str | None = None
+        self._bounds: tuple[int | None, int | None] | None = None
+        self._symbols: tuple[Symbol, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Expr) and self.terms == other.terms
+        if self is other:
+            return True
+        return isinstance(other, Expr) and self._hash == other._hash and self.terms == other.terms
 
     def __hash__(self) -> int:
         return self._hash
 
-    def __add__(self, other: Dim) -> Dim:
-        return add(self, other)
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Expr, (dict(self.terms),)
+
+    def __add__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else add(self, d)
 
     __radd__ = __add__
 
     def __neg__(self) -> Dim:
         return mul(self, -1)
 
-    def __sub__(self, other: Dim) -> Dim:
-        return add(self, mul(other, -1))
+    def __sub__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else add(self, mul(d, -1))
 
-    def __rsub__(self, other: Dim) -> Dim:
-        return add(other, mul(self, -1))
+    def __rsub__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else add(d, mul(self, -1))
 
-    def __mul__(self, other: Dim) -> Dim:
-        return mul(self, other)
+    def __mul__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else mul(self, d)
 
     __rmul__ = __mul__
 
-    def __floordiv__(self, other: Dim) -> Dim:
-        return floordiv(self, other)
+    def __floordiv__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else floordiv(self, d)
 
-    def __rfloordiv__(self, other: Dim) -> Dim:
-        return floordiv(other, self)
+    def __rfloordiv__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else floordiv(d, self)
 
-    def __mod__(self, other: Dim) -> Dim:
-        return mod(self, other)
+    def __mod__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else mod(self, d)
 
-    def __rmod__(self, other: Dim) -> Dim:
-        return mod(other, self)
+    def __rmod__(self, other: Any) -> Dim:
+        return NotImplemented if (d := _as_dim(other)) is None else mod(d, self)
 
     def __bool__(self) -> bool:
         raise ShapeError(f"the symbolic dimension {self} has no truth value while a graph is built")
@@ -133,17 +184,9 @@ class Expr:
     __index__ = __int__
 
     def __str__(self) -> str:
-        parts: list[str] = []
-        for monomial, c in self.terms:
-            factors = [_atom_text(a) for a in monomial]
-            if abs(c) != 1 or not factors:
-                factors.insert(0, str(abs(c)))
-            text = "*".join(factors)
-            if not parts:
-                parts.append(text if c > 0 else "-" + text)
-            else:
-                parts.append((" + " if c > 0 else " - ") + text)
-        return "".join(parts)
+        if self._text is None:
+            self._text = _text(self.terms)
+        return self._text
 
     __repr__ = __str__
 
@@ -152,12 +195,50 @@ Dim = Union[int, Expr]
 """A dimension: an ``int`` or an ``Expr``."""
 
 
-def _atom_text(atom: Atom) -> str:
-    return str(atom)
+def _as_dim(value: Any) -> Dim | None:
+    """An operand of ``+ - * // %``: a dimension or an integer of any type; None for anything else."""
+    if isinstance(value, (int, Expr)):
+        return value
+    if isinstance(value, Symbol):
+        return sym(value)
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _order(term: tuple[Monomial, int]) -> tuple[int, str]:
+    m = term[0]
+    texts = [str(a) for a in m]
+    # The comma after a single atom orders it as C++ does (monomial_key in dims.cpp).
+    return -len(m), texts[0] + ",)" if len(m) == 1 else ", ".join(texts) + ")"
+
+
+def _text(terms: tuple[tuple[Monomial, int], ...]) -> str:
+    parts: list[str] = []
+    for monomial, c in terms:
+        factors = [str(a) for a in monomial]
+        if abs(c) != 1 or not factors:
+            factors.insert(0, str(abs(c)))
+        text = "*".join(factors)
+        if not parts:
+            parts.append(text if c > 0 else "-" + text)
+        else:
+            parts.append((" + " if c > 0 else " - ") + text)
+    return "".join(parts)
 
 
 def _operand(d: Dim) -> str:
-    return str(d) if isinstance(d, int) or (len(d.terms) == 1 and len(d.terms[0][0]) == 1 and d.terms[0][1] == 1) else f"({d})"
+    """The text of an operand of ``//`` or ``%``, in parentheses unless it is a number or an atom."""
+    bare = isinstance(d, int) or (len(d.terms) == 1 and len(d.terms[0][0]) == 1 and d.terms[0][1] == 1)
+    return str(d) if bare else f"({d})"
+
+
+def _depth(d: Dim) -> int:
+    """How deep calls are nested."""
+    if isinstance(d, int):
+        return 0
+    return max((a.depth for m, _ in d.terms for a in m if isinstance(a, Call)), default=0)
 
 
 def sym(symbol: Atom) -> Expr:
@@ -171,6 +252,13 @@ def _terms(d: Dim) -> dict[Monomial, int]:
     return {(): int(d)} if d else {}
 
 
+def _ordered(terms: tuple[tuple[Monomial, int], ...]) -> Expr:
+    """The expression of terms that are in order and not zero."""
+    out = Expr.__new__(Expr)
+    out._set(terms)
+    return out
+
+
 def _make(terms: dict[Monomial, int]) -> Dim:
     terms = {m: c for m, c in terms.items() if c}
     if not terms:
@@ -182,22 +270,45 @@ def _make(terms: dict[Monomial, int]) -> Dim:
 
 def add(a: Dim, b: Dim) -> Dim:
     """a + b."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a + b
-    out = _terms(a)
-    for m, c in _terms(b).items():
+    if isinstance(a, int):
+        if isinstance(b, int):
+            return a + b
+        a, b = b, a
+    if isinstance(b, int):
+        return _add_constant(a, b)
+    out = dict(a.terms)
+    for m, c in b.terms:
         out[m] = out.get(m, 0) + c
     return _make(out)
 
 
+def _add_constant(a: Expr, b: int) -> Dim:
+    if not b:
+        return a
+    last, c = a.terms[-1]
+    if last != ():
+        return _ordered((*a.terms, ((), b)))
+    return _ordered(a.terms[:-1] if c + b == 0 else (*a.terms[:-1], ((), c + b)))
+
+
 def mul(a: Dim, b: Dim) -> Dim:
     """a * b."""
-    if isinstance(a, int) and isinstance(b, int):
-        return a * b
+    if isinstance(a, int):
+        if isinstance(b, int):
+            return a * b
+        a, b = b, a
+    if isinstance(b, int):
+        return a if b == 1 else _ordered(tuple([(m, c * b) for m, c in a.terms])) if b else 0
+    if len(a.terms) * len(b.terms) > 64 * _MAX_TERMS:
+        raise GraphError(f"a dimension with more than {_MAX_TERMS} terms")
     out: dict[Monomial, int] = {}
-    for ma, ca in _terms(a).items():
-        for mb, cb in _terms(b).items():
-            m = tuple(sorted(ma + mb, key=str))
+    for ma, ca in a.terms:
+        for mb, cb in b.terms:
+            m = ma + mb
+            if len(m) > _MAX_DEPTH:
+                raise GraphError(f"a dimension of a degree above {_MAX_DEPTH}")
+            if ma and mb:
+                m = tuple(sorted(m, key=str))
             out[m] = out.get(m, 0) + ca * cb
     return _make(out)
 
@@ -233,46 +344,67 @@ def is_multiple(a: Dim, b: int) -> bool:
     return True
 
 
+def _split(a: Expr, b: int) -> tuple[Dim, Dim]:
+    """(q, r) with a = q * b + r: terms that b divides go to q, of the constant what leaves 0 <= r < b (b > 0)."""
+    whole: dict[Monomial, int] = {}
+    rest: dict[Monomial, int] = {}
+    for m, c in a.terms:
+        if not m:
+            whole[m], rest[m] = divmod(c, b)
+        elif c % b:
+            rest[m] = c
+        else:
+            whole[m] = c // b
+    return _make(whole), _make(rest)
+
+
 def floordiv(a: Dim, b: Dim) -> Dim:
     """floor(a / b)."""
+    if isinstance(a, int) and isinstance(b, int) and b:
+        return a // b
+    return _floordiv(a, b)
+
+
+@lru_cache(maxsize=1 << 16)
+def _floordiv(a: Dim, b: Dim) -> Dim:
     if b == 0:
         raise ShapeError(f"division of the dimension {a} by zero")
-    if isinstance(a, int) and isinstance(b, int):
-        return a // b
     if a == b:
         return 1
     exact = _divide_exactly(a, b)
     if exact is not None:
         return exact
     low, high = bounds(a)
-    blow, _ = bounds(b)
-    if low >= 0 and high is not None and high < blow:
+    if low >= 0 and high is not None and high < bounds(b)[0]:
         return 0
-    if isinstance(b, int):  # split off the terms that b divides: (b*q + r) // b = q + r // b
-        whole = {m: c // b for m, c in _terms(a).items() if c % b == 0}
-        rest = {m: c for m, c in _terms(a).items() if c % b}
-        if whole and rest:
-            return add(_make(whole), floordiv(_make(rest), b))
+    if isinstance(b, int) and isinstance(a, Expr):  # (b*q + r) // b = q + r // b
+        whole, rest = _split(a, b)
+        if whole != 0:
+            return add(whole, floordiv(rest, b))
     return sym(Call("floordiv", a, b))
 
 
 def mod(a: Dim, b: Dim) -> Dim:
     """a - b * floor(a / b)."""
+    if isinstance(a, int) and isinstance(b, int) and b:
+        return a % b
+    return _mod(a, b)
+
+
+@lru_cache(maxsize=1 << 16)
+def _mod(a: Dim, b: Dim) -> Dim:
     if b == 0:
         raise ShapeError(f"remainder of the dimension {a} by zero")
-    if isinstance(a, int) and isinstance(b, int):
-        return a % b
     if a == b or _divide_exactly(a, b) is not None:
         return 0
     if isinstance(b, int) and is_multiple(a, b):
         return 0
     low, high = bounds(a)
-    blow, _ = bounds(b)
-    if low >= 0 and high is not None and high < blow:
+    if low >= 0 and high is not None and high < bounds(b)[0]:
         return a
-    if isinstance(b, int):
-        rest = _make({m: c for m, c in _terms(a).items() if c % b})
-        if rest != a:
+    if isinstance(b, int) and isinstance(a, Expr):
+        whole, rest = _split(a, b)
+        if whole != 0:
             return mod(rest, b)
     return sym(Call("mod", a, b))
 
@@ -287,6 +419,7 @@ def dmin(a: Dim, b: Dim) -> Dim:
     return _extremum("min", a, b)
 
 
+@lru_cache(maxsize=1 << 16)
 def _extremum(function: str, a: Dim, b: Dim) -> Dim:
     if isinstance(a, int) and isinstance(b, int):
         return max(a, b) if function == "max" else min(a, b)
@@ -313,45 +446,77 @@ def product(dims: Iterable[Dim]) -> Dim:
     return out
 
 
-_INFINITY = math.inf
+# A bound is an exact integer or, where there is none, None.
+_Bound = Union[int, None]
+_Range = tuple[_Bound, _Bound]
 
 
-def _atom_bounds(atom: Atom) -> tuple[float, float]:
+def _atom_bounds(atom: Atom) -> _Range:
     if isinstance(atom, Symbol):
-        return atom.min, _INFINITY if atom.max is None else atom.max
-    (al, ah), (bl, bh) = _float_bounds(atom.a), _float_bounds(atom.b)
+        return atom.min, atom.max
+    (al, ah), (bl, bh) = _range(atom.a), _range(atom.b)
     if atom.function == "max":
-        return max(al, bl), max(ah, bh)
+        low = bl if al is None else al if bl is None else max(al, bl)
+        return low, None if ah is None or bh is None else max(ah, bh)
     if atom.function == "min":
-        return min(al, bl), min(ah, bh)
-    if bl <= 0:
-        return -_INFINITY, _INFINITY
+        high = bh if ah is None else ah if bh is None else min(ah, bh)
+        return None if al is None or bl is None else min(al, bl), high
+    if bl is None or bl <= 0:
+        return None, None
     if atom.function == "mod":
-        return 0, min(bh - 1, ah) if al >= 0 else bh - 1
-    low = al // bh if al >= 0 and bh != _INFINITY else (0 if al >= 0 else al // bl if al != -_INFINITY else al)
-    high = ah if ah == _INFINITY else (ah // bl if ah >= 0 else (ah // bh if bh != _INFINITY else -1))
+        limits = [x for x in (None if bh is None else bh - 1, ah if al is not None and al >= 0 else None) if x is not None]
+        return 0, min(limits, default=None)
+    low = None if al is None else al // bl if al < 0 else 0 if bh is None else al // bh
+    high = None if ah is None else ah // bl if ah >= 0 else -1 if bh is None else ah // bh
     return low, high
 
 
-def _float_bounds(d: Dim) -> tuple[float, float]:
-    low = high = 0.0
-    for m, c in _terms(d).items():
-        ml, mh = 1.0, 1.0
-        for atom in m:
-            al, ah = _atom_bounds(atom)
-            corners = [0.0 if x == 0 or y == 0 else x * y for x in (ml, mh) for y in (al, ah)]
-            ml, mh = min(corners), max(corners)
-        corners = (c * ml if ml else 0.0, c * mh if mh else 0.0)
-        low, high = low + min(corners), high + max(corners)
-    return low, high
+def _product_range(a: _Range, b: _Range) -> _Range:
+    """The range of x * y for x and y in two ranges."""
+    (al, ah), (bl, bh) = a, b
+    if al is not None and bl is not None and al >= 0 and bl >= 0:  # the common case
+        return al * bl, 0 if ah == 0 or bh == 0 else None if ah is None or bh is None else ah * bh
+    if (al, ah) == (0, 0) or (bl, bh) == (0, 0):
+        return 0, 0
+    below = (al is None and _positive(bh)) or (bl is None and _positive(ah)) or (
+        ah is None and _negative(bl)) or (bh is None and _negative(al))
+    above = (ah is None and _positive(bh)) or (bh is None and _positive(ah)) or (
+        al is None and _negative(bl)) or (bl is None and _negative(al))
+    # An infinite bound times the other range's zero is 0, which the finite corners may not contain.
+    corners = [x * y for x in (al, ah) if x is not None for y in (bl, bh) if y is not None]
+    if None in (al, ah, bl, bh):
+        corners.append(0)
+    return None if below else min(corners), None if above else max(corners)
 
 
-def bounds(d: Dim) -> tuple[float, float | None]:
-    """(lowest, highest) value over all legal symbols; highest None when unbounded, lowest may be ``-inf``."""
+def _positive(high: _Bound) -> bool:
+    return high is None or high > 0
+
+
+def _negative(low: _Bound) -> bool:
+    return low is None or low < 0
+
+
+def _range(d: Dim) -> _Range:
     if isinstance(d, int):
         return d, d
-    low, high = _float_bounds(d)
-    return (low if low == -_INFINITY else int(low)), (None if high == _INFINITY else int(high))
+    if d._bounds is None:
+        low: _Bound = 0
+        high: _Bound = 0
+        for m, c in d.terms:
+            r: _Range = (c, c)
+            for atom in m:
+                r = _product_range(r, _atom_bounds(atom))
+            low = None if low is None or r[0] is None else low + r[0]
+            high = None if high is None or r[1] is None else high + r[1]
+        d._bounds = (low, high)
+    return d._bounds
+
+
+def bounds(d: Dim) -> tuple[float, int | None]:
+    """(lowest, highest) value over all legal symbols; highest None when unbounded, lowest may be ``-inf``."""
+    low, high = _range(d)
+    return (-math.inf if low is None else low), high
 
 
 def nonnegative(d: Dim) -> bool:
@@ -372,6 +537,14 @@ def nonnegative(d: Dim) -> bool:
 
 def symbols(d: Dim) -> list[Symbol]:
     """The symbols in an expression, each once, in order of appearance."""
+    if isinstance(d, int):
+        return []
+    if d._symbols is None:
+        d._symbols = tuple(_symbols(d))
+    return list(d._symbols)
+
+
+def _symbols(d: Expr) -> dict[Symbol, None]:
     found: dict[Symbol, None] = {}
     stack: list[object] = [d]
     while stack:
@@ -383,16 +556,15 @@ def symbols(d: Dim) -> list[Symbol]:
         elif isinstance(x, Expr):
             for m, _ in reversed(x.terms):
                 stack += reversed(m)
-    return list(found)
+    return found
 
 
 _EVALUATE: dict[str, Callable[[Dim, Dim], Dim]] = {"floordiv": floordiv, "mod": mod, "max": dmax, "min": dmin}
-_FUNCTIONS = frozenset({"max", "min"})
 
 
 def substitute(d: Dim, values: Mapping[Symbol, Dim]) -> Dim:
     """The expression with symbols replaced; simplified."""
-    if isinstance(d, int):
+    if isinstance(d, int) or not any(s in values for s in symbols(d)):
         return d
     out: Dim = 0
     for m, c in d.terms:
@@ -410,12 +582,28 @@ def evaluate(d: Dim, sizes: Mapping[str, int]) -> int:
     """The value of a dimension for sizes by symbol name."""
     if isinstance(d, int):
         return d
-    missing = [s.name for s in symbols(d) if s.name not in sizes]
-    if missing:
-        raise NameMissingError(f"no size is given for the symbolic dimension {missing[0]!r}")
-    value = substitute(d, {s: sizes[s.name] for s in symbols(d)})
-    assert isinstance(value, int)
-    return value
+    out = 0
+    for m, c in d.terms:
+        for atom in m:
+            c *= _evaluate_atom(atom, sizes)
+        out += c
+    return out
+
+
+def _evaluate_atom(atom: Atom, sizes: Mapping[str, int]) -> int:
+    if isinstance(atom, Symbol):
+        try:
+            return sizes[atom.name]
+        except KeyError:
+            raise NameMissingError(f"no size is given for the symbolic dimension {atom.name!r}") from None
+    a, b = evaluate(atom.a, sizes), evaluate(atom.b, sizes)
+    if atom.function == "max":
+        return max(a, b)
+    if atom.function == "min":
+        return min(a, b)
+    if b == 0:
+        raise ShapeError(f"division of a dimension by zero in {atom}")
+    return a // b if atom.function == "floordiv" else a % b
 
 
 _TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|(//|[-+*%(),]))")
@@ -433,7 +621,8 @@ def parse_dim(text: str, names: Mapping[str, Symbol]) -> Dim:
     while at < len(text):
         match = _TOKEN.match(text, at)
         if not match:
-            raise GraphError(f"dimension {text!r}: unexpected character at column {at + 1}")
+            column = len(text) - len(text[at:].lstrip()) + 1
+            raise GraphError(f"dimension {text!r}: unexpected character at column {column}")
         tokens.append(match.group(match.lastindex or 0))
         at = match.end()
     tokens.append("")

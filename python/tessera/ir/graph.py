@@ -72,6 +72,16 @@ class Graph:
 
         return print_graph(self)
 
+    def _repr_html_(self) -> str:
+        from tessera.ir.draw import to_html
+
+        return to_html(self)
+
+    def _repr_svg_(self) -> str:
+        from tessera.ir.draw import to_svg
+
+        return to_svg(self)
+
     def replace(self, mapping: Mapping[Value, Value]) -> Graph:
         """The same graph over other values: every root that ``mapping`` has is replaced."""
         return Graph(

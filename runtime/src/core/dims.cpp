@@ -206,11 +206,13 @@ struct DimBuilder {
         return out.build();
     }
 
-    // Terms of `a` that b divides (whole) or does not divide (rest).
+    // Terms of `a` that b divides (whole) or does not divide (rest); the constant is split into both.
     static void split(const Dim &a, int64_t b, DimBuilder &whole, DimBuilder &rest) {
         for (const Dim::Term &t : a.terms_)
             (floor_modulus(t.coefficient, b) == 0 ? whole : rest).add(t.atoms, t.coefficient);
-        (floor_modulus(a.constant_, b) == 0 ? whole : rest).add(Dim::Monomial{}, a.constant_);
+        int64_t left = floor_modulus(a.constant_, b);
+        whole.add(Dim::Monomial{}, checked_add(a.constant_, -left));
+        rest.add(Dim::Monomial{}, left);
     }
 
     static Dim substitute(const Dim &d, const std::function<Dim(const AtomPtr &)> &replace) {

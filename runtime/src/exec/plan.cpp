@@ -1,0 +1,339 @@
+#include "exec/plan.h"
+
+#include <unordered_set>
+
+#include "core/error.h"
+#include "core/json.h"
+
+namespace tessera::core {
+
+namespace {
+
+constexpr int64_t plan_version = 1;
+constexpr size_t max_symbols = 1024;
+
+// Reads members of JSON objects with errors that name the place.
+class PlanReader {
+  public:
+    PlanReader(const std::string &where, size_t image_bytes) : where_(where), image_bytes_(image_bytes) {}
+
+    Plan read(const Json &root) {
+        expect(root.is_object(), "the plan", "is not an object");
+        read_version(root);
+        plan_.level = text(root, "level", "the plan");
+        const std::string target = text(root, "target", "the plan");
+        expect(target == "cpu", "the plan", "has target '" + shown(target) + "', expected 'cpu'");
+        read_symbols(root);
+        read_buffers(root);
+        Signature &s = plan_.signature;
+        read_tensors(root, "inputs", BufferKind::Input, s.inputs);
+        read_tensors(root, "outputs", BufferKind::Output, s.outputs);
+        read_tensors(root, "state", BufferKind::State, s.state);
+        read_tensors(root, "constants", BufferKind::Constant, s.constants);
+        check_bindings();
+        read_kernels(root);
+        const Json &instructions = list(root, "instructions", "the plan");
+        for (size_t i = 0; i < instructions.items().size(); ++i)
+            plan_.instructions.push_back(read_instruction(instructions.items()[i], format("instruction %zu", i)));
+        plan_.arena = dim(member(root, "arena", "the plan"), "arena");
+        read_checks(root);
+        return std::move(plan_);
+    }
+
+  private:
+    [[noreturn]] void error(const std::string &place, const std::string &why) const {
+        fail(Code::Format, "%s: %s: %s", where_.c_str(), place.c_str(), why.c_str());
+    }
+
+    void expect(bool condition, const std::string &place, const std::string &why) const {
+        if (!condition)
+            error(place, why);
+    }
+
+    const Json &member(const Json &object, const char *name, const std::string &place) const {
+        expect(object.is_object(), place, "is not an object");
+        const Json *found = object.find(name);
+        expect(found, place, format("'%s' is missing", name));
+        return *found;
+    }
+
+    const Json &list(const Json &object, const char *name, const std::string &place) const {
+        const Json &j = member(object, name, place);
+        expect(j.is_array(), place, format("'%s' is not a list", name));
+        return j;
+    }
+
+    std::string text(const Json &object, const char *name, const std::string &place) const {
+        const Json &j = member(object, name, place);
+        expect(j.is_string(), place, format("'%s' is not text", name));
+        return j.as_string();
+    }
+
+    std::string optional_text(const Json &object, const char *name, const std::string &place) const {
+        const Json *j = object.find(name);
+        if (!j || j->is_null())
+            return {};
+        expect(j->is_string(), place, format("'%s' is not text", name));
+        return j->as_string();
+    }
+
+    int64_t integer(const Json &object, const char *name, const std::string &place) const {
+        const Json &j = member(object, name, place);
+        expect(j.is_integer(), place, format("'%s' is not an integer", name));
+        return j.as_integer();
+    }
+
+    bool flag(const Json &object, const char *name, const std::string &place) const {
+        const Json *j = object.find(name);
+        expect(!j || j->is_bool(), place, format("'%s' is not true or false", name));
+        return j && j->as_bool();
+    }
+
+    Dim dim(const Json &j, const std::string &place) const {
+        if (j.is_integer())
+            return Dim(j.as_integer());
+        expect(j.is_string(), place, "a size is neither an integer nor an expression");
+        try {
+            return Dim::parse(j.as_string(), plan_.signature.symbols);
+        } catch (const Error &e) {
+            error(place, e.message());
+        }
+    }
+
+    std::vector<Dim> dims(const Json &object, const char *name, const std::string &place) const {
+        std::vector<Dim> out;
+        for (const Json &j : list(object, name, place).items())
+            out.push_back(dim(j, place));
+        return out;
+    }
+
+    std::vector<Dim> shape(const Json &object, const std::string &place) const {
+        std::vector<Dim> out = dims(object, "shape", place);
+        expect(out.size() <= static_cast<size_t>(max_rank), place, format("rank %zu is too high", out.size()));
+        for (const Dim &d : out)
+            expect(!d.is_constant() || d.constant() >= 0, place, "a size is negative");
+        return out;
+    }
+
+    DType dtype(const Json &object, const std::string &place) const {
+        DType out;
+        std::string name = text(object, "dtype", place);
+        expect(parse_dtype(name, out), place, "unknown dtype '" + shown(name) + "'");
+        return out;
+    }
+
+    int buffer(const Json &j, const std::string &place) const {
+        expect(j.is_integer() && j.as_integer() >= 0 && j.as_integer() < static_cast<int64_t>(plan_.buffers.size()), place,
+               format("a buffer index is outside [0, %zu)", plan_.buffers.size()));
+        return static_cast<int>(j.as_integer());
+    }
+
+    void read_version(const Json &root) const {
+        int64_t version = integer(root, "version", "the plan");
+        if (version > plan_version)
+            fail(Code::Version, "%s: the plan has version %lld, this build of Tessera reads versions up to %lld",
+                 where_.c_str(), static_cast<long long>(version), static_cast<long long>(plan_version));
+        expect(version == plan_version, "the plan", "has an unknown version");
+    }
+
+    void read_symbols(const Json &root) {
+        const Json &entries = list(root, "dims", "the plan");
+        expect(entries.items().size() <= max_symbols, "dims", "too many symbolic dimensions");
+        for (const Json &j : entries.items()) {
+            auto symbol = std::make_shared<Symbol>();
+            symbol->name = text(j, "name", "dims");
+            symbol->min = integer(j, "min", "dims");
+            symbol->multiple_of = integer(j, "multiple_of", "dims");
+            if (const Json &max = member(j, "max", "dims"); !max.is_null())
+                symbol->max = integer(j, "max", "dims");
+            symbol->index = static_cast<int>(plan_.signature.symbols.size());
+            std::string place = "dimension '" + shown(symbol->name) + "'";
+            expect(is_name(symbol->name), place, "is not a usable name");
+            expect(!find_symbol(plan_.signature.symbols, symbol->name), place, "occurs twice");
+            expect(symbol->min >= 0 && symbol->multiple_of >= 1 && (!symbol->max || *symbol->max >= symbol->min), place,
+                   "min, max and multiple_of are not a range of sizes");
+            plan_.signature.symbols.push_back(std::move(symbol));
+        }
+    }
+
+    static bool is_name(const std::string &s) {
+        auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+        if (s.empty() || !letter(s[0]) || s == "max" || s == "min")
+            return false;
+        for (char c : s)
+            if (!letter(c) && !(c >= '0' && c <= '9'))
+                return false;
+        return true;
+    }
+
+    void read_buffers(const Json &root) {
+        const Json &entries = list(root, "buffers", "the plan");
+        for (size_t i = 0; i < entries.items().size(); ++i) {
+            const Json &j = entries.items()[i];
+            std::string place = format("buffer %zu", i);
+            PlanBuffer b;
+            b.kind = buffer_kind(text(j, "kind", place), place);
+            b.bytes = dim(member(j, "bytes", place), place);
+            b.label = optional_text(j, "label", place);
+            if (b.kind == BufferKind::Arena) {
+                b.offset = dim(member(j, "offset", place), place);
+                expect(b.offset.is_multiple(tensor_alignment), place, "the offset is not a multiple of 64");
+            }
+            plan_.buffers.push_back(std::move(b));
+        }
+    }
+
+    BufferKind buffer_kind(const std::string &name, const std::string &place) const {
+        constexpr const char *names[] = {"input", "output", "state", "constant", "arena"};
+        for (int i = 0; i < 5; ++i)
+            if (name == names[i])
+                return static_cast<BufferKind>(i);
+        error(place, "unknown kind '" + shown(name) + "'");
+    }
+
+    void read_tensors(const Json &root, const char *name, BufferKind kind, std::vector<TensorSpec> &out) {
+        const Json &entries = list(root, name, "the plan");
+        std::unordered_set<std::string> seen;
+        for (size_t i = 0; i < entries.items().size(); ++i) {
+            const Json &j = entries.items()[i];
+            std::string place = format("%s[%zu]", name, i);
+            TensorSpec spec;
+            spec.name = text(j, "name", place);
+            spec.dtype = dtype(j, place);
+            spec.shape = shape(j, place);
+            spec.trainable = flag(j, "trainable", place);
+            spec.mutated = flag(j, "mutated", place);
+            spec.buffer = buffer(member(j, "buffer", place), place);
+            expect(seen.insert(spec.name).second, place, "the name '" + shown(spec.name) + "' occurs twice");
+            bool fixed = kind == BufferKind::State || kind == BufferKind::Constant;
+            expect(!fixed || !spec.is_symbolic(), place, "state and constants have constant shapes");
+            PlanBuffer &b = plan_.buffers[static_cast<size_t>(spec.buffer)];
+            expect(b.kind == kind, place, format("buffer %d is of another kind", spec.buffer));
+            expect(b.binding < 0, place, format("buffer %d belongs to another tensor", spec.buffer));
+            b.binding = static_cast<int>(i);
+            out.push_back(std::move(spec));
+        }
+    }
+
+    void check_bindings() const {
+        for (size_t i = 0; i < plan_.buffers.size(); ++i)
+            expect(plan_.buffers[i].kind == BufferKind::Arena || plan_.buffers[i].binding >= 0, format("buffer %zu", i),
+                   "no tensor has it");
+    }
+
+    void read_kernels(const Json &root) {
+        const Json &entries = list(root, "kernels", "the plan");
+        for (size_t i = 0; i < entries.items().size(); ++i) {
+            std::string place = format("kernel %zu", i);
+            PlanKernel k{text(entries.items()[i], "name", place), integer(entries.items()[i], "entry", place)};
+            expect(k.entry >= 0 && static_cast<uint64_t>(k.entry) < image_bytes_, place,
+                   format("entry %lld lies outside the kernel image of %zu bytes", static_cast<long long>(k.entry),
+                          image_bytes_));
+            plan_.kernels.push_back(std::move(k));
+        }
+    }
+
+    Instruction read_instruction(const Json &j, const std::string &place) const {
+        expect(j.is_object(), place, "is not an object");
+        Instruction in;
+        in.loc = optional_text(j, "loc", place);
+        if (j.find("kernel"))
+            read_kernel_call(j, place, in);
+        else if (const Json *b = j.find("check_range"))
+            read_check_range(j, *b, place, in);
+        else if (j.find("copy"))
+            read_copy(j, place, in);
+        else if (const Json *target = j.find("zero")) {
+            in.kind = InstructionKind::Zero;
+            in.buffers = {writable(*target, place)};
+            in.bytes = dim(member(j, "bytes", place), place);
+        } else if (j.find("portable"))
+            read_portable(j, place, in);
+        else
+            error(place, "is of no known kind");
+        return in;
+    }
+
+    void read_kernel_call(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Kernel;
+        int64_t kernel = integer(j, "kernel", place);
+        expect(kernel >= 0 && kernel < static_cast<int64_t>(plan_.kernels.size()), place,
+               format("kernel index %lld is outside [0, %zu)", static_cast<long long>(kernel), plan_.kernels.size()));
+        in.kernel = static_cast<int>(kernel);
+        for (const Json &b : list(j, "buffers", place).items())
+            in.buffers.push_back(buffer(b, place));
+        in.sizes = dims(j, "sizes", place);
+        in.grid = dim(member(j, "grid", place), place);
+        in.grain = dim(member(j, "grain", place), place);
+        const Json *scratch = j.find("scratch");
+        in.scratch = scratch ? dim(*scratch, place) : Dim(0);
+    }
+
+    void read_check_range(const Json &j, const Json &target, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::CheckRange;
+        in.buffers = {buffer(target, place)};
+        in.dtype = dtype(j, place);
+        expect(is_integer(in.dtype), place, "only integers can be checked");
+        in.count = dim(member(j, "count", place), place);
+        in.low = dim(member(j, "low", place), place);
+        in.high = dim(member(j, "high", place), place);
+        if (const Json *ignore = j.find("ignore"); ignore && !ignore->is_null())
+            in.ignore = integer(j, "ignore", place);
+        in.what = text(j, "what", place);
+    }
+
+    void read_copy(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Copy;
+        const Json &pair = list(j, "copy", place);
+        expect(pair.items().size() == 2, place, "'copy' needs a source and a target");
+        in.buffers = {buffer(pair.items()[0], place), writable(pair.items()[1], place)};
+        in.bytes = dim(member(j, "bytes", place), place);
+    }
+
+    void read_portable(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Portable;
+        in.op = text(j, "portable", place);
+        in.attributes = optional_text(j, "attrs", place);
+        in.operands = operands(j, "operands", place, false);
+        in.results = operands(j, "results", place, true);
+    }
+
+    std::vector<PlanOperand> operands(const Json &j, const char *name, const std::string &place, bool written) const {
+        std::vector<PlanOperand> out;
+        for (const Json &o : list(j, name, place).items()) {
+            const Json &b = member(o, "buffer", place);
+            out.push_back({written ? writable(b, place) : buffer(b, place), dtype(o, place), shape(o, place)});
+        }
+        return out;
+    }
+
+    // A buffer that an instruction of the runtime's own may write.
+    int writable(const Json &j, const std::string &place) const {
+        int index = buffer(j, place);
+        const PlanBuffer &b = plan_.buffers[static_cast<size_t>(index)];
+        bool mutated = b.kind == BufferKind::State && plan_.signature.state[static_cast<size_t>(b.binding)].mutated;
+        expect(b.kind == BufferKind::Output || b.kind == BufferKind::Arena || mutated, place,
+               format("buffer %d must not be written", index));
+        return index;
+    }
+
+    void read_checks(const Json &root) {
+        if (!root.find("checks"))
+            return;
+        for (const Json &j : list(root, "checks", "the plan").items())
+            plan_.signature.checks.push_back({dim(member(j, "expr", "checks"), "checks"), integer(j, "min", "checks"),
+                                              text(j, "message", "checks"), optional_text(j, "loc", "checks")});
+    }
+
+    const std::string &where_;
+    size_t image_bytes_;
+    Plan plan_;
+};
+
+} // namespace
+
+Plan Plan::parse(std::string_view json, const std::string &where, size_t image_bytes) {
+    return PlanReader(where, image_bytes).read(Json::parse(json, where));
+}
+
+} // namespace tessera::core

@@ -1,0 +1,69 @@
+// A plan: the flat list of instructions of one compiled program, read from its JSON form and validated.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/dims.h"
+#include "core/dtype.h"
+#include "exec/signature.h"
+
+namespace tessera::core {
+
+enum class BufferKind : uint8_t { Input, Output, State, Constant, Arena };
+
+struct PlanBuffer {
+    BufferKind kind = BufferKind::Arena;
+    Dim bytes, offset;
+    std::string label;
+    int binding = -1; // index among inputs, outputs, state or constants
+};
+
+struct PlanKernel {
+    std::string name;
+    int64_t entry = 0; // byte offset in the kernel image
+};
+
+struct PlanOperand {
+    int buffer = 0;
+    DType dtype = DType::F32;
+    std::vector<Dim> shape;
+};
+
+enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable };
+
+struct Instruction {
+    InstructionKind kind = InstructionKind::Kernel;
+    std::string loc;
+    std::vector<int> buffers; // kernel: operands; copy: source, target; zero and check_range: one
+    // kernel
+    int kernel = -1;
+    std::vector<Dim> sizes;
+    Dim grid, grain, scratch;
+    // check_range (count, low, high), copy and zero (bytes)
+    Dim count, low, high, bytes;
+    DType dtype = DType::I64;
+    std::optional<int64_t> ignore;
+    std::string what;
+    // portable
+    std::string op, attributes;
+    std::vector<PlanOperand> operands, results;
+};
+
+struct Plan {
+    std::string level;
+    Signature signature;
+    std::vector<PlanBuffer> buffers;
+    std::vector<PlanKernel> kernels;
+    std::vector<Instruction> instructions;
+    Dim arena;
+
+    // Reads and checks a plan: every index, name, dtype and expression. `where` names it in errors. Kernel entries must
+    // lie inside an image of `image_bytes`. FormatError or VersionError.
+    static Plan parse(std::string_view json, const std::string &where, size_t image_bytes);
+};
+
+} // namespace tessera::core

@@ -1,0 +1,60 @@
+// A plan for given sizes: every expression evaluated, every bound checked, once per size tuple.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <vector>
+
+#include "core/tensor.h"
+#include "exec/kernel_image.h"
+#include "exec/plan.h"
+
+namespace tessera::core {
+
+struct PreparedInstruction {
+    const Instruction *source = nullptr;
+    KernelEntry entry = nullptr;
+    size_t first_slot = 0;        // its operands' addresses begin here in the frame's table
+    const int64_t *sizes = nullptr;
+    int64_t grid = 0, grain = 1;
+    int64_t count = 0, low = 0, high = 0; // check_range; `count` is the bytes of copy and zero
+    std::vector<TensorView> operands, results; // portable; their addresses are in the table
+};
+
+// Where an input's or output's address goes in the table.
+struct Patch {
+    size_t slot;
+    int binding;
+};
+
+struct Prepared {
+    // Evaluates `plan` for sizes by Symbol::index; ShapeError or FormatError when something does not fit.
+    Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> sizes);
+    Prepared(const Prepared &) = delete;
+    Prepared &operator=(const Prepared &) = delete;
+
+    // Whether inputs of these shapes and dtypes have this size tuple.
+    bool matches(const Signature &signature, const Tensor *const *inputs, size_t count) const;
+
+    std::vector<int64_t> sizes;
+    std::vector<std::vector<int64_t>> input_shapes, output_shapes;
+    std::vector<PreparedInstruction> instructions;
+    std::vector<int> slot_buffers; // the buffer of each slot
+    std::vector<Patch> input_patches, output_patches;
+    std::vector<int64_t> arena_offsets; // by buffer; 0 for others
+    int64_t arena_bytes = 0;
+    int64_t scratch_bytes = 0; // of one thread
+
+  private:
+    void prepare_buffers(const Plan &plan);
+    void prepare_instruction(const Plan &plan, const KernelImage &image, const Instruction &in);
+    void check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const;
+    size_t add_slots(const std::vector<int> &buffers);
+    std::vector<TensorView> views(const Plan &plan, const std::vector<PlanOperand> &operands, const Instruction &in) const;
+
+    std::vector<int64_t> buffer_bytes_;
+    std::vector<std::unique_ptr<int64_t[]>> size_arrays_;
+};
+
+} // namespace tessera::core

@@ -14,13 +14,13 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from tessera import dist, errors, graph, op, optim
     from tessera.graph.load import load
-    from tessera.graph.seed import manual_seed
     from tessera.interop.array import Array, array, from_dlpack
+    from tessera.op.random import manual_seed
 
 _MODULES = frozenset({"dist", "errors", "graph", "op", "optim"})
 _NAMES = {
     "Array": "tessera.interop.array", "array": "tessera.interop.array", "from_dlpack": "tessera.interop.array",
-    "load": "tessera.graph.load", "manual_seed": "tessera.graph.seed",
+    "load": "tessera.graph.load", "manual_seed": "tessera.op.random",
 }
 
 __all__ = [

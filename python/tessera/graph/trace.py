@@ -18,6 +18,7 @@ from tessera.ir.graph import Graph
 from tessera.ir.provenance import user_location
 from tessera.ir.value import INPUT, Node, TensorType, Value
 from tessera.op.parameter import Parameter
+from tessera.op.random import operation_ids
 
 
 def is_array(leaf: Any) -> bool:
@@ -110,7 +111,7 @@ def trace(
     inputs = [_stand_in(leaf, name, batch, rows) for (_, leaf), name in zip(tensors, names, strict=True)]
     remaining = iter(inputs)
     symbolic = tree.rebuild(arguments, lambda leaf: next(remaining) if isinstance(leaf, Value) or is_array(leaf) else leaf)
-    with recording() as updates:
+    with recording() as updates, operation_ids():
         result = function(*symbolic[: len(args)], **dict(zip(kwargs, symbolic[len(args) :], strict=True)))
     result = tree.rebuild(result, lambda leaf: leaf.leaf() if isinstance(leaf, Parameter) else leaf)
     found = [(path, leaf) for path, leaf in tree.leaves(result) if isinstance(leaf, Value)]

@@ -34,7 +34,7 @@ class Accumulated(Optimizer):
     def updates(self, grads: Gradients) -> Updates:
         """Sums grow; every ``every`` calls the inner updates happen and the sums start again."""
         count = self.step.leaf()
-        fire = op.equal(op.mod(count + 1, self.every), 0)
+        fire = op.eq(op.mod(count + 1, self.every), 0)
         found: Updates = {count: count + 1}
         means: dict[str, Value] = {}
         for name, gradient in grads.items():

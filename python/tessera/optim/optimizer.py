@@ -84,7 +84,7 @@ class Optimizer(ABC):
             if self.master_weights and dtype != parameter.dtype:
                 master = self.slot("master", parameter)
                 # A parameter that was set from outside no longer is its rounded master: start again from it.
-                value = op.where(op.cast(master, parameter.dtype) == parameter.leaf(), master, value)
+                value = op.where(op.eq(op.cast(master, parameter.dtype), parameter.leaf()), master, value)
             typed = {key: op.cast(scalar, dtype) for key, scalar in scalars.items()}
             new, state = self.rule(Item(parameter, value, op.cast(gradient, dtype)), typed)
             found.update(state)

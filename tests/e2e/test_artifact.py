@@ -1,0 +1,233 @@
+"""The .tsr file: readable by safetensors, aligned, hashed, atomic; damaged files are refused."""
+
+import json
+import os
+
+import ml_dtypes
+import numpy as np
+import pytest
+import safetensors
+import safetensors.numpy
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tessera.artifact import history, layout, reader, writer
+from tessera.errors import ArgumentError, FileAccessError, FormatError, NameMissingError, VersionError
+
+META = {layout.FORMAT: "1", layout.PRODUCER: "test", layout.GRAPH: "tessera.graph 1\n"}
+
+
+def arrays():
+    rng = np.random.default_rng(0)
+    return {
+        "w": rng.standard_normal((3, 5)).astype(np.float32),
+        "scalar": np.float64(2.5).reshape(()),
+        "empty": np.zeros((0, 4), np.int32),
+        "flags": np.array([True, False, True]),
+        "half": rng.standard_normal(7).astype(np.float16),
+        "small": np.arange(-3, 4, dtype=np.int8),
+        "bytes": np.arange(9, dtype=np.uint8),
+        "short": np.arange(5, dtype=np.int16),
+        "long": np.arange(5, dtype=np.int64),
+        "brain": rng.standard_normal((2, 3)).astype(ml_dtypes.bfloat16),
+    }
+
+
+def save(path, tensors=None, metadata=META):
+    writer.save(path, metadata, [writer.section(k, v) for k, v in (tensors or arrays()).items()])
+
+
+def test_round_trip_and_alignment(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    found = reader.load(path)
+    assert found.weights() == list(arrays())
+    for name, array in arrays().items():
+        read = found.tensor(name)
+        assert read.dtype == array.dtype and read.shape == array.shape
+        assert read.tobytes() == array.tobytes()
+        assert found.entries[name].start % 64 == 0
+    assert found.metadata[layout.GRAPH] == META[layout.GRAPH]
+
+
+def test_safetensors_reads_it(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    with safetensors.safe_open(path, framework="pt") as file:
+        assert file.metadata()[layout.FORMAT] == "1"
+        assert {k for k in file.keys() if layout.is_weight(k)} == set(arrays())  # noqa: SIM118
+        for name, array in arrays().items():
+            assert tuple(file.get_tensor(name).shape) == array.shape
+        assert file.get_tensor("w").numpy().tobytes() == arrays()["w"].tobytes()
+
+
+def test_non_contiguous_arrays_are_stored_row_major(tmp_path):
+    base = np.arange(24, dtype=np.float32).reshape(4, 6)
+    save(tmp_path / "a.tsr", {"t": base.T[::2]})
+    assert np.array_equal(reader.load(tmp_path / "a.tsr").tensor("t"), base.T[::2])
+
+
+def test_user_metadata_and_missing_tensor(tmp_path):
+    save(tmp_path / "a.tsr", metadata={**META, "user.author": "Ada"})
+    found = reader.load(tmp_path / "a.tsr")
+    assert found.user_metadata() == {"author": "Ada"}
+    with pytest.raises(NameMissingError, match="no tensor 'nothing'"):
+        found.tensor("nothing")
+
+
+@pytest.mark.parametrize("keep", [0, 4, 7, 8, 100, -1])
+def test_truncated(tmp_path, keep):
+    path = tmp_path / "a.tsr"
+    save(path)
+    data = path.read_bytes()
+    path.write_bytes(data[:keep])
+    with pytest.raises(FormatError):
+        reader.load(path)
+
+
+def test_extra_bytes(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(FormatError, match="belong to nothing"):
+        reader.load(path)
+
+
+def test_corrupted_weight_is_named(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    data = bytearray(path.read_bytes())
+    data[reader.load(path).entries["half"].start] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match="'half' does not match its hash"):
+        reader.load(path)
+    reader.load(path, verify=False)
+
+
+def test_corrupted_metadata_is_named(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    path.write_bytes(path.read_bytes().replace(b"tessera.graph 1", b"tessera.graph 2"))
+    with pytest.raises(FormatError, match="'tessera.graph' does not match"):
+        reader.load(path)
+
+
+def test_newer_version(tmp_path):
+    save(tmp_path / "a.tsr", metadata={**META, layout.FORMAT: "2"})
+    with pytest.raises(VersionError, match="format version 2, this build of Tessera reads versions up to 1"):
+        reader.load(tmp_path / "a.tsr")
+
+
+@pytest.mark.parametrize("text", ["", "x", "-1", "0", "1.5", "9" * 30])
+def test_bad_version(text):
+    with pytest.raises(FormatError):
+        history.check_version(text, "file")
+
+
+def test_every_version_has_a_history():
+    assert sorted(history.HISTORY) == list(range(1, history.FORMAT_VERSION + 1))
+
+
+def test_plain_safetensors_is_no_artefact(tmp_path):
+    safetensors.numpy.save_file({"w": np.zeros(3, np.float32)}, tmp_path / "w.safetensors")
+    with pytest.raises(FormatError, match="no Tessera artefact"):
+        reader.load(tmp_path / "w.safetensors")
+
+
+def header_file(header: object, data: bytes = b"") -> bytes:
+    text = json.dumps(header).encode() if not isinstance(header, bytes) else header
+    return len(text).to_bytes(8, "little") + text + data
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff" * 16, "claims"),
+        (header_file(b"[1, 2]"), "not a JSON object"),
+        (header_file(b"{"), "not valid JSON"),
+        (header_file(b"\xff\xfe"), "UTF-8"),
+        (header_file(b"[" * 100000), "not valid JSON"),
+        (header_file({"__metadata__": {"a": 1}}), "map names to text"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"1234"), "malformed"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"), "needs 8 bytes"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"), "non-negative"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"12345678"), "gap or overlap"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12"), "truncated"),
+        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}), "needs"),
+        (header_file({"__metadata__": META, "w": []}), "malformed"),
+    ],
+)
+def test_hostile_headers(tmp_path, content, message):
+    path = tmp_path / "a.tsr"
+    path.write_bytes(content)
+    with pytest.raises(FormatError, match=message):
+        reader.load(path, verify=False)
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.data())
+def test_random_damage_is_an_error_or_harmless(data):
+    whole = writer.to_bytes(META, [writer.section(k, v) for k, v in arrays().items()])
+    at = data.draw(st.integers(0, len(whole) - 1))
+    damaged = bytearray(whole)
+    damaged[at] ^= data.draw(st.integers(1, 255))
+    try:
+        found = reader.parse("file", memoryview(bytes(damaged)))
+        found.verify()
+    except (FormatError, NameMissingError):
+        return
+    for name in found.entries:
+        found.tensor(name)
+
+
+def test_save_is_atomic(tmp_path, monkeypatch):
+    path = tmp_path / "a.tsr"
+    save(path)
+    before = path.read_bytes()
+
+    def fail(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(FileAccessError, match="No space left"):
+        save(path, {"w": np.ones(100, np.float32)})
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.tsr"]
+
+
+def test_save_into_a_missing_folder(tmp_path):
+    with pytest.raises(FileAccessError, match="cannot write"):
+        save(tmp_path / "no" / "a.tsr")
+
+
+def test_load_a_missing_file(tmp_path):
+    with pytest.raises(FileAccessError, match="cannot read"):
+        reader.load(tmp_path / "no.tsr")
+
+
+def test_permissions_of_the_replaced_file_stay(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    path.chmod(0o640)
+    save(path)
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_names(tmp_path):
+    with pytest.raises(ArgumentError, match="reserved"):
+        save(tmp_path / "a.tsr", {"tessera.x": np.zeros(1, np.float32)})
+    twice = [writer.section("w", np.zeros(1, np.float32))] * 2
+    with pytest.raises(ArgumentError, match="two tensors of one artefact are called 'w'"):
+        writer.save(tmp_path / "a.tsr", META, twice)
+
+
+def test_large_weights_are_not_copied():
+    big = np.zeros(1 << 20, np.float32)
+    assert writer.section("w", big).data.obj is not None
+    assert np.shares_memory(np.frombuffer(writer.section("w", big).data, np.uint8), big)
+
+
+def test_header_limit(monkeypatch):
+    monkeypatch.setattr(layout, "MAX_HEADER", 200)
+    with pytest.raises(FormatError, match="safetensors readers accept 200"):
+        writer.to_bytes({layout.GRAPH: "x" * 300}, [])

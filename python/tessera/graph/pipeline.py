@@ -1,0 +1,124 @@
+"""From a prepared graph to what a file or a program holds: passes, schedule, kernels, plan; each graph built once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from tessera import __version__
+from tessera.artifact import layout, writer
+from tessera.artifact.history import FORMAT_VERSION
+from tessera.ir.graph import Graph
+from tessera.ir.printer import print_graph
+from tessera.ir.value import Value
+from tessera.schedule.options import Schedule
+from tessera.transform.pipeline import to_primitives
+
+_CACHED = 128  # builds kept in memory, least recently used dropped
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What a graph is built for. ``levels``: CPU code levels; empty: that of the running CPU."""
+
+    targets: tuple[str, ...] = ("cpu",)
+    schedule: Schedule = field(default_factory=Schedule)
+    levels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Name, dtype and shape (integers, or the text of symbolic dimensions) of an input, output or state."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.dtype}[{', '.join(map(str, self.shape))}]"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """The parts of an artefact that do not depend on weights.
+
+    ``metadata``: its text entries; ``kernels``: image by section name; ``schedules``: printed schedule by target.
+    """
+
+    metadata: dict[str, str]
+    kernels: dict[str, bytes]
+    targets: tuple[str, ...]
+    schedules: dict[str, Callable[[], str]]
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    state: tuple[TensorInfo, ...]
+
+    def kernel_sections(self) -> list[writer.Section]:
+        """The kernel images as tensors of the file."""
+        return [writer.section(name, image) for name, image in self.kernels.items()]
+
+    def schedule_text(self) -> str:
+        """The schedule of each target, one after the other."""
+        return "\n".join(text() for text in self.schedules.values())
+
+
+def _info(name: str, value: Value) -> TensorInfo:
+    return TensorInfo(name, value.dtype.name, tuple(d if isinstance(d, int) else str(d) for d in value.shape))
+
+
+_builds: OrderedDict[bytes, Built] = OrderedDict()
+_lock = threading.Lock()
+
+
+def build(graph: Graph, options: Options) -> Built:
+    """Build a prepared graph, or take what the same text with the same options gave before."""
+    text = print_graph(graph)
+    key = _key(graph, text, options)
+    with _lock:
+        if key in _builds:
+            _builds.move_to_end(key)
+            return _builds[key]
+    built = _build(graph, text, options)
+    with _lock:
+        _builds[key] = built
+        while len(_builds) > _CACHED:
+            _builds.popitem(last=False)
+    return built
+
+
+def _key(graph: Graph, text: str, options: Options) -> bytes:
+    """What a build depends on: the text, the data of constants (folded into kernels), the options."""
+    digest = hashlib.blake2b(text.encode(), digest_size=16)
+    for leaf in graph.constants():
+        digest.update(np.ascontiguousarray(leaf.node.payload).tobytes())
+    digest.update(repr(options).encode())
+    return digest.digest()
+
+
+def _build(graph: Graph, text: str, options: Options) -> Built:
+    primitives = to_primitives(graph)
+    metadata = {
+        layout.FORMAT: str(FORMAT_VERSION),
+        layout.PRODUCER: f"tessera {__version__}",
+        layout.GRAPH: text,
+        layout.STATE: json.dumps([leaf.node.attrs["name"] for leaf in graph.updates]),
+    }
+    kernels: dict[str, bytes] = {}
+    schedules: dict[str, Callable[[], str]] = {}
+    if "cpu" in options.targets:
+        _build_cpu(primitives, options, metadata, kernels, schedules)
+    if "portable" in options.targets:
+        metadata[layout.PORTABLE] = print_graph(primitives)
+        schedules["portable"] = lambda: f"portable: {len(primitives.nodes())} operators, executed one by one in graph order"
+    return Built(
+        metadata, kernels, options.targets, schedules,
+        tuple(_info(v.node.attrs["name"], v) for v in graph.inputs),
+        tuple(_info(name, v) for name, v in graph.outputs.items()),
+        tuple(_info(v.node.attrs["name"], v) for v in graph.params()),
+    )

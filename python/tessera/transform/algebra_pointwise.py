@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
+
 from tessera.ir.dtype import DType
 from tessera.ir.value import Node, Value
+from tessera.op.reference import rounded
 from tessera.transform.cse import COMMUTATIVE
 from tessera.transform.rewrite import (
-    Build,
+    Builder,
     Rule,
     broadcast,
     common_shape,
     converted,
     is_number,
     number,
-    rounded,
 )
 
 _NEVER_NEGATIVE_ZERO = frozenset({"exp", "exp2", "abs", "sigmoid", "cosh", "random_uniform", "iota"})
@@ -31,7 +33,7 @@ _EXPONENT_RANGE = {
 _MIN_NORMAL = {"f64": -1022, "f32": -126, "bf16": -126, "f16": -14}
 
 
-def strip_broadcasts(node: Node, build: Build) -> Value | None:
+def strip_broadcasts(node: Node, build: Builder) -> Value | None:
     """Drop broadcasts of operands, which pointwise operators imply; move one that stays behind the operator."""
     stripped = [_stripped(v, build) for v in node.operands]
     if all(a is b for a, b in zip(stripped, node.operands)):
@@ -44,7 +46,7 @@ def strip_broadcasts(node: Node, build: Build) -> Value | None:
     return build(node.op, *stripped, **node.attrs)
 
 
-def _stripped(value: Value, build: Build) -> Value:
+def _stripped(value: Value, build: Builder) -> Value:
     node = value.node
     if node.op == "full" and value.shape:
         return build("full", shape=[], value=node.attrs["value"], dtype=value.dtype)
@@ -58,7 +60,7 @@ def _stripped(value: Value, build: Build) -> Value:
     return value
 
 
-def constants_right(node: Node, build: Build) -> Value | None:
+def constants_right(node: Node, build: Builder) -> Value | None:
     """Put the constant operand of a commutative operator second."""
     if node.op not in COMMUTATIVE:
         return None
@@ -66,12 +68,12 @@ def constants_right(node: Node, build: Build) -> Value | None:
     return build(node.op, b, a) if a.node.op == "full" and b.node.op != "full" else None
 
 
-def _same(node: Node, build: Build, value: Value) -> Value:
+def _same(node: Node, build: Builder, value: Value) -> Value:
     """``value`` as the result of the node: broadcast to its shape."""
     return broadcast(build, value, node.types[0].shape)
 
 
-def _add(node: Node, build: Build) -> Value | None:
+def _add(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     if is_number(b, -0.0) or (is_number(b, 0.0) and (not a.dtype.is_float or _never_negative_zero(a))):
         return _same(node, build, a)
@@ -93,7 +95,7 @@ def _never_negative_zero(value: Value) -> bool:
     return node.op in _NEVER_NEGATIVE_ZERO
 
 
-def _sub(node: Node, build: Build) -> Value | None:
+def _sub(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     if is_number(b, 0.0):
         return _same(node, build, a)
@@ -104,7 +106,7 @@ def _sub(node: Node, build: Build) -> Value | None:
     return None
 
 
-def _mul(node: Node, build: Build) -> Value | None:
+def _mul(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     if is_number(b, 1):
         return _same(node, build, a)
@@ -114,10 +116,14 @@ def _mul(node: Node, build: Build) -> Value | None:
         return build("mul", a.node.operands[0], b.node.operands[0])
     if a.node.op == "neg" and a.dtype.is_float and (c := number(b)) is not None:
         return build("mul", a.node.operands[0], build("full", shape=[], value=-c, dtype=b.dtype))
+    if a.node.op == "neg":  # outwards, where an addition absorbs it
+        return build("neg", build("mul", a.node.operands[0], b))
+    if b.node.op == "neg":
+        return build("neg", build("mul", a, b.node.operands[0]))
     return None
 
 
-def _div(node: Node, build: Build) -> Value | None:
+def _div(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     if is_number(b, 1):
         return _same(node, build, a)
@@ -126,7 +132,7 @@ def _div(node: Node, build: Build) -> Value | None:
     c = number(b)
     if c is None or b.dtype.name not in _MIN_NORMAL:
         return None
-    mantissa, exponent = math.frexp(rounded(c, b.dtype))
+    mantissa, exponent = math.frexp(rounded(np.asarray(c), b.dtype).item())
     low = _MIN_NORMAL[b.dtype.name]
     # Division by a power of two is multiplication by its inverse when both are normal numbers.
     if abs(mantissa) == 0.5 and low <= exponent - 1 <= -low:
@@ -134,12 +140,12 @@ def _div(node: Node, build: Build) -> Value | None:
     return None
 
 
-def _floordiv(node: Node, build: Build) -> Value | None:
+def _floordiv(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     return _same(node, build, a) if is_number(b, 1) and not a.dtype.is_float else None
 
 
-def _pow(node: Node, build: Build) -> Value | None:
+def _pow(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     if is_number(b, 1):
         return _same(node, build, a)
@@ -153,36 +159,36 @@ def _pow(node: Node, build: Build) -> Value | None:
 def _twice(inverse: str) -> Rule:
     """``f(inverse(x)) = x``."""
 
-    def rule(node: Node, build: Build) -> Value | None:
+    def rule(node: Node, build: Builder) -> Value | None:
         inner = node.operands[0].node
         return inner.operands[0] if inner.op == inverse else None
 
     return rule
 
 
-def _abs(node: Node, build: Build) -> Value | None:
+def _abs(node: Node, build: Builder) -> Value | None:
     inner = node.operands[0].node
     if inner.op == "abs":
         return node.operands[0]
     return build("abs", inner.operands[0]) if inner.op == "neg" and node.types[0].dtype.is_float else None
 
 
-def _idempotent(node: Node, build: Build) -> Value | None:
+def _idempotent(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     return a if a is b else None
 
 
-def _logical_and(node: Node, build: Build) -> Value | None:
+def _logical_and(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     return None if number(b) is None else _same(node, build, a if number(b) else b)
 
 
-def _logical_or(node: Node, build: Build) -> Value | None:
+def _logical_or(node: Node, build: Builder) -> Value | None:
     a, b = node.operands
     return None if number(b) is None else _same(node, build, b if number(b) else a)
 
 
-def _where(node: Node, build: Build) -> Value | None:
+def _where(node: Node, build: Builder) -> Value | None:
     condition, a, b = node.operands
     if a is b:
         return _same(node, build, a)
@@ -193,7 +199,7 @@ def _where(node: Node, build: Build) -> Value | None:
     return None
 
 
-def _cast(node: Node, build: Build) -> Value | None:
+def _cast(node: Node, build: Builder) -> Value | None:
     middle = node.operands[0]
     target = node.types[0].dtype
     if middle.dtype == target:
@@ -226,7 +232,7 @@ def _lossless(source: DType, target: DType) -> bool:
     return target.kind == "int" and magnitude <= target.bits - 1
 
 
-def _stop_gradient(node: Node, build: Build) -> Value | None:
+def _stop_gradient(node: Node, build: Builder) -> Value | None:
     return node.operands[0]
 
 

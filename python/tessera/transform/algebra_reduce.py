@@ -6,10 +6,11 @@ import numpy as np
 
 from tessera.ir.dims import bounds, product
 from tessera.ir.value import Node, Value
-from tessera.transform.rewrite import Build, Rule, converted, full, number, reshaped
+from tessera.op.reference import rounded
+from tessera.transform.rewrite import Builder, Rule, converted, full, number, reshaped
 
 
-def _over_one(node: Node, build: Build) -> Value | None:
+def _over_one(node: Node, build: Builder) -> Value | None:
     """A reduction over dimensions of size 1 (or over none) only drops them."""
     x = node.operands[0]
     if any(x.shape[a] != 1 for a in node.attrs["axes"]):
@@ -18,7 +19,7 @@ def _over_one(node: Node, build: Build) -> Value | None:
     return converted(build, reshaped(build, x, result.shape), result.dtype)
 
 
-def _sum_of_full(node: Node, build: Build) -> Value | None:
+def _sum_of_full(node: Node, build: Builder) -> Value | None:
     """A sum of n equal numbers is n times the number, in the precision of the accumulator."""
     x = node.operands[0]
     c = number(x)
@@ -28,21 +29,21 @@ def _sum_of_full(node: Node, build: Build) -> Value | None:
     result = node.types[0]
     with np.errstate(all="ignore"):
         if result.dtype.is_float:
-            value = float(np.asarray(c).astype(result.dtype.numpy).astype(np.float64) * count) if count else 0.0
-            value = np.asarray(value).astype(result.dtype.numpy).item()
+            exact = rounded(np.asarray(c), result.dtype).astype(np.float64) * count if count else np.float64(0.0)
+            value = rounded(np.asarray(exact), result.dtype).item()
         else:
             value = (int(c) * count + 2**63) % 2**64 - 2**63
     return full(build, value, result.shape, result.dtype)
 
 
-def _prod_of_ones(node: Node, build: Build) -> Value | None:
+def _prod_of_ones(node: Node, build: Builder) -> Value | None:
     result = node.types[0]
     if number(node.operands[0]) == 1:
         return full(build, 1.0 if result.dtype.is_float else 1, result.shape, result.dtype)
     return None
 
 
-def _extremum_of_full(node: Node, build: Build) -> Value | None:
+def _extremum_of_full(node: Node, build: Builder) -> Value | None:
     """The greatest or least of equal numbers, where there surely is one."""
     x = node.operands[0]
     c = number(x)
@@ -51,14 +52,14 @@ def _extremum_of_full(node: Node, build: Build) -> Value | None:
     return full(build, c, node.types[0].shape, x.dtype)
 
 
-def _position_of_one(node: Node, build: Build) -> Value | None:
+def _position_of_one(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     if x.shape[node.attrs["axis"]] != 1:
         return None
     return full(build, 0, node.types[0].shape, node.types[0].dtype)
 
 
-def _scan_of_one(node: Node, build: Build) -> Value | None:
+def _scan_of_one(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     return converted(build, x, node.types[0].dtype) if x.shape[node.attrs["axis"]] == 1 else None
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from tessera.errors import ShapeError
 from tessera.ir.dims import Dim, add, mul
 from tessera.ir.value import Node, Value
-from tessera.transform.rewrite import Build, Rule, common_shape, is_number, number, reshaped
+from tessera.transform.rewrite import Builder, Rule, common_shape, is_number, number, reshaped
 
 
-def of_full(node: Node, build: Build) -> Value | None:
+def of_full(node: Node, build: Builder) -> Value | None:
     """A view of a constant tensor is that constant in another shape."""
     inner = node.operands[0].node
     if inner.op != "full":
@@ -18,18 +18,28 @@ def of_full(node: Node, build: Build) -> Value | None:
     return build("full", shape=list(node.types[0].shape), value=inner.attrs["value"], dtype=node.types[0].dtype)
 
 
-def identity(node: Node, build: Build) -> Value | None:
+def identity(node: Node, build: Builder) -> Value | None:
     """A reshape or broadcast to the shape that the operand has."""
     x = node.operands[0]
     return x if x.shape == node.types[0].shape else None
 
 
-def _reshape(node: Node, build: Build) -> Value | None:
+def _reshape(node: Node, build: Builder) -> Value | None:
     inner = node.operands[0].node
-    return reshaped(build, inner.operands[0], node.types[0].shape) if inner.op == "reshape" else None
+    shape = node.types[0].shape
+    if inner.op == "reshape":
+        return reshaped(build, inner.operands[0], shape)
+    if inner.op in ("sum", "prod", "max", "min"):  # one that only puts back or drops the reduced dimensions
+        axes = inner.attrs["axes"]
+        source = inner.operands[0].shape
+        keepdims = not inner.attrs["keepdims"]
+        other = [1 if i in axes else d for i, d in enumerate(source) if keepdims or i not in axes]
+        if list(shape) == other and build.used_once(node.operands[0]):
+            return build(inner.op, inner.operands[0], axes=list(axes), keepdims=keepdims)
+    return None
 
 
-def _broadcast_to(node: Node, build: Build) -> Value | None:
+def _broadcast_to(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     shape = node.types[0].shape
     extra = len(shape) - x.ndim
@@ -46,7 +56,7 @@ def _broadcast_to(node: Node, build: Build) -> Value | None:
     return None
 
 
-def _transpose(node: Node, build: Build) -> Value | None:
+def _transpose(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     perm = list(node.attrs["perm"])
     if perm == list(range(x.ndim)):
@@ -54,13 +64,21 @@ def _transpose(node: Node, build: Build) -> Value | None:
     if x.node.op == "transpose":
         inner = list(x.node.attrs["perm"])
         return build("transpose", x.node.operands[0], perm=[inner[p] for p in perm])
+    if x.node.op == "matmul" and perm == [*range(x.ndim - 2), x.ndim - 1, x.ndim - 2] and build.used_once(x):
+        a, b = (_swapped(v, build) for v in x.node.operands)
+        return build("matmul", b, a)
     moved = [p for p in perm if x.shape[p] != 1]
     if moved == sorted(moved):  # only dimensions of size 1 change places
         return build("reshape", x, shape=list(node.types[0].shape))
     return None
 
 
-def _flip(node: Node, build: Build) -> Value | None:
+def _swapped(value: Value, build: Builder) -> Value:
+    n = value.ndim
+    return build("transpose", value, perm=[*range(n - 2), n - 1, n - 2])
+
+
+def _flip(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     axes = {a for a in node.attrs["axes"] if x.shape[a] != 1}
     if not axes:
@@ -74,7 +92,7 @@ def _whole(shape: Sequence[Dim], start: Sequence[Dim], stop: Sequence[Dim], step
     return all(b == 0 and e == n and s == 1 for n, b, e, s in zip(shape, start, stop, step))
 
 
-def _slice(node: Node, build: Build) -> Value | None:
+def _slice(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     start, stop, step = (list(node.attrs[k]) for k in ("start", "stop", "step"))
     if _whole(x.shape, start, stop, step):
@@ -88,7 +106,7 @@ def _slice(node: Node, build: Build) -> Value | None:
         return None
 
 
-def _slice_of_slice(node: Node, inner: Node, build: Build) -> Value | None:
+def _slice_of_slice(node: Node, inner: Node, build: Builder) -> Value | None:
     """The one slice: start and step are composed; the stop follows from the number of elements."""
     start: list[Dim] = []
     stop: list[Dim] = []
@@ -113,7 +131,7 @@ def _slice_of_slice(node: Node, inner: Node, build: Build) -> Value | None:
     return build("slice", inner.operands[0], start=start, stop=stop, step=step)
 
 
-def _slice_of_pad(node: Node, pad: Node, build: Build) -> Value | None:
+def _slice_of_pad(node: Node, pad: Node, build: Builder) -> Value | None:
     """A slice that takes just what was padded, or a part of it."""
     x = pad.operands[0]
     starts = [add(b, mul(-1, low)) for b, low in zip(node.attrs["start"], pad.attrs["low"])]
@@ -127,7 +145,7 @@ def _slice_of_pad(node: Node, pad: Node, build: Build) -> Value | None:
     return build("slice", x, start=starts, stop=stops, step=list(node.attrs["step"])) if inside else None
 
 
-def _slice_of_concat(node: Node, concat: Node, build: Build) -> Value | None:
+def _slice_of_concat(node: Node, concat: Node, build: Builder) -> Value | None:
     """A slice of one of the operands."""
     axis = concat.attrs["axis"]
     start, stop = node.attrs["start"][axis], node.attrs["stop"][axis]
@@ -145,7 +163,7 @@ def _slice_of_concat(node: Node, concat: Node, build: Build) -> Value | None:
     return None
 
 
-def _pad(node: Node, build: Build) -> Value | None:
+def _pad(node: Node, build: Builder) -> Value | None:
     x = node.operands[0]
     low, high = list(node.attrs["low"]), list(node.attrs["high"])
     if all(d == 0 for d in (*low, *high)):
@@ -163,7 +181,7 @@ def _pad(node: Node, build: Build) -> Value | None:
     return None
 
 
-def _concat(node: Node, build: Build) -> Value | None:
+def _concat(node: Node, build: Builder) -> Value | None:
     axis = node.attrs["axis"]
     operands: list[Value] = []
     for v in node.operands:
@@ -182,7 +200,7 @@ def _same_full(a: Node, b: Node) -> bool:
     return a.op == "full" and repr(a.attrs["value"]) == repr(b.attrs["value"])
 
 
-def _matmul(node: Node, build: Build) -> Value | None:
+def _matmul(node: Node, build: Builder) -> Value | None:
     """Batch dimensions broadcast anyway."""
     a, b = node.operands
     new_a, new_b = _batch_stripped(a), _batch_stripped(b)

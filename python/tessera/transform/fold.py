@@ -6,11 +6,13 @@ from typing import Any
 
 import numpy as np
 
+from tessera.ir.dims import Dim, Expr
 from tessera.ir.graph import Graph, keep, rebuild
 from tessera.ir.provenance import location
-from tessera.ir.value import Node, Value
+from tessera.ir.value import Node, TensorType, Value
 from tessera.op import opdef
 from tessera.op.lowering import View
+from tessera.op.reference import evaluate_operator, rounded
 from tessera.transform.rewrite import is_pointwise, number
 
 MAX_ELEMENTS = 1024
@@ -53,12 +55,12 @@ def _scalar(value: Value) -> np.ndarray | None:
     numbers = [number(v) for v in node.operands]
     if any(n is None for n in numbers):
         return None
-    return _evaluated(node, [_element(n, v) for n, v in zip(numbers, node.operands)])
+    return _evaluated(node, [_element(n, v) for n, v in zip(numbers, node.operands)], ())
 
 
 def _element(n: Any, value: Value) -> np.ndarray:
     with np.errstate(all="ignore"):
-        return np.asarray(n).astype(value.dtype.numpy)
+        return rounded(np.asarray(n), value.dtype)
 
 
 def _array(value: Value, arrays: dict[Value, np.ndarray | None]) -> np.ndarray | None:
@@ -90,13 +92,18 @@ def _array_of(value: Value, arrays: dict[Value, np.ndarray | None]) -> np.ndarra
     return _evaluated(node, operands)
 
 
-def _evaluated(node: Node, operands: list[np.ndarray]) -> np.ndarray | None:
-    """The reference's result in the node's dtype and shape; None where the operator has no reference."""
-    reference = opdef.get(node.op).reference
-    if reference is None:
+def _evaluated(node: Node, operands: list[np.ndarray], shape: tuple[Dim, ...] | None = None) -> np.ndarray | None:
+    """The reference's result for operands of these shapes; None where sizes are symbolic or there is no reference."""
+    definition = opdef.get(node.op)
+    if definition.reference is None or any(isinstance(a, Expr) for v in node.attrs.values() for a in _items(v)):
         return None
+    types = (TensorType(node.types[0].dtype, node.types[0].shape if shape is None else shape),)
     with np.errstate(all="ignore"):
-        return np.asarray(reference(*operands, **node.attrs)).astype(node.types[0].dtype.numpy)
+        return evaluate_operator(definition, operands, node.attrs, types, {})[0]
+
+
+def _items(attribute: Any) -> tuple[Any, ...]:
+    return tuple(attribute) if isinstance(attribute, (list, tuple)) else (attribute,)
 
 
 def _uniform(array: np.ndarray) -> bool:

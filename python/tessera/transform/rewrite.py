@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-
-import numpy as np
 
 from tessera.errors import InternalError
 from tessera.ir.dims import Dim, Expr
@@ -17,13 +16,30 @@ from tessera.ir.value import Node, Value
 from tessera.op import opdef
 from tessera.op.lowering import Pointwise
 
-Build = Callable[..., Value]
-"""``build(op, *operands, **attrs)``: a new, already simplified value."""
-Rule = Callable[[Node, Build], "Value | None"]
+Rule = Callable[[Node, "Builder"], "Value | None"]
 """A value equal to the node's only result, or None when the rule does not apply."""
 Number = bool | int | float
 
 _MAX_STEPS = 64
+
+
+class Builder:
+    """What a rule builds with: ``build(op, *operands, **attrs)`` gives a new, already simplified value."""
+
+    def __init__(self, rewrite: Callable[[Value], Value]) -> None:
+        self._rewrite = rewrite
+        self._uses: Counter[Value] = Counter()
+
+    def __call__(self, op: str, *operands: Value, **attrs: Any) -> Value:
+        return self._rewrite(opdef.apply(op, operands, attrs)[0])
+
+    def used_once(self, value: Value) -> bool:
+        """Whether the graph uses the value at most once; so that replacing that use makes the value go away."""
+        return self._uses[value] <= 1
+
+    def count(self, old: Value, new: Value, uses: Counter[Value]) -> None:
+        """``new`` stands for ``old`` in the new graph."""
+        self._uses[new] += uses[old]
 
 
 class Rewriter:
@@ -38,38 +54,40 @@ class Rewriter:
 
     def run(self, graph: Graph) -> Graph:
         """The graph with every rule applied wherever it fits."""
-        return rebuild(graph, self._visit)
+        uses = Counter(v for node in graph.nodes() for v in node.operands)
+        uses.update(graph.roots())
 
-    def _visit(self, node: Node, operands: tuple[Value, ...]) -> Sequence[Value]:
-        results = keep(node, operands)
-        return results if len(results) != 1 else (self._rewrite(results[0]),)
+        def rewrite(value: Value) -> Value:
+            for _ in range(_MAX_STEPS):
+                new = self._step(value, build)
+                if new is None:
+                    break
+                if new.type != value.type:
+                    raise InternalError(f"a rewrite of {value.node.op} changed its type from {value.type} to {new.type}")
+                value = new
+            return value
 
-    def _build(self, op: str, *operands: Value, **attrs: Any) -> Value:
-        return self._rewrite(opdef.apply(op, operands, attrs)[0])
+        def visit(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
+            results = keep(node, operands)
+            if len(results) == 1:
+                results = (rewrite(results[0]),)
+            for old, new in zip(node.results, results):
+                build.count(old, new, uses)
+            return results
 
-    def _rewrite(self, value: Value) -> Value:
-        for _ in range(_MAX_STEPS):
-            new = self._step(value)
-            if new is None:
-                return value
-            if new.type != value.type:
-                raise InternalError(f"a rewrite of {value.node.op} changed its type from {value.type} to {new.type}")
-            value = new
-        return value
+        build = Builder(rewrite)
+        return rebuild(graph, visit)
 
-    def _step(self, value: Value) -> Value | None:
+    def _step(self, value: Value, build: Builderer) -> Value | None:
         node = value.node
-        rules = self._rules.get(node.op)
-        if rules is None and not self._pointwise:
-            return None
-        with location(node.loc):
-            if self._pointwise and is_pointwise(node):
-                for rule in self._pointwise:
-                    if (new := rule(node, self._build)) is not None:
+        rules: Iterable[Rule] = self._rules.get(node.op, ())
+        if self._pointwise and is_pointwise(node):
+            rules = (*self._pointwise, *rules)
+        if rules:
+            with location(node.loc):
+                for rule in rules:
+                    if (new := rule(node, build)) is not None:
                         return new
-            for rule in rules or ():
-                if (new := rule(node, self._build)) is not None:
-                    return new
         return None
 
 
@@ -87,12 +105,6 @@ def number(value: Value) -> Number | None:
     return None if isinstance(found, Expr) else found
 
 
-def rounded(value: Number, dtype: DType) -> Number:
-    """The number as an element of this dtype."""
-    with np.errstate(all="ignore"):
-        return np.asarray(value).astype(dtype.numpy).item()
-
-
 def is_number(value: Value, wanted: float) -> bool:
     """Whether a value is a ``full`` of exactly this number (0.0 is not -0.0; integers have one zero)."""
     found = number(value)
@@ -101,22 +113,22 @@ def is_number(value: Value, wanted: float) -> bool:
     return not value.dtype.is_float or math.copysign(1.0, found) == math.copysign(1.0, wanted)
 
 
-def full(build: Build, value: Number, shape: Sequence[Dim], dtype: DType) -> Value:
+def full(build: Builder, value: Number, shape: Sequence[Dim], dtype: DType) -> Value:
     """A tensor of one number."""
     return build("full", shape=list(shape), value=value, dtype=dtype)
 
 
-def broadcast(build: Build, value: Value, shape: tuple[Dim, ...]) -> Value:
+def broadcast(build: Builder, value: Value, shape: tuple[Dim, ...]) -> Value:
     """The value, broadcast to a shape where it does not have it."""
     return value if value.shape == shape else build("broadcast_to", value, shape=list(shape))
 
 
-def reshaped(build: Build, value: Value, shape: tuple[Dim, ...]) -> Value:
+def reshaped(build: Builder, value: Value, shape: tuple[Dim, ...]) -> Value:
     """The value, reshaped to a shape where it does not have it."""
     return value if value.shape == shape else build("reshape", value, shape=list(shape))
 
 
-def converted(build: Build, value: Value, dtype: DType) -> Value:
+def converted(build: Builder, value: Value, dtype: DType) -> Value:
     """The value, cast to a dtype where it does not have it."""
     return value if value.dtype == dtype else build("cast", value, dtype=dtype)
 

@@ -44,7 +44,7 @@ bool Attribute::is_symbolic() const {
     return get_if<Dim>() != nullptr;
 }
 
-Attribute Attribute::evaluate(const core::Sizes &sizes) const {
+Attribute Attribute::evaluate(const std::vector<int64_t> &sizes) const {
     if (const Dim *d = get_if<Dim>())
         return integer(d->evaluate(sizes));
     if (const List *items = get_if<List>()) {
@@ -155,7 +155,7 @@ bool Attributes::is_symbolic() const {
     return false;
 }
 
-Attributes Attributes::evaluate(const core::Sizes &sizes) const {
+Attributes Attributes::evaluate(const std::vector<int64_t> &sizes) const {
     Attributes out;
     for (const auto &[name, value] : items_)
         out.set(name, value.evaluate(sizes));

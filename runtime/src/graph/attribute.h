@@ -45,8 +45,8 @@ class Attribute {
     bool is_none() const { return std::holds_alternative<std::monostate>(value_); }
     // Whether this is, or holds, a symbolic dimension.
     bool is_symbolic() const;
-    // Symbolic dimensions replaced by their values.
-    Attribute evaluate(const core::Sizes &sizes) const;
+    // Symbolic dimensions replaced by their values, for sizes by Symbol::index.
+    Attribute evaluate(const std::vector<int64_t> &sizes) const;
 
   private:
     explicit Attribute(Variant value) : value_(std::move(value)) {}
@@ -81,7 +81,7 @@ class Attributes {
     Scalar scalar(std::string_view op, std::string_view name) const;
 
     bool is_symbolic() const;
-    Attributes evaluate(const core::Sizes &sizes) const;
+    Attributes evaluate(const std::vector<int64_t> &sizes) const;
 
   private:
     const Attribute &at(std::string_view op, std::string_view name) const;

@@ -199,6 +199,7 @@ class GraphParser {
         symbol->multiple_of = in_.integer("a divisor");
         if (symbol->min < 0 || symbol->multiple_of < 1 || (symbol->max && *symbol->max < symbol->min))
             in_.fail_at(start, "the range of the dimension '" + symbol->name + "' is empty or negative");
+        symbol->index = static_cast<int>(graph_.symbols.size());
         graph_.symbols.push_back(std::move(symbol));
     }
 

@@ -1,0 +1,87 @@
+#include "ops/portable.h"
+
+#include <map>
+
+#include "graph/infer.h"
+#include "graph/parser.h"
+#include "graph/verify.h"
+#include "ops/kernel.h"
+
+namespace tessera::portable {
+
+namespace {
+
+Kernel find_kernel(const std::string &op) {
+    static const std::map<std::string_view, Kernel> kernels = [] {
+        std::map<std::string_view, Kernel> out;
+        for (const KernelTable *table : {&pointwise_kernels(), &reduction_kernels(), &matmul_kernels(), &shape_kernels(),
+                                         &creation_kernels(), &index_kernels()})
+            for (const KernelEntry &entry : *table)
+                out.emplace(entry.name, entry.kernel);
+        return out;
+    }();
+    const auto found = kernels.find(op);
+    if (found == kernels.end())
+        core::fail(Code::NameMissing, "unknown operator '%s': it is not a primitive of this version",
+                   core::shown(op).c_str());
+    return found->second;
+}
+
+std::vector<graph::TensorType> types_of(const std::vector<TensorView> &tensors) {
+    std::vector<graph::TensorType> out;
+    out.reserve(tensors.size());
+    for (const TensorView &t : tensors)
+        out.push_back(type_of(t));
+    return out;
+}
+
+} // namespace
+
+graph::TensorType type_of(const TensorView &tensor) {
+    return {tensor.dtype, std::vector<core::Dim>(tensor.shape.begin(), tensor.shape.end())};
+}
+
+Primitive::Primitive(std::string op, graph::Attributes attrs, std::optional<graph::Location> loc)
+    : op_(std::move(op)), attrs_(std::move(attrs)), loc_(std::move(loc)), symbolic_(attrs_.is_symbolic()),
+      kernel_(find_kernel(op_)) {}
+
+Primitive::Primitive(std::string op, std::string_view attributes, const core::SymbolTable &symbols,
+                     std::optional<graph::Location> loc)
+    : Primitive(std::move(op), graph::parse_attributes(attributes, symbols), std::move(loc)) {}
+
+graph::TensorType Primitive::result_type(const std::vector<graph::TensorType> &operands) const {
+    try {
+        return graph::infer(op_, operands, attrs_);
+    } catch (const core::Error &error) {
+        throw graph::located(error, loc_);
+    }
+}
+
+void Primitive::run(const std::vector<TensorView> &operands, const TensorView &result, ThreadPool *pool,
+                    const std::vector<int64_t> &sizes) const {
+    try {
+        if (symbolic_)
+            run_evaluated(attrs_.evaluate(sizes), operands, result, pool);
+        else
+            run_evaluated(attrs_, operands, result, pool);
+    } catch (const core::Error &error) {
+        throw graph::located(error, loc_);
+    }
+}
+
+void Primitive::run_evaluated(const graph::Attributes &attrs, const std::vector<TensorView> &operands,
+                              const TensorView &result, ThreadPool *pool) const {
+    const graph::TensorType expected = graph::infer(op_, types_of(operands), attrs);
+    const graph::TensorType given = type_of(result);
+    if (given != expected)
+        core::fail(Code::Shape, "[%s] the result has type %s but is to be written to %s", op_.c_str(),
+                   expected.text().c_str(), given.text().c_str());
+    kernel_({op_, attrs, operands.data(), operands.size(), result, pool, loc_ ? &*loc_ : nullptr});
+}
+
+void run_primitive(const std::string &op, const graph::Attributes &attrs, const std::vector<TensorView> &operands,
+                   const TensorView &result, ThreadPool *pool) {
+    Primitive(op, attrs).run(operands, result, pool);
+}
+
+} // namespace tessera::portable

@@ -15,9 +15,11 @@ from tessera.transform.autodiff import gradients
 class Gradients(dict[str, Any]):
     """Gradients by parameter name, in the order of the parameters; ``parameters`` are those they belong to.
 
-    The values are symbolic tensors inside a step and concrete arrays in what a step returns.
+    The values are symbolic tensors inside a step and concrete arrays in what a step returns. As inputs and outputs
+    of a program they are called ``grad.<parameter>``.
     """
 
+    path_prefix = "grad."
     parameters: dict[str, Parameter]
 
     def __init__(self, values: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> None:

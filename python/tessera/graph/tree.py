@@ -17,9 +17,13 @@ def _is_dataclass(tree: object) -> bool:
 
 
 def children(tree: Any) -> list[tuple[str | int, Any]] | None:
-    """The (key, child) pairs of a container in order, or None for a leaf."""
+    """The (key, child) pairs of a container in order, or None for a leaf.
+
+    A dict class may set ``path_prefix``, which goes in front of its keys.
+    """
     if isinstance(tree, dict):
-        return [(key if isinstance(key, int) else str(key), child) for key, child in tree.items()]
+        prefix = getattr(tree, "path_prefix", "")
+        return [(key if isinstance(key, int) else f"{prefix}{key}", child) for key, child in tree.items()]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
         return list(zip(tree._fields, tree, strict=True))
     if isinstance(tree, (list, tuple)):

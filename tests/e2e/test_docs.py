@@ -1,0 +1,68 @@
+"""The code in the documentation runs as it stands."""
+
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tessera import op
+from tessera.op.opdef import REGISTRY
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = ["README.md", *(str(p.relative_to(ROOT)) for p in sorted((ROOT / "docs/guide").glob("*.md")))]
+
+
+def blocks(page: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    scope: dict[str, object] = {"__name__": "docs"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for number, block in enumerate(blocks(page, "python")):
+            exec(compile(block, f"{page}#{number}", "exec"), scope)
+
+
+def test_readme_cpp(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for block in blocks("README.md", "python"):
+        exec(compile(block, "README.md", "exec"), {})
+    (tmp_path / "main.cpp").write_text(blocks("README.md", "cpp")[0])
+    flags = subprocess.run(
+        [sys.executable, "-m", "tessera", "--cflags", "--libs"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    subprocess.run(["g++", "main.cpp", *flags, "-o", "main"], check=True)
+    done = subprocess.run(["./main"], check=True, capture_output=True, text=True)
+    assert np.isfinite(float(done.stdout))
+
+
+def test_links():
+    for page in [*PAGES, "CONTRIBUTING.md", "docs/tsr_format.md"]:
+        for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
+            if not target.startswith("http"):
+                assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
+
+
+def test_the_new_operator_of_contributing():
+    scope: dict[str, object] = {"__name__": "squareplus"}
+    try:
+        exec(compile(blocks("CONTRIBUTING.md", "python")[0], "CONTRIBUTING.md", "exec"), scope)
+        x = op.tensor((3, 4), name="x")
+        y = scope["squareplus"](x, 2.0)
+        values = np.linspace(-3, 3, 12, dtype=np.float32).reshape(3, 4)
+        expected = (values + np.sqrt(values * values + 2.0)) / 2
+        from tessera import graph
+
+        assert np.allclose(y(values).numpy(), expected, rtol=1e-6)
+        slope = graph.backward(op.sum(y), wrt=x)
+        assert np.allclose(slope(values).numpy(), 0.5 + values / (2 * np.sqrt(values**2 + 2.0)), rtol=1e-5)
+        assert "squareplus" in str(y.graph)
+    finally:
+        REGISTRY.pop("squareplus", None)

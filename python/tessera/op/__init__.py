@@ -202,5 +202,15 @@ from tessera.op.random import (
 from tessera.op.parameter import (
     Parameter,
     parameter,
+    parameter_of,
 )
+from tessera.op.modules import (
+    embedding,
+    layer_norm,
+    linear,
+    mlp,
+    rms_norm,
+)
+from tessera.op import initializer as initializer
+from tessera.op import random as random
 from tessera.op import operators as operators

@@ -130,6 +130,11 @@ class Parameter:
             self._data = aligned_empty(self.shape, self.dtype)
         self._data[...] = array
 
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        """The current value for NumPy: the live memory unless a copy or another dtype is asked for."""
+        data = self.storage() if dtype is None else self.storage().astype(dtype, copy=False)
+        return data.copy() if copy else data
+
     def reset(self) -> None:
         """Back to the initial value."""
         data = self.storage()

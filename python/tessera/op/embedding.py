@@ -1,0 +1,67 @@
+"""Rows of a table by index."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tessera.errors import DTypeError, ShapeError
+from tessera.ir.dtype import bool_, i32, i64
+from tessera.ir.value import TensorType, Value
+from tessera.op.arguments import ALL, require_count, require_index, shape_text
+from tessera.op.lowering import Composite
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
+from tessera.op.promotion import TensorLike, as_tensor, cast_to
+from tessera.op.shape import letters
+
+
+def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    require_count("embedding", types, 2)
+    ids, table = types
+    require_index("embedding", 0, ids)
+    if table.ndim != 2:
+        raise ShapeError(f"[embedding] the table has shape {shape_text(table.shape)}; expected (rows, size)")
+    return TensorType(table.dtype, (*ids.shape, table.shape[1]))
+
+
+def _body(ids: Value, table: Value) -> Value:
+    checked = build("check_range", ids, low=0, high=table.shape[0] - 1, ignore=None, what="embedding index")
+    return build("take", table, checked, axis=0)
+
+
+def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
+    ids = letters(types[0].ndim)
+    return f"{ids},Y!Z->{ids}Z"
+
+
+def _reference(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
+    return table[ids]
+
+
+def _samples() -> list[Sample]:
+    cases: list[tuple[tuple[int, ...], tuple[int, int]]] = [((4,), (5, 3)), ((2, 3), (7, 4)), ((), (2, 2)), ((0,), (3, 2)), ((9,), (1, 1))]
+    return [Sample((Input(ids, "index", 0, table[0]), Input(table, "any"))) for ids, table in cases]
+
+
+register(OpDef(
+    name="embedding",
+    infer=_infer,
+    vjp=None,
+    shard=_shard,
+    lower=Composite(_body),
+    reference=_reference,
+    samples=_samples,
+    dtypes=ALL,
+    doc="table[ids], with ids checked.",
+))
+
+
+def look_up(ids: TensorLike, table: TensorLike) -> Value:
+    """Rows of ``table`` (rows, size) at integer ``ids`` of any shape: shape ids.shape + (size,).
+
+    An id outside [0, rows) makes the run fail with IndexRangeError. Raises DTypeError for ids that are not integers.
+    """
+    index = as_tensor(ids)
+    if index.dtype.is_float or index.dtype == bool_:
+        raise DTypeError(f"[embedding] ids have dtype {index.dtype}; expected an integer dtype")
+    index = index if index.dtype in (i32, i64) else cast_to(index, i64)
+    return build("embedding", index, as_tensor(table))

@@ -1,0 +1,167 @@
+"""softmax and log_softmax, stable, computed in f32 for bf16 and f16."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from tessera.ir.value import Node, TensorType, Value
+from tessera.op.accumulate import largest, total, widen
+from tessera.op.arguments import FLOATS, one_axis, require_count, require_dtype
+from tessera.op.lowering import Composite
+from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, register
+from tessera.op.pointwise_binary import where
+from tessera.op.pointwise_unary import exp, log, reciprocal, stop_gradient
+from tessera.op.promotion import TensorLike, as_floating, cast_to
+from tessera.op.shape import letters
+
+
+def shifted_exponentials(x: Value, axis: int) -> tuple[Value, Value, Value]:
+    """(d, e, s): d = x - max(x), e = exp(d), s = sum(e), over ``axis`` (kept).
+
+    The maximum is a constant for autodiff: whatever is computed from these does not depend on it.
+    """
+    d = x - stop_gradient(largest(x, [axis]))
+    e = exp(d)
+    return d, e, total(e, [axis])
+
+
+def _infer(name: str) -> Infer:
+    def infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+        require_count(name, types, 1)
+        require_dtype(name, types, FLOATS)
+        one_axis(name, attrs["axis"], types[0].ndim)
+        return types[0]
+
+    return infer
+
+
+def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
+    dims = list(letters(types[0].ndim))
+    dims[attrs["axis"]] += "!"
+    return f"{''.join(dims)}->{''.join(dims)}"
+
+
+def _samples() -> list[Sample]:
+    cases = [((3, 5), 1), ((3, 5), 0), ((2, 3, 4), 1), ((7,), 0), ((4, 1), 1), ((0, 3), 1), ((3, 0), 1), ((2, 33), 1)]
+    return [Sample((Input(shape, low=-6.0, high=6.0),), {"axis": axis}, tolerance=4.0) for shape, axis in cases]
+
+
+def _softmax_body(x: Value, axis: int) -> Value:
+    if x.shape[axis] == 0:
+        return x
+    _, e, s = shifted_exponentials(widen(x), axis)
+    return cast_to(e * reciprocal(s), x.dtype)
+
+
+def _softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None]:
+    y, g = node.results[0], cotangents[0]
+    assert g is not None
+    wide = widen(y)
+    product = widen(g) * wide
+    return (cast_to(product - wide * total(product, [node.attrs["axis"]]), y.dtype),)
+
+
+def _softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
+    wide = x.astype(np.float64)
+    e = np.exp(wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf))
+    return e / np.sum(e, axis=axis, keepdims=True)
+
+
+register(OpDef(
+    name="softmax",
+    infer=_infer("softmax"),
+    vjp=_softmax_vjp,
+    shard=_shard,
+    lower=Composite(_softmax_body),
+    reference=_softmax_reference,
+    samples=_samples,
+    dtypes=FLOATS,
+    doc="exp(x) / sum(exp(x)) along an axis.",
+))
+
+
+def _safe_softmax_body(x: Value, axis: int) -> Value:
+    if x.shape[axis] == 0:
+        return x
+    wide = widen(x)
+    top = largest(wide, [axis])
+    e = exp(wide - where(top == float("-inf"), 0, top))
+    s = total(e, [axis])
+    return cast_to(e * reciprocal(where(s == 0, 1, s)), x.dtype)
+
+
+def _safe_softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
+    wide = x.astype(np.float64)
+    top = np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
+    e = np.exp(wide - np.where(np.isneginf(top), 0, top))
+    s = np.sum(e, axis=axis, keepdims=True)
+    return e / np.where(s == 0, 1, s)
+
+
+register(OpDef(
+    name="safe_softmax",
+    infer=_infer("safe_softmax"),
+    vjp=_softmax_vjp,
+    shard=_shard,
+    lower=Composite(_safe_softmax_body),
+    reference=_safe_softmax_reference,
+    samples=_samples,
+    dtypes=FLOATS,
+    doc="softmax that is zero, instead of NaN, along an axis whose elements are all -inf.",
+))
+
+
+def _log_softmax_body(x: Value, axis: int) -> Value:
+    if x.shape[axis] == 0:
+        return x
+    d, _, s = shifted_exponentials(widen(x), axis)
+    return cast_to(d - log(s), x.dtype)
+
+
+def _log_softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None]:
+    y, g = node.results[0], cotangents[0]
+    assert g is not None
+    wide = widen(g)
+    return (cast_to(wide - exp(widen(y)) * total(wide, [node.attrs["axis"]]), y.dtype),)
+
+
+def _log_softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
+    wide = x.astype(np.float64)
+    d = wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
+    return d - np.log(np.sum(np.exp(d), axis=axis, keepdims=True))
+
+
+register(OpDef(
+    name="log_softmax",
+    infer=_infer("log_softmax"),
+    vjp=_log_softmax_vjp,
+    shard=_shard,
+    lower=Composite(_log_softmax_body),
+    reference=_log_softmax_reference,
+    samples=_samples,
+    dtypes=FLOATS,
+    doc="log(softmax(x)) along an axis, without forming the softmax.",
+))
+
+
+def _along(name: str, x: TensorLike, axis: int) -> Value:
+    tensor = as_floating(x)
+    return build(name, tensor, axis=one_axis(name, axis, tensor.ndim))
+
+
+def softmax(x: TensorLike, axis: int = -1) -> Value:
+    """exp(x) / sum(exp(x)) along ``axis``; same shape, floating-point; a row of only -inf gives NaN.
+
+    Raises ArgumentError for an axis out of range.
+    """
+    return _along("softmax", x, axis)
+
+
+def safe_softmax(x: TensorLike, axis: int = -1) -> Value:
+    """``softmax`` in which a row of only -inf gives zeros (and has zero gradient); what attention uses."""
+    return _along("safe_softmax", x, axis)
+
+
+def log_softmax(x: TensorLike, axis: int = -1) -> Value:
+    """log(softmax(x)) along ``axis``, exact where the softmax underflows; same shape, floating-point."""
+    return _along("log_softmax", x, axis)

@@ -266,6 +266,25 @@ TSR_API tsr_status tsr_run_output(tsr_run *run, int32_t index, tsr_tensor **tens
 TSR_API void tsr_run_retain(tsr_run *run);
 TSR_API void tsr_run_release(tsr_run *run);
 
+/* ---- Building graphs: tracing lazy tensors, text of Graph IR ---- */
+
+/* A text that the library made. */
+typedef struct tsr_text tsr_text;
+TSR_API const char *tsr_text_data(const tsr_text *text); /* ends in a zero byte */
+TSR_API size_t tsr_text_size(const tsr_text *text);      /* without it */
+TSR_API void tsr_text_release(tsr_text *text);
+
+/* A named input of a traced graph: a lazy tensor of info's dtype and shape that cannot be evaluated by itself. */
+TSR_API tsr_status tsr_op_input(const char *name, const tsr_tensor_info *info, tsr_tensor **tensor);
+/* The text of Graph IR of the graph that computes the named outputs from the inputs they depend on. Tensors that exist
+ * become constants. */
+TSR_API tsr_status tsr_op_trace_text(const char *graph_name, const char *const *names, tsr_tensor *const *outputs,
+                                     int32_t count, tsr_text **text);
+/* Reads text of Graph IR and gives it in its one canonical form; operators and types are not judged. */
+TSR_API tsr_status tsr_graph_text_normalize(const char *text, size_t bytes, tsr_text **normalized);
+/* The primitives that tsr_op_apply knows, sorted by name; NULL beyond the last. */
+TSR_API const char *tsr_op_name(int32_t index);
+
 #ifdef __cplusplus
 }
 #endif

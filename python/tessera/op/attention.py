@@ -46,6 +46,12 @@ def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     if k.shape[-2] != v.shape[-2]:
         raise ShapeError(f"[{_OP}] {shapes}: k has {k.shape[-2]} positions and v has {v.shape[-2]}; they must be equal")
     group = _group(q.shape, k.shape)
+    heads = (q.shape[-3], k.shape[-3]) if min(q.ndim, k.ndim) > 2 else (1, 1)
+    if group == 1 and heads[0] != heads[1] and 1 not in heads:
+        raise ShapeError(
+            f"[{_OP}] {shapes}: q has {heads[0]} heads and k {heads[1]}; they must be equal, or the heads of q a multiple "
+            "of those of k, both ints"
+        )
     if group > 1 and v.shape[-3] != k.shape[-3]:
         raise ShapeError(f"[{_OP}] {shapes}: k and v must have equally many heads")
     leading = [t.shape[:-3] if group > 1 else t.shape[:-2] for t in (q, k, v)]

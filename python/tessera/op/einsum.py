@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import string
 from collections.abc import Sequence
 
 import numpy as np
@@ -201,14 +202,17 @@ def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
 def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     parsed, result = _parse(attrs["equation"], [t.ndim for t in types])
     used = {c for labels in parsed for c in labels}
-    free = (c for c in "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ" if c not in used)
+    free = (c for c in string.ascii_letters if c not in used)
     names = {c: c if c[0] != "." else next(free) for c in sorted(used)}
     sizes = _sizes(attrs["equation"], parsed, [t.shape for t in types])
 
     def text(labels: Labels, shape: Sequence[Dim]) -> str:
-        # A diagonal needs its dimensions whole; so does a size of 1 that broadcasts.
-        whole = {c for c, d in zip(labels, shape) if labels.count(c) > 1 or d != sizes[c]}
-        return "".join(names[c] + ("!" if c in whole else "") for c in labels)
+        # A diagonal needs its dimensions whole, each under its own letter; so does a size of 1 that broadcasts.
+        factors = []
+        for i, (c, d) in enumerate(zip(labels, shape)):
+            letter = names[c] if c not in labels[:i] else next(free)
+            factors.append(letter + ("!" if labels.count(c) > 1 or d != sizes[c] else ""))
+        return "".join(factors)
 
     operands = ",".join(text(labels, t.shape) for labels, t in zip(parsed, types))
     return f"{operands}->{text(result, [sizes[c] for c in result])}"

@@ -95,18 +95,19 @@ class Graph:
 def topological(roots: Iterable[Node]) -> list[Node]:
     """Nodes reachable from roots, operands first; iterative, so that depth is no limit."""
     order: list[Node] = []
-    seen: set[Node] = set()
+    done: set[Node] = set()
     for root in roots:
-        stack: list[tuple[Node, int]] = [(root, 0)]
+        stack = [root]
         while stack:
-            node, at = stack.pop()
-            if node in seen:
-                continue
-            if at < len(node.operands):
-                stack.append((node, at + 1))
-                stack.append((node.operands[at].node, 0))
+            node = stack[-1]
+            if node in done:
+                stack.pop()
+            elif pending := [v.node for v in node.operands if v.node not in done]:
+                pending.reverse()
+                stack += pending
             else:
-                seen.add(node)
+                stack.pop()
+                done.add(node)
                 order.append(node)
     return order
 
@@ -126,6 +127,7 @@ def rebuild(graph: Graph, visit: Callable[[Node, tuple[Value, ...]], Sequence[Va
 
 def keep(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
     """The node's results, on new operands; the very same node when nothing changed."""
-    if all(a is b for a, b in zip(operands, node.operands)):
-        return node.results
-    return Node(node.op, operands, node.attrs, node.types, node.loc, node.payload).results
+    for new, old in zip(operands, node.operands):
+        if new is not old:
+            return Node(node.op, operands, node.attrs, node.types, node.loc, node.payload).results
+    return node.results

@@ -1,5 +1,6 @@
 #include "exec/plan.h"
 
+#include <charconv>
 #include <unordered_set>
 
 #include "core/error.h"
@@ -292,10 +293,26 @@ class PlanReader {
 
     void read_portable(const Json &j, const std::string &place, Instruction &in) const {
         in.kind = InstructionKind::Portable;
-        in.op = text(j, "portable", place);
-        in.attributes = optional_text(j, "attrs", place);
+        try {
+            in.primitive = std::make_shared<portable::Primitive>(text(j, "portable", place), optional_text(j, "attrs", place),
+                                                                 plan_.signature.symbols, location(in.loc));
+        } catch (const Error &e) {
+            error(place, e.message());
+        }
         in.operands = operands(j, "operands", place, false);
         in.results = operands(j, "results", place, true);
+        expect(in.results.size() == 1, place, "a primitive has one result");
+    }
+
+    // "train.py:12"
+    static std::optional<graph::Location> location(const std::string &loc) {
+        size_t colon = loc.rfind(':');
+        graph::Location out;
+        const char *end = loc.data() + loc.size();
+        if (colon == std::string::npos || std::from_chars(loc.data() + colon + 1, end, out.line).ptr != end)
+            return std::nullopt;
+        out.file = loc.substr(0, colon);
+        return out;
     }
 
     std::vector<PlanOperand> operands(const Json &j, const char *name, const std::string &place, bool written) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,7 @@
 #include "core/dims.h"
 #include "core/dtype.h"
 #include "exec/signature.h"
+#include "ops/portable.h"
 
 namespace tessera::core {
 
@@ -49,7 +51,7 @@ struct Instruction {
     std::optional<int64_t> ignore;
     std::string what;
     // portable
-    std::string op, attributes;
+    std::shared_ptr<const portable::Primitive> primitive;
     std::vector<PlanOperand> operands, results;
 };
 

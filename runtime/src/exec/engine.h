@@ -1,0 +1,43 @@
+// What executes a loaded program: a plan with kernels, or the portable interpreter.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "exec/signature.h"
+
+namespace tessera::core {
+
+// The tensors of a program's state and constants, in the signature's order.
+struct StateTable {
+    std::vector<Tensor> state, constants;
+    uint64_t version = 1; // increased when a tensor is replaced
+};
+
+// Bytes that one run needs.
+struct Requirements {
+    int64_t arena = 0, scratch_per_thread = 0, inputs = 0, outputs = 0, state = 0;
+};
+
+class Engine {
+  public:
+    virtual ~Engine() = default;
+    virtual const Signature &signature() const = 0;
+    // Checks inputs and the outputs that are given (an empty Tensor: none) against the signature.
+    virtual void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) = 0;
+    // Runs once; outputs that are empty receive new tensors. `outputs` has one entry per output.
+    virtual void run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                     Tensor *outputs) = 0;
+    // For sizes by Symbol::index.
+    virtual Requirements requirements(const std::vector<int64_t> &sizes) = 0;
+};
+
+// Checks an output tensor that the caller gave: dtype, shape, contiguous, writable.
+void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given);
+// Fails when an output that the caller gave overlaps an input, a state, a constant or another output.
+void check_overlap(const Signature &signature, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                   const Tensor *outputs);
+
+} // namespace tessera::core

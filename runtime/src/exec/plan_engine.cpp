@@ -1,0 +1,233 @@
+#include "exec/plan_engine.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "core/error.h"
+#include "exec/check_range.h"
+
+namespace tessera::core {
+
+namespace {
+
+// Size tuples whose evaluation is kept; a program that meets more of them evaluates the oldest again.
+constexpr size_t max_prepared = 64;
+
+std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
+
+// Where element `position` is, as an index when the buffer's shape is known.
+std::string position_text(const std::vector<int64_t> &shape, int64_t count, int64_t position) {
+    if (shape.empty() || element_count(shape) != count)
+        return shape_text(std::vector<int64_t>{position});
+    std::vector<int64_t> index(shape.size());
+    for (size_t i = shape.size(); i-- > 0; position /= shape[i])
+        index[i] = position % shape[i];
+    return shape_text(index);
+}
+
+void check_range(const Plan &plan, const Prepared &prepared, const PreparedInstruction &in, const void *data) {
+    const Instruction &source = *in.source;
+    int64_t position = find_out_of_range(data, source.dtype, in.count, in.low, in.high, source.ignore);
+    if (position < 0)
+        return;
+    const PlanBuffer &b = plan.buffers[static_cast<size_t>(source.buffers[0])];
+    std::vector<int64_t> shape;
+    if (b.kind == BufferKind::Input)
+        shape = prepared.input_shapes[static_cast<size_t>(b.binding)];
+    std::string ignored =
+        source.ignore ? format(", or %lld to be ignored", static_cast<long long>(*source.ignore)) : std::string();
+    fail(Code::IndexRange, "[check_range] %s at position %s is %lld; expected %lld to %lld%s%s", source.what.c_str(),
+         position_text(shape, in.count, position).c_str(),
+         static_cast<long long>(integer_at(data, source.dtype, position)), static_cast<long long>(in.low),
+         static_cast<long long>(in.high), ignored.c_str(), at_line(source).c_str());
+}
+
+void run_portable(ThreadPool &pool, const Prepared &prepared, const PreparedInstruction &in, void *const *addresses) {
+    std::vector<TensorView> operands = in.operands;
+    TensorView result = in.results[0];
+    for (TensorView &v : operands)
+        v.data = *addresses++;
+    result.data = *addresses;
+    in.source->primitive->run(operands, result, &pool, prepared.sizes);
+}
+
+// Large blocks are copied and cleared by all threads.
+constexpr int64_t memory_grain = 1 << 18;
+
+void copy_bytes(ThreadPool &pool, const char *source, char *target, int64_t bytes) {
+    if (bytes <= memory_grain) {
+        std::memmove(target, source, static_cast<size_t>(bytes));
+        return;
+    }
+    pool.parallel_for(bytes, memory_grain, [&](int64_t begin, int64_t end, int) {
+        std::memcpy(target + begin, source + begin, static_cast<size_t>(end - begin));
+    });
+}
+
+void clear_bytes(ThreadPool &pool, char *target, int64_t bytes) {
+    pool.parallel_for(bytes, memory_grain, [&](int64_t begin, int64_t end, int) {
+        std::memset(target + begin, 0, static_cast<size_t>(end - begin));
+    });
+}
+
+} // namespace
+
+struct PlanEngine::Lease {
+    PlanEngine &engine;
+    std::unique_ptr<Workspace> workspace;
+
+    Lease(PlanEngine &e, const Prepared *prepared) : engine(e), workspace(e.take_workspace(prepared)) {}
+    ~Lease() {
+        std::lock_guard<std::mutex> hold(engine.lock_);
+        engine.idle_.push_back(std::move(workspace)); // the list keeps its capacity: no allocation in steady state
+    }
+    Lease(const Lease &) = delete;
+    Lease &operator=(const Lease &) = delete;
+};
+
+std::unique_ptr<Workspace> PlanEngine::take_workspace(const Prepared *prepared) {
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        if (!idle_.empty()) {
+            auto place = std::find_if(idle_.begin(), idle_.end(), [&](auto &w) { return w->prepared() == prepared; });
+            if (place == idle_.end())
+                place = idle_.end() - 1;
+            std::unique_ptr<Workspace> out = std::move(*place);
+            idle_.erase(place);
+            return out;
+        }
+        idle_.reserve(idle_.capacity() + 1);
+    }
+    return std::make_unique<Workspace>();
+}
+
+std::shared_ptr<const Prepared> PlanEngine::prepare(const Tensor *const *inputs, size_t input_count) {
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        for (size_t i = 0; i < prepared_.size(); ++i)
+            if (prepared_[i]->matches(plan_.signature, inputs, input_count)) {
+                std::rotate(prepared_.begin(), prepared_.begin() + static_cast<std::ptrdiff_t>(i),
+                            prepared_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+                return prepared_.front();
+            }
+    }
+    return prepare(plan_.signature.solve(inputs, input_count));
+}
+
+std::shared_ptr<const Prepared> PlanEngine::prepare(const std::vector<int64_t> &sizes) {
+    auto find = [&]() -> std::shared_ptr<const Prepared> {
+        for (const auto &p : prepared_)
+            if (p->sizes == sizes)
+                return p;
+        return nullptr;
+    };
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        if (auto found = find())
+            return found;
+    }
+    auto fresh = std::make_shared<const Prepared>(plan_, image_, sizes);
+    std::lock_guard<std::mutex> hold(lock_);
+    if (auto found = find())
+        return found;
+    prepared_.insert(prepared_.begin(), fresh);
+    if (prepared_.size() > max_prepared)
+        prepared_.pop_back();
+    return fresh;
+}
+
+void PlanEngine::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) {
+    std::shared_ptr<const Prepared> prepared = prepare(inputs, input_count);
+    for (size_t i = 0; i < plan_.signature.outputs.size(); ++i)
+        if (outputs[i])
+            check_output(plan_.signature.outputs[i], prepared->output_shapes[i], outputs[i]);
+}
+
+Requirements PlanEngine::requirements(const std::vector<int64_t> &sizes) {
+    std::shared_ptr<const Prepared> p = prepare(sizes);
+    Requirements out;
+    out.arena = p->arena_bytes;
+    out.scratch_per_thread = p->scratch_bytes;
+    return out;
+}
+
+void PlanEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                     Tensor *outputs) {
+    std::shared_ptr<const Prepared> prepared = prepare(inputs, input_count);
+    const Signature &signature = plan_.signature;
+    bool given = false;
+    for (size_t i = 0; i < signature.outputs.size(); ++i) {
+        if (!outputs[i])
+            continue;
+        check_output(signature.outputs[i], prepared->output_shapes[i], outputs[i]);
+        given = true;
+    }
+    if (given)
+        check_overlap(signature, table, inputs, input_count, outputs);
+    for (size_t i = 0; i < signature.outputs.size(); ++i)
+        if (!outputs[i])
+            outputs[i] = Tensor::empty(signature.outputs[i].dtype, prepared->output_shapes[i]);
+
+    Lease lease(*this, prepared.get());
+    Workspace &workspace = *lease.workspace;
+    workspace.set_up(plan_, prepared, table, pool.threads());
+    std::vector<Tensor> copies; // row-major copies of strided inputs
+    for (size_t i = 0; i < input_count; ++i)
+        if (!inputs[i]->is_contiguous()) {
+            copies.resize(input_count);
+            copies[i] = inputs[i]->contiguous();
+        }
+    void **addresses = workspace.addresses();
+    for (const Patch &p : prepared->input_patches) {
+        auto i = static_cast<size_t>(p.binding);
+        addresses[p.slot] = inputs[i]->is_contiguous() ? inputs[i]->data() : copies[i].data();
+    }
+    for (const Patch &p : prepared->output_patches)
+        addresses[p.slot] = outputs[p.binding].data();
+    execute(pool, *prepared, workspace);
+}
+
+void PlanEngine::execute(ThreadPool &pool, const Prepared &prepared, Workspace &workspace) {
+    for (const PreparedInstruction &in : prepared.instructions) {
+        void **addresses = workspace.addresses() + in.first_slot;
+        switch (in.source->kind) {
+        case InstructionKind::Kernel:
+            execute_kernel(pool, in, workspace);
+            break;
+        case InstructionKind::CheckRange:
+            check_range(plan_, prepared, in, addresses[0]);
+            break;
+        case InstructionKind::Copy:
+            copy_bytes(pool, static_cast<const char *>(addresses[0]), static_cast<char *>(addresses[1]), in.count);
+            break;
+        case InstructionKind::Zero:
+            clear_bytes(pool, static_cast<char *>(addresses[0]), in.count);
+            break;
+        case InstructionKind::Portable:
+            run_portable(pool, prepared, in, addresses);
+            break;
+        }
+    }
+}
+
+void PlanEngine::execute_kernel(ThreadPool &pool, const PreparedInstruction &in, Workspace &workspace) {
+    void *const *addresses = workspace.addresses() + in.first_slot;
+    int64_t status = 0;
+    if (in.grid <= in.grain || pool.threads() == 1) {
+        status = in.entry(addresses, in.sizes, 0, in.grid, workspace.scratch(0));
+    } else {
+        std::atomic<int64_t> worst{0};
+        pool.parallel_for(in.grid, in.grain, [&](int64_t begin, int64_t end, int thread) {
+            if (int64_t s = in.entry(addresses, in.sizes, begin, end, workspace.scratch(thread)); s != 0)
+                worst.store(s, std::memory_order_relaxed);
+        });
+        status = worst.load(std::memory_order_relaxed);
+    }
+    if (status != 0)
+        fail(Code::Internal, "kernel %s failed with status %lld%s",
+             plan_.kernels[static_cast<size_t>(in.source->kernel)].name.c_str(), static_cast<long long>(status),
+             at_line(*in.source).c_str());
+}
+
+} // namespace tessera::core

@@ -1,0 +1,27 @@
+#include "exec/portable_engine.h"
+
+namespace tessera::core {
+
+void PortableEngine::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) {
+    std::vector<int64_t> sizes = signature().solve(inputs, input_count);
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        if (outputs[i])
+            check_output(signature().outputs[i], signature().outputs[i].concrete_shape(sizes), outputs[i]);
+}
+
+void PortableEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                         Tensor *outputs) {
+    std::vector<int64_t> sizes = signature().solve(inputs, input_count);
+    const size_t count = signature().outputs.size();
+    check(inputs, input_count, outputs);
+    check_overlap(signature(), table, inputs, input_count, outputs);
+    std::vector<Tensor> given;
+    for (size_t i = 0; i < input_count; ++i)
+        given.push_back(*inputs[i]);
+    std::vector<Tensor> results(outputs, outputs + count);
+    program_.run(sizes, given, table.state, table.constants, results, &pool);
+    for (size_t i = 0; i < count; ++i)
+        outputs[i] = std::move(results[i]);
+}
+
+} // namespace tessera::core

@@ -1,0 +1,25 @@
+// Executes a graph of primitives operator by operator, without native code from the file.
+#pragma once
+
+#include <string_view>
+
+#include "exec/engine.h"
+#include "ops/program.h"
+
+namespace tessera::core {
+
+class PortableEngine : public Engine {
+  public:
+    explicit PortableEngine(std::string_view text) : program_(portable::Program::parse(text)) {}
+
+    const Signature &signature() const override { return program_.signature(); }
+    void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
+    void run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+             Tensor *outputs) override;
+    Requirements requirements(const std::vector<int64_t> &) override { return {}; }
+
+  private:
+    portable::Program program_;
+};
+
+} // namespace tessera::core

@@ -1,0 +1,297 @@
+#include "exec/program.h"
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <mutex>
+
+#include "core/error.h"
+#include "device/cpu/cpu_level.h"
+#include "exec/plan_engine.h"
+#include "exec/portable_engine.h"
+
+namespace tessera::core {
+
+namespace {
+
+constexpr int64_t format_version = 1;
+constexpr std::string_view plan_prefix = "tessera.plan.cpu.";
+constexpr const char *portable_key = "tessera.portable";
+constexpr const char *constant_prefix = "tessera.constant.";
+
+void check_format(const SafeTensors &file) {
+    const char *where = file.where().c_str();
+    const std::string *text = file.metadata("tessera.format");
+    if (!text)
+        fail(Code::Format, "%s: this safetensors file has no entry 'tessera.format', so it is no Tessera artefact", where);
+    int64_t version = 0;
+    auto [end, status] = std::from_chars(text->data(), text->data() + text->size(), version);
+    if (status != std::errc() || end != text->data() + text->size() || version < 1)
+        fail(Code::Format, "%s: 'tessera.format' is '%s', expected a version number", where, shown(*text).c_str());
+    if (version > format_version)
+        fail(Code::Version,
+             "%s: the file has format version %lld, this build of Tessera reads versions up to %lld; install a newer Tessera",
+             where, static_cast<long long>(version), static_cast<long long>(format_version));
+}
+
+// The levels for which the file has a plan, the lowest first.
+std::vector<int> plan_levels(const SafeTensors &file) {
+    std::vector<int> out;
+    for (const auto &[key, value] : file.metadata())
+        if (key.compare(0, plan_prefix.size(), plan_prefix) == 0)
+            if (int level = level_number(std::string_view(key).substr(plan_prefix.size())))
+                out.push_back(level);
+    std::sort(out.begin(), out.end());
+    return out;
+}
+
+std::string offered(const SafeTensors &file) {
+    std::string out;
+    for (int level : plan_levels(file))
+        out += std::string(out.empty() ? "" : ", ") + "cpu " + level_name(level);
+    if (file.metadata(portable_key))
+        out += std::string(out.empty() ? "" : ", ") + "portable";
+    return out.empty() ? "no program for a CPU" : out;
+}
+
+// What is to be executed: a level, or 0 for the portable form.
+int choose(const SafeTensors &file, const LoadOptions &options) {
+    const char *where = file.where().c_str();
+    bool portable = file.metadata(portable_key) != nullptr;
+    const std::string &target = options.target;
+    bool native_wanted = target == "cpu" || target.compare(0, 4, "cpu.") == 0;
+    if (!target.empty() && !native_wanted && target != "portable")
+        fail(Code::Device, "%s: target '%s' cannot run here; the file has: %s", where, shown(target).c_str(),
+             offered(file).c_str());
+    if (target == "portable" || !options.allow_native_code) {
+        if (native_wanted)
+            fail(Code::Unsupported, "%s: target '%s' is native code, which was not allowed", where, target.c_str());
+        if (!portable)
+            fail(Code::Unsupported, "%s: the file has no portable program%s; it has: %s. Compile with target \"portable\"",
+                 where, options.allow_native_code ? "" : " and native code was not allowed", offered(file).c_str());
+        return 0;
+    }
+    std::vector<int> levels = plan_levels(file);
+    if (target.size() > 4 && native_wanted) {
+        int level = level_number(std::string_view(target).substr(4));
+        if (!level || std::find(levels.begin(), levels.end(), level) == levels.end())
+            fail(Code::Device, "%s: there is no plan for '%s'; the file has: %s", where, shown(target).c_str(),
+                 offered(file).c_str());
+        if (level > cpu_level())
+            fail(Code::Device, "%s: the code is for %s, this CPU has %s", where, level_name(level), level_name(cpu_level()));
+        return level;
+    }
+    while (!levels.empty() && levels.back() > cpu_level())
+        levels.pop_back();
+    if (!levels.empty())
+        return levels.back();
+    if (portable && !native_wanted)
+        return 0;
+    fail(Code::Device, "%s: no program of the file runs on this CPU (%s); the file has: %s", where,
+         level_name(cpu_level()), offered(file).c_str());
+}
+
+std::unique_ptr<Engine> make_engine(const SafeTensors &file, int level) {
+    if (level == 0) {
+        try {
+            return std::make_unique<PortableEngine>(*file.metadata(portable_key));
+        } catch (const Error &e) {
+            throw Error(e.code(), file.where() + ": " + portable_key + ": " + e.message());
+        }
+    }
+    std::string key = std::string(plan_prefix) + level_name(level);
+    std::string kernels = std::string("tessera.kernels.cpu.") + level_name(level);
+    const TensorEntry *image = file.find(kernels);
+    if (image && image->dtype != DType::U8)
+        fail(Code::Format, "%s: '%s' is %s, expected u8", file.where().c_str(), kernels.c_str(), name(image->dtype));
+    size_t bytes = image ? image->bytes : 0;
+    Plan plan = Plan::parse(*file.metadata(key), file.where() + ": " + key, bytes);
+    if (plan.level != level_name(level))
+        fail(Code::Format, "%s: %s: the plan is for level '%s'", file.where().c_str(), key.c_str(),
+             shown(plan.level).c_str());
+    return std::make_unique<PlanEngine>(std::move(plan), image ? file.data(*image) : nullptr, bytes);
+}
+
+} // namespace
+
+std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std::string &where,
+                                       const LoadOptions &options, bool complete) {
+    SafeTensors file = SafeTensors::parse(std::move(bytes), where);
+    check_format(file);
+    if (options.verify_hashes)
+        file.verify_hashes(true);
+    auto program = std::shared_ptr<Program>(new Program());
+    int level = choose(file, options);
+    program->target_ = level ? "cpu" : "portable";
+    program->level_ = level ? level_name(level) : "";
+    program->engine_ = make_engine(file, level);
+    program->metadata_ = file.metadata();
+    program->read_tensors(file, complete);
+    return program;
+}
+
+void Program::read_tensors(const SafeTensors &file, bool complete) {
+    auto read = [&](const TensorSpec &spec, const std::string &key, const char *kind) {
+        const TensorEntry *entry = file.find(key);
+        if (!entry) {
+            if (complete)
+                fail(Code::Format, "%s: the tensor of %s '%s' is missing", file.where().c_str(), kind,
+                     shown(spec.name).c_str());
+            return Tensor();
+        }
+        std::vector<int64_t> shape = spec.concrete_shape({});
+        if (entry->dtype != spec.dtype || entry->shape != shape)
+            fail(Code::Format, "%s: %s '%s' is %s in the file, the program needs %s", file.where().c_str(), kind,
+                 shown(spec.name).c_str(), type_text(entry->dtype, entry->shape).c_str(),
+                 type_text(spec.dtype, shape).c_str());
+        return file.tensor(*entry, spec.mutated);
+    };
+    for (const TensorSpec &spec : signature().state) {
+        if (spec.is_symbolic())
+            fail(Code::Format, "%s: state '%s' has a symbolic shape", file.where().c_str(), shown(spec.name).c_str());
+        mutates_ = mutates_ || spec.mutated;
+        table_.state.push_back(read(spec, spec.name, "state"));
+    }
+    for (const TensorSpec &spec : signature().constants) {
+        if (spec.is_symbolic())
+            fail(Code::Format, "%s: constant '%s' has a symbolic shape", file.where().c_str(), shown(spec.name).c_str());
+        table_.constants.push_back(read(spec, constant_prefix + spec.name, "constant"));
+    }
+    note_missing();
+}
+
+void Program::note_missing() {
+    missing_.clear();
+    for (size_t i = 0; i < table_.state.size() && missing_.empty(); ++i)
+        if (!table_.state[i])
+            missing_ = "state '" + signature().state[i].name + "' has no tensor; give it one with bind_state";
+    for (size_t i = 0; i < table_.constants.size() && missing_.empty(); ++i)
+        if (!table_.constants[i])
+            missing_ = "constant '" + signature().constants[i].name + "' has no data; give it with set_constant";
+}
+
+Tensor Program::state(std::string_view name) const {
+    size_t i = Signature::find(signature().state, name, "state");
+    std::shared_lock<std::shared_mutex> hold(lock_);
+    if (!table_.state[i])
+        fail(Code::NameMissing, "state '%s' has no tensor yet; give it one with bind_state", std::string(name).c_str());
+    return table_.state[i];
+}
+
+void Program::replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &specs, std::string_view name,
+                      const char *kind, const Tensor &tensor) {
+    size_t i = Signature::find(specs, name, kind);
+    const TensorSpec &spec = specs[i];
+    std::vector<int64_t> shape = spec.concrete_shape({});
+    if (tensor.dtype() != spec.dtype)
+        fail(Code::DType, "%s '%s': expected %s, got %s", kind, spec.name.c_str(), type_text(spec.dtype, shape).c_str(),
+             type_text(tensor.dtype(), tensor.shape()).c_str());
+    if (tensor.shape() != shape)
+        fail(Code::Shape, "%s '%s': expected shape %s, got %s", kind, spec.name.c_str(), shape_text(shape).c_str(),
+             shape_text(tensor.shape()).c_str());
+    if (!tensor.is_contiguous())
+        fail(Code::Argument, "%s '%s': the tensor is not contiguous; give a row-major one", kind, spec.name.c_str());
+    if (spec.mutated && tensor.readonly())
+        fail(Code::Argument, "%s '%s': the tensor is read-only but runs change it", kind, spec.name.c_str());
+    std::unique_lock<std::shared_mutex> hold(lock_);
+    list[i] = tensor;
+    ++table_.version;
+    note_missing();
+}
+
+void Program::bind_state(std::string_view name, const Tensor &tensor) {
+    replace(table_.state, signature().state, name, "state", tensor);
+}
+
+void Program::set_constant(std::string_view name, const Tensor &tensor) {
+    replace(table_.constants, signature().constants, name, "constant", tensor);
+}
+
+void Program::save_state(const std::string &path) const {
+    std::shared_lock<std::shared_mutex> hold(lock_);
+    std::vector<TensorSection> sections;
+    for (size_t i = 0; i < table_.state.size(); ++i) {
+        const Tensor &t = table_.state[i];
+        if (!t)
+            fail(Code::NameMissing, "state '%s' has no tensor yet; give it one with bind_state",
+                 signature().state[i].name.c_str());
+        sections.push_back({signature().state[i].name, t.dtype(), t.shape(), t.data()});
+    }
+    write_safetensors(path, {{"tessera.format", "1"}, {"tessera.content", "state"}}, sections);
+}
+
+void Program::load_state(const std::string &path) {
+    SafeTensors file = SafeTensors::parse(Mapping::map_file(path), path);
+    file.verify_hashes(false);
+    std::vector<const TensorEntry *> entries;
+    for (const TensorSpec &spec : signature().state) {
+        const TensorEntry *entry = file.find(spec.name);
+        if (!entry)
+            fail(Code::NameMissing, "%s: the file has no tensor '%s'", path.c_str(), spec.name.c_str());
+        std::vector<int64_t> shape = spec.concrete_shape({});
+        if (entry->dtype != spec.dtype)
+            fail(Code::DType, "%s: tensor '%s' is %s, expected %s", path.c_str(), spec.name.c_str(), name(entry->dtype),
+                 name(spec.dtype));
+        if (entry->shape != shape)
+            fail(Code::Shape, "%s: tensor '%s' has shape %s, expected %s", path.c_str(), spec.name.c_str(),
+                 shape_text(entry->shape).c_str(), shape_text(shape).c_str());
+        entries.push_back(entry);
+    }
+    std::unique_lock<std::shared_mutex> hold(lock_);
+    // Memory is made before anything is written, so that running out of it changes nothing.
+    std::vector<Tensor> targets = table_.state;
+    for (size_t i = 0; i < entries.size(); ++i)
+        if (!targets[i] || targets[i].readonly())
+            targets[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape);
+    for (size_t i = 0; i < entries.size(); ++i)
+        if (entries[i]->bytes)
+            std::memcpy(targets[i].data(), file.data(*entries[i]), entries[i]->bytes);
+    table_.state = std::move(targets);
+    ++table_.version;
+    note_missing();
+}
+
+Requirements Program::requirements(const Sizes &sizes) const {
+    std::vector<int64_t> values = signature().sizes_by_name(sizes);
+    Requirements out = engine_->requirements(values);
+    auto total = [&](const std::vector<TensorSpec> &specs) {
+        int64_t bytes = 0;
+        for (const TensorSpec &s : specs)
+            bytes = checked_add(bytes, checked_mul(element_count(s.concrete_shape(values)),
+                                                   static_cast<int64_t>(item_size(s.dtype))));
+        return bytes;
+    };
+    out.inputs = total(signature().inputs);
+    out.outputs = total(signature().outputs);
+    out.state = total(signature().state);
+    return out;
+}
+
+void Program::check_output_count(size_t output_count) const {
+    if (output_count != signature().outputs.size())
+        fail(Code::Argument, "%zu outputs are given, %zu are expected", output_count, signature().outputs.size());
+}
+
+void Program::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs, size_t output_count) const {
+    check_output_count(output_count);
+    engine_->check(inputs, input_count, outputs);
+}
+
+void Program::run(ThreadPool &pool, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
+                  size_t output_count) {
+    check_output_count(output_count);
+    auto body = [&] {
+        if (!missing_.empty())
+            fail(Code::NameMissing, "%s", missing_.c_str());
+        engine_->run(pool, table_, inputs, input_count, outputs);
+    };
+    if (mutates_) {
+        std::unique_lock<std::shared_mutex> hold(lock_);
+        body();
+    } else {
+        std::shared_lock<std::shared_mutex> hold(lock_);
+        body();
+    }
+}
+
+} // namespace tessera::core

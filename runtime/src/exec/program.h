@@ -1,0 +1,66 @@
+// A loaded artefact: the engine that runs here, its state and constants.
+#pragma once
+
+#include <memory>
+#include <shared_mutex>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "exec/engine.h"
+#include "format/safetensors.h"
+
+namespace tessera::core {
+
+struct LoadOptions {
+    bool verify_hashes = true;
+    bool allow_native_code = true;
+    std::string target; // empty: the best that runs here; "cpu", "cpu.<level>", "portable"
+};
+
+class Program {
+  public:
+    // Reads an artefact. `where` names it in messages. With `complete` every weight must be in the file; otherwise those
+    // left out are bound later. FormatError, VersionError, DeviceError, UnsupportedError.
+    static std::shared_ptr<Program> load(std::shared_ptr<Mapping> bytes, const std::string &where,
+                                         const LoadOptions &options, bool complete);
+
+    const std::string &target() const { return target_; }
+    const std::string &level() const { return level_; }
+    const std::vector<std::pair<std::string, std::string>> &metadata() const { return metadata_; }
+    const Signature &signature() const { return engine_->signature(); }
+
+    Tensor state(std::string_view name) const;
+    void bind_state(std::string_view name, const Tensor &tensor);
+    void set_constant(std::string_view name, const Tensor &tensor);
+    void save_state(const std::string &path) const;
+    void load_state(const std::string &path);
+    Requirements requirements(const Sizes &sizes) const;
+
+    // What `run` would reject about the arguments alone.
+    void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs, size_t output_count) const;
+    // Runs once on the calling thread and the pool; outputs that are empty receive new tensors. Runs of a program that
+    // changes state exclude each other; others go on side by side.
+    void run(ThreadPool &pool, const Tensor *const *inputs, size_t input_count, Tensor *outputs, size_t output_count);
+
+  private:
+    Program() = default;
+    void read_tensors(const SafeTensors &file, bool complete);
+    void replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &specs, std::string_view name, const char *kind,
+                 const Tensor &tensor);
+    void note_missing();
+    void check_output_count(size_t output_count) const;
+
+    std::string target_, level_;
+    std::vector<std::pair<std::string, std::string>> metadata_;
+    std::unique_ptr<Engine> engine_;
+    StateTable table_;
+    std::string missing_; // the first state or constant without a tensor, for the message; empty when all are there
+    bool mutates_ = false;
+    mutable std::shared_mutex lock_; // exclusive: a run that changes state, a change of the table
+};
+
+} // namespace tessera::core

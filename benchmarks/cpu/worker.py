@@ -30,6 +30,10 @@ def main() -> None:
     work = WORKLOADS[arguments.work]()
     begin = time.perf_counter()
     peer = importlib.import_module(f"benchmarks.cpu.{MODULES[arguments.peer]}")
+    if arguments.variant == "c++":
+        row = peer.measure_cpp(work, arguments.threads, arguments.seconds, arguments.results)
+        print(json.dumps(row))
+        return
     prepared = peer.prepare(work, arguments.threads, arguments.variant)
     prepared.call()
     first = time.perf_counter() - begin

@@ -188,7 +188,8 @@ def _inlined(
         body = composite.body(*node.operands, **node.attrs)
     values = body if isinstance(body, tuple) else (body,)
     if tuple(v.type for v in values) != node.types:
-        raise InternalError(f"{node.op}: the body gives {[str(v.type) for v in values]}, the node has {node.types}")
+        given, stated = (", ".join(str(t) for t in types) for types in ([v.type for v in values], node.types))
+        raise InternalError(f"{node.op}: the body gives {given}, the operator's type rule {stated}")
     operands = list(dict.fromkeys(v for v in node.operands if v.dtype.is_float))
     seeds = [(v, c) for v, c in zip(values, cotangents) if c is not None]
     return _pull_back(seeds, operands, frozenset(node.operands))

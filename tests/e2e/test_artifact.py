@@ -21,7 +21,7 @@ def arrays():
     rng = np.random.default_rng(0)
     return {
         "w": rng.standard_normal((3, 5)).astype(np.float32),
-        "scalar": np.float64(2.5).reshape(()),
+        "scalar": np.array(2.5),
         "empty": np.zeros((0, 4), np.int32),
         "flags": np.array([True, False, True]),
         "half": rng.standard_normal(7).astype(np.float16),

@@ -18,7 +18,7 @@ class NamedSignature:
         self.what = what
         self.inputs = list(inputs)
         self._single = isinstance(structure, Value)
-        self._structure = structure
+        self._structure = None if self._single else structure  # a tensor would keep its own program alive
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The arguments in input order. Raises ArgumentError or NameMissingError naming what is wrong."""

@@ -46,7 +46,9 @@ def _power(base: float, a: Any) -> Any:
 
 
 def _select(condition: Any, a: Any, b: Any) -> Any:
-    return op.where(condition, a, b) if isinstance(condition, Value) else (a if condition else b)
+    if not isinstance(condition, Value):
+        return a if condition else b
+    return op.where(condition, *(x if isinstance(x, Value) else op.full((), x, dtype="f64") for x in (a, b)))
 
 
 def _positive(name: str, value: float) -> float:

@@ -482,10 +482,8 @@ def _product_range(a: _Range, b: _Range) -> _Range:
         ah is None and _negative(bl)) or (bh is None and _negative(al))
     above = (ah is None and _positive(bh)) or (bh is None and _positive(ah)) or (
         al is None and _negative(bl)) or (bl is None and _negative(al))
-    # An infinite bound times the other range's zero is 0, which the finite corners may not contain.
+    # Where an end is finite it is the product of two finite ends.
     corners = [x * y for x in (al, ah) if x is not None for y in (bl, bh) if y is not None]
-    if None in (al, ah, bl, bh):
-        corners.append(0)
     return None if below else min(corners), None if above else max(corners)
 
 

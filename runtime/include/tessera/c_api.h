@@ -67,6 +67,7 @@ typedef struct tsr_graph tsr_graph;
 typedef struct tsr_runtime tsr_runtime;
 typedef struct tsr_run tsr_run;
 struct DLManagedTensor;
+struct DLManagedTensorVersioned;
 
 /* Called once, when a block of the caller's memory is no longer used. */
 typedef void (*tsr_deleter)(void *context);
@@ -120,6 +121,9 @@ TSR_API tsr_status tsr_tensor_from_blob(const tsr_tensor_info *info, tsr_deleter
 TSR_API tsr_status tsr_tensor_from_dlpack(struct DLManagedTensor *managed, tsr_tensor **tensor);
 /* A DLPack tensor that shares the memory; the receiver calls its deleter. */
 TSR_API tsr_status tsr_tensor_to_dlpack(tsr_tensor *tensor, struct DLManagedTensor **managed);
+/* The same for DLPack 1, which can mark memory read-only. */
+TSR_API tsr_status tsr_tensor_from_dlpack_versioned(struct DLManagedTensorVersioned *managed, tsr_tensor **tensor);
+TSR_API tsr_status tsr_tensor_to_dlpack_versioned(tsr_tensor *tensor, struct DLManagedTensorVersioned **managed);
 /* Shape and strides stay valid as long as the tensor. */
 TSR_API tsr_status tsr_tensor_describe(const tsr_tensor *tensor, tsr_tensor_info *info);
 /* The tensor itself (one more reference) when it is row-major, else a row-major copy. */

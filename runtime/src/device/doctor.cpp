@@ -1,0 +1,56 @@
+#include "device/doctor.h"
+
+#include <dlfcn.h>
+
+#include "core/json.h"
+#include "core/thread_pool.h"
+#include "device/cpu/cpu_level.h"
+
+namespace tessera::core {
+
+namespace {
+
+struct Library {
+    const char *name;
+    const char *purpose;
+    const char *file;
+};
+
+constexpr Library libraries[] = {
+    {"CUDA driver", "NVIDIA devices", "libcuda.so.1"},
+    {"HIP runtime", "AMD devices", "libamdhip64.so"},
+    {"NCCL", "collectives between GPUs", "libnccl.so.2"},
+    {"MPI", "collectives between processes", "libmpi_abi.so.0"},
+};
+
+Json probe(const Library &library) {
+    Json out = Json::object();
+    out.set("name", Json::string(library.name));
+    out.set("purpose", Json::string(library.purpose));
+    out.set("file", Json::string(library.file));
+    void *handle = ::dlopen(library.file, RTLD_LAZY | RTLD_LOCAL);
+    const char *why = handle ? "" : ::dlerror();
+    out.set("found", Json::boolean(handle != nullptr));
+    out.set("why", Json::string(why ? why : ""));
+    if (handle)
+        ::dlclose(handle);
+    return out;
+}
+
+} // namespace
+
+std::string doctor_report() {
+    Json cpu = Json::object();
+    cpu.set("level", Json::string(level_name(cpu_level())));
+    cpu.set("cores", Json::integer(available_cores()));
+    Json found = Json::array();
+    for (const Library &library : libraries)
+        found.push(probe(library));
+    Json out = Json::object();
+    out.set("version", Json::string(TESSERA_VERSION));
+    out.set("cpu", std::move(cpu));
+    out.set("libraries", std::move(found));
+    return out.dump();
+}
+
+} // namespace tessera::core

@@ -1,0 +1,87 @@
+// Runs programs: a thread pool and a queue of submitted work, done in order.
+#pragma once
+
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <cstdint>
+#include <deque>
+#include <exception>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/lazy.h"
+#include "core/tensor.h"
+#include "core/thread_pool.h"
+#include "exec/program.h"
+
+namespace tessera::core {
+
+// One submission: what to do, and how it went. Arguments are kept until it has finished.
+class Run {
+  public:
+    using Clock = std::chrono::steady_clock;
+
+    std::shared_ptr<Program> program; // or
+    std::vector<std::shared_ptr<Lazy>> lazy;
+    std::vector<Tensor> inputs;
+    std::vector<Tensor> outputs;
+
+    bool finished() const { return finished_.load(std::memory_order_acquire); }
+    // Only when finished.
+    std::exception_ptr error() const { return error_; }
+    int64_t queued_ns() const { return nanoseconds(submitted_, begun_); }
+    int64_t run_ns() const { return nanoseconds(begun_, ended_); }
+
+  private:
+    friend class Runtime;
+    static int64_t nanoseconds(Clock::time_point a, Clock::time_point b) {
+        return std::chrono::duration_cast<std::chrono::nanoseconds>(b - a).count();
+    }
+    void execute(ThreadPool &pool) noexcept;
+
+    Clock::time_point submitted_, begun_, ended_;
+    std::exception_ptr error_;
+    std::atomic<bool> finished_{false};
+};
+
+class Runtime {
+  public:
+    explicit Runtime(int threads) : pool_(threads) {}
+    ~Runtime();
+    Runtime(const Runtime &) = delete;
+    Runtime &operator=(const Runtime &) = delete;
+
+    ThreadPool &pool() { return pool_; }
+    // Queues a run. Work begins on the runtime's own thread, or on a thread that waits for it, whichever is first.
+    void submit(std::shared_ptr<Run> run);
+    // Waits for one run and rethrows its error.
+    void wait(const std::shared_ptr<Run> &run);
+    // Waits for all work and rethrows the first error that no wait has reported.
+    void wait();
+    // Waits until nothing is queued; errors stay for `wait`. One atomic load when there is nothing.
+    void drain();
+
+  private:
+    // Does the first queued run on this thread, or waits while another thread is at work. `lock` is held.
+    void advance(std::unique_lock<std::mutex> &lock);
+    void do_front(std::unique_lock<std::mutex> &lock);
+    void work();
+
+    ThreadPool pool_;
+    std::mutex lock_;
+    std::condition_variable arrived_; // for the runtime's thread
+    std::condition_variable done_;    // for waiting threads
+    std::deque<std::shared_ptr<Run>> queue_;
+    std::atomic<int64_t> pending_{0};
+    std::shared_ptr<Run> first_failure_;
+    bool busy_ = false; // a thread is executing a run of the queue
+    bool idle_ = false; // the runtime's thread sleeps
+    bool stop_ = false;
+    int waiting_ = 0;
+    std::thread thread_;
+};
+
+} // namespace tessera::core

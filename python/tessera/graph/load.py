@@ -18,6 +18,7 @@ from tessera.graph.signature import NamedSignature
 from tessera.ir.dtype import as_dtype
 from tessera.ir.graph import Graph, rebuild
 from tessera.ir.parser import parse_graph
+from tessera.ir.provenance import location
 from tessera.ir.value import CONSTANT, PARAM, Node, Value
 from tessera.op.parameter import Parameter, aligned_empty
 
@@ -133,7 +134,8 @@ def _parameter(node: Node, artifact: Artifact) -> Parameter:
     data = _checked(node, artifact, name)
     storage = aligned_empty(data.shape, as_dtype(data.dtype))
     storage[...] = data
-    return Parameter.from_array(name, storage, trainable=node.attrs["trainable"])
+    with location(node.loc):
+        return Parameter.from_array(name, storage, trainable=node.attrs["trainable"])
 
 
 def _checked(node: Node, artifact: Artifact, name: str) -> np.ndarray:

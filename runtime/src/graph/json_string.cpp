@@ -1,15 +1,14 @@
 #include "graph/json_string.h"
 
-#include <cstdio>
-
 namespace tessera::graph {
 
 namespace {
 
 void append_escape(std::string &out, uint32_t unit) {
-    char buffer[8];
-    std::snprintf(buffer, sizeof buffer, "\\u%04x", unit);
-    out += buffer;
+    static constexpr char digits[] = "0123456789abcdef";
+    out += "\\u";
+    for (int shift = 12; shift >= 0; shift -= 4)
+        out += digits[unit >> shift & 0xF];
 }
 
 } // namespace

@@ -40,7 +40,10 @@ void Scanner::fail_at(Position at, const std::string &message) const {
 std::string Scanner::found() {
     if (at_end())
         return "the end of the text";
-    return "'" + core::shown(std::string(text_.substr(at_, 1))) + "'";
+    size_t end = at_;
+    if (next_code_point(text_, end) == invalid_code_point)
+        return "a byte that is not UTF-8";
+    return "'" + core::shown(std::string(text_.substr(at_, end - at_))) + "'";
 }
 
 bool Scanner::accept(char c) {

@@ -449,7 +449,8 @@ def _nonempty_samples(**attrs: Any) -> list[Sample]:
 
 _composite(
     "mean", "The arithmetic mean over axes.", _mean_body,
-    lambda x, axes, keepdims: np.mean(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims),
+    lambda x, axes, keepdims: np.divide(
+        np.sum(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims), math.prod(x.shape[a] for a in axes)),
     lambda: reduction_samples("float"),
 )
 _composite(

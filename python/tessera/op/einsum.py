@@ -186,7 +186,7 @@ def _body(*operands: Value, equation: str) -> Value:
         i, j = _cheapest(terms, set(result), sizes)
         others = [t for at, t in enumerate(terms) if at not in (i, j)]
         needed = set(result).union(*(t.labels for t in others))
-        terms = [*others, _contract(terms[i], terms[j], needed, sizes)]
+        terms = [*others[:i], _contract(terms[i], terms[j], needed, sizes), *others[i:]]
     last = terms[0].without(set(terms[0].labels) - set(result))
     return last.arranged(result)
 

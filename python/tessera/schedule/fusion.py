@@ -1,0 +1,302 @@
+"""Group pieces into kernels.
+
+Two groups merge when one iteration space serves both, every value that passes between them is read exactly where it is
+computed, no third group must run between them, and it saves memory traffic. Products take their pointwise consumers
+first (epilogues), then reductions their producers, consumers and siblings, then pointwise groups merge.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from tessera.ir.dims import Call, Dim, Expr, Symbol, product
+from tessera.ir.value import Value
+from tessera.op import lowering as low
+from tessera.op.opdef import get
+from tessera.schedule import cost
+from tessera.schedule.index import Axes, Index, recombine, rename, symbol_of
+from tessera.schedule.options import Schedule
+from tessera.schedule.pieces import DOT, MAP, REDUCE, SCAN, Piece
+
+Mapping = dict[Symbol, Dim]
+
+MOST_BUFFERS = 30
+SMALL = 32768
+"""Elements below which parallelism does not matter."""
+FEW = 64
+"""Grid points below which a kernel has too little parallelism for a large tensor."""
+
+
+@dataclass(eq=False, slots=True)
+class Group:
+    """Pieces that become one kernel (or one check, or one portable call).
+
+    ``mappings`` gives, per member, its own axes as expressions over the axes of the group's space.
+    """
+
+    members: list[Piece]
+    space: tuple[Dim, ...]
+    reduced: tuple[int, ...]
+    mappings: dict[Piece, Mapping]
+    roots: dict[int, Piece] = field(default_factory=dict)
+    reads: set[int] = field(default_factory=set)
+    successors: dict[Group, None] = field(default_factory=dict)
+    predecessors: dict[Group, None] = field(default_factory=dict)
+
+    @property
+    def anchor(self) -> Piece:
+        """The member that gives the group its form."""
+        return next((m for m in self.members if m.kind != MAP), self.members[0])
+
+    @property
+    def kind(self) -> str:
+        """The kind of the anchor."""
+        return self.anchor.kind
+
+    @property
+    def position(self) -> int:
+        """Where the first member stood in the graph."""
+        return self.members[0].position
+
+    def canonical(self, piece: Piece) -> Index:
+        """Where a member's value is computed, over the group's axes."""
+        return rename(piece.index, self.mappings[piece])
+
+
+class Fusion:
+    """The state of grouping."""
+
+    def __init__(self, pieces: list[Piece], axes: Axes) -> None:
+        self.axes = axes
+        self.groups: dict[Group, None] = {}
+        self._owners: dict[int, list[Group]] = {}
+        self._readers: dict[int, dict[Group, None]] = {}
+        self._sizes: dict[tuple[Dim, ...], Dim] = {}
+        checks: dict[int, Group] = {}
+        for piece in pieces:
+            group = Group([piece], piece.space, piece.reduced, {piece: {}})
+            self.groups[group] = None
+            for v in _produced(piece):
+                group.roots[id(v)] = piece
+                self._owners.setdefault(id(v), []).append(group)
+            if piece.kind == "check":
+                checks[id(piece.node)] = group
+        for group in self.groups:
+            for node in group.members[0].checks:
+                self._link(checks[id(node)], group)
+            for read in group.members[0].reads:
+                group.reads.add(id(read.root))
+                self._readers.setdefault(id(read.root), {})[group] = None
+                for owner in self._owners.get(id(read.root), ()):
+                    self._link(owner, group)
+
+    def _link(self, before: Group, after: Group) -> None:
+        if before is not after:
+            before.successors[after] = None
+            after.predecessors[before] = None
+
+    def run(self) -> None:
+        """Merge until nothing merges any more."""
+        for kinds, partners in (((DOT,), (MAP,)), ((REDUCE, SCAN), (MAP, REDUCE, SCAN)), ((MAP,), (MAP,))):
+            for group in list(self.groups):
+                if group in self.groups and group.kind in kinds:
+                    self._grow(group, partners)
+
+    def _grow(self, group: Group, partners: tuple[str, ...]) -> None:
+        tried: dict[Group, int] = {}
+        grown = True
+        while grown:
+            grown = False
+            for other in self._neighbours(group, epilogue=group.kind == DOT):
+                if other.kind not in partners or tried.get(other) == len(group.members) + len(other.members):
+                    continue
+                tried[other] = len(group.members) + len(other.members)
+                merged = self._try(group, other)
+                if merged is not None:
+                    group, grown = merged, True
+                    break
+
+    def _neighbours(self, group: Group, epilogue: bool) -> Iterable[Group]:
+        found = dict(group.successors)
+        if not epilogue:
+            found.update(group.predecessors)
+            for root in sorted(group.reads, key=self._first_reader):
+                for other in self._readers[root]:
+                    if other.space == group.space or not other.space:
+                        found[other] = None
+            if not group.space:
+                found.update((g, None) for g in self.groups if not g.space)
+        found.pop(group, None)
+        return sorted(found, key=lambda g: g.position)
+
+    def _first_reader(self, root: int) -> int:
+        return min((g.position for g in self._readers[root]), default=0)
+
+    def _try(self, a: Group, b: Group) -> Group | None:
+        """The merged group, when merging is possible and worth while."""
+        for main, other in ((a, b), (b, a)):
+            if a.kind == MAP and b.kind == MAP and len(main.space) < len(other.space):
+                continue
+            if main.kind == MAP and other.kind != MAP:
+                continue
+            mappings = self._fit(main, other)
+            if mappings is None:
+                continue
+            merged = Group(
+                sorted([*main.members, *other.members], key=lambda p: p.position), main.space, main.reduced,
+                {**main.mappings, **mappings}, {**main.roots, **other.roots}, main.reads | other.reads,
+            )
+            if self._worthwhile(main, other, merged) and self._consistent(merged) and not self._separated(a, b):
+                self._replace(a, b, merged)
+                return merged
+        return None
+
+    def _fit(self, main: Group, other: Group) -> dict[Piece, Mapping] | None:
+        """Mappings of the other group's members onto the main group's space."""
+        out: dict[Piece, Mapping] = {}
+        for piece in other.members:
+            mapping = self._place(piece, main)
+            if mapping is None:
+                return None
+            out[piece] = mapping
+        return out
+
+    def _place(self, piece: Piece, group: Group) -> Mapping | None:
+        if piece.kind not in (MAP, REDUCE, SCAN):
+            return None
+        whole = piece.space == group.space
+        if piece.kind == MAP:
+            if whole:
+                return {}
+            if self._size(piece.space) == self._size(group.space):
+                return self._regroup(piece, group.space, range(len(group.space)))
+            if group.reduced:
+                kept = [i for i in range(len(group.space)) if i not in group.reduced]
+                extents = tuple(group.space[i] for i in kept)
+                if piece.space == extents or self._size(piece.space) == self._size(extents):
+                    return self._regroup(piece, extents, kept)
+            return None
+        if whole:
+            return {} if piece.reduced == group.reduced else None
+        ordered = piece.kind == SCAN or get(piece.node.op).lower.combine.startswith("arg")  # type: ignore[union-attr]
+        if group.kind != REDUCE or ordered or self._size(piece.space) != self._size(group.space):
+            return None
+        mapping = self._regroup(piece, group.space, range(len(group.space)))
+        return mapping if mapping is not None and self._same_reduction(piece, group, mapping) else None
+
+    def _regroup(self, piece: Piece, extents: tuple[Dim, ...], positions: Iterable[int]) -> Mapping | None:
+        """The piece's axes over a space of the same size but other dimensions; None where that divides the innermost."""
+        index = tuple(self.axes.axis(p, e) for p, e in zip(positions, extents))
+        mapped = self.axes.reshape(index, extents, piece.space)
+        if mapped and _divides(mapped[-1]):
+            return None
+        own = self.axes.space(piece.space)
+        return {s: d for o, d in zip(own, mapped) if (s := symbol_of(o)) is not None and o != d}
+
+    def _same_reduction(self, piece: Piece, group: Group, mapping: Mapping) -> bool:
+        """Whether the piece reduces just what the group reduces."""
+        own = self.axes.space(piece.space)
+        reduced = {symbol_of(self.axes.axis(i, group.space[i])) for i in group.reduced}
+        for i, axis in enumerate(own):
+            mapped = rename((axis,), mapping)[0]
+            inside = [s in reduced for s in _symbols(mapped)]
+            if inside and (all(inside) != (i in piece.reduced) or any(inside) != all(inside)):
+                return False
+        sizes = (tuple(piece.space[i] for i in piece.reduced), tuple(group.space[i] for i in group.reduced))
+        return self._size(sizes[0]) == self._size(sizes[1])
+
+    def _size(self, space: tuple[Dim, ...]) -> Dim:
+        if space not in self._sizes:
+            self._sizes[space] = product(space)
+        return self._sizes[space]
+
+    def _worthwhile(self, main: Group, other: Group, merged: Group) -> bool:
+        if len(merged.reads | merged.roots.keys()) > MOST_BUFFERS:
+            return False
+        if main.kind in (REDUCE, SCAN) and cost.typical_size(main.space) > SMALL:
+            grid = cost.typical_size([d for i, d in enumerate(main.space) if i not in main.reduced])
+            if grid < FEW and any(p.kind == MAP and p.space == main.space for p in other.members):
+                return False
+        return True
+
+    def _consistent(self, group: Group) -> bool:
+        """Whether every value that stays inside is read where it is computed."""
+        canonical: dict[int, Index] = {}
+        for piece in group.members:
+            mapping = group.mappings[piece]
+            for read in piece.reads:
+                source = group.roots.get(id(read.root))
+                if source is None:
+                    continue
+                if piece.kind == DOT or source.part is not None:
+                    return False
+                if id(read.root) not in canonical:
+                    canonical[id(read.root)] = group.canonical(source)
+                if seen_in(self.axes, read.root, read.shape, rename(read.index, mapping)) != canonical[id(read.root)]:
+                    return False
+        return True
+
+    def _separated(self, a: Group, b: Group) -> bool:
+        """Whether another group must run between the two."""
+        for first, last in ((a, b), (b, a)):
+            stack = [g for g in first.successors if g is not last]
+            seen: set[Group] = set(stack)
+            while stack:
+                group = stack.pop()
+                for after in group.successors:
+                    if after is last:
+                        return True
+                    if after not in seen:
+                        seen.add(after)
+                        stack.append(after)
+        return False
+
+    def _replace(self, a: Group, b: Group, merged: Group) -> None:
+        for old in (a, b):
+            del self.groups[old]
+            for root in old.reads:
+                del self._readers[root][old]
+            for before in old.predecessors:
+                del before.successors[old]
+                if before not in (a, b):
+                    self._link(before, merged)
+            for after in old.successors:
+                del after.predecessors[old]
+                if after not in (a, b):
+                    self._link(merged, after)
+            old.predecessors, old.successors = {}, {}
+        self.groups[merged] = None
+        for root in merged.reads:
+            self._readers[root][merged] = None
+        for root in merged.roots:
+            self._owners[root] = [g for g in self._owners[root] if g not in (a, b)] + [merged]
+
+
+def seen_in(axes: Axes, root: Value, shape: tuple[Dim, ...], index: Index) -> Index:
+    """An index into a view of a stored value, as an index into the value itself."""
+    if shape != root.shape:
+        index = axes.reshape(index, shape, root.shape)
+    return tuple(recombine(d) for d in index)
+
+
+def _produced(piece: Piece) -> tuple[Value, ...]:
+    if piece.kind == "check":
+        return ()
+    return piece.node.results if isinstance(get(piece.node.op).lower, low.Portable) else (piece.value,)
+
+
+def _divides(d: Dim) -> bool:
+    return isinstance(d, Expr) and any(isinstance(a, Call) for atoms, _ in d.terms for a in atoms)
+
+
+def _symbols(d: Dim) -> list[Symbol]:
+    return [a for atoms, _ in d.terms for a in atoms if isinstance(a, Symbol)] if isinstance(d, Expr) else []
+
+
+def fuse(pieces: list[Piece], axes: Axes, options: Schedule) -> list[Group]:
+    """The groups, each one kernel, check or portable call; unordered apart from their links."""
+    fusion = Fusion(pieces, axes)
+    if options.fusion:
+        fusion.run()
+    return list(fusion.groups)

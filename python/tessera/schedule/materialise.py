@@ -1,0 +1,216 @@
+"""Decide which values get storage and which are recomputed inside their consumers.
+
+Values that only an expensive computation or a particular kernel form can produce (reductions, products, scans,
+scatters) and values that must exist in memory are stored. Of the others, one with a single consumer is inlined; one
+with several is inlined when recomputing it costs less than a round trip through memory.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera.ir.graph import Graph
+from tessera.ir.value import LEAVES, Node, Value
+from tessera.op import lowering as low
+from tessera.op.opdef import get
+from tessera.schedule import cost
+from tessera.schedule.expression import is_single_update, reduced_axes
+from tessera.schedule.index import blocks, squeeze
+from tessera.schedule.options import Schedule
+from tessera.schedule.placement import ALIASES, Placement
+
+_INLINE = (
+    low.Pointwise, low.View, low.Pad, low.Concat, low.Iota, low.Fill, low.Take, low.TakeAlongAxis, low.Random,
+)
+
+
+@dataclass(slots=True)
+class _Uses:
+    """How a value is read, views looked through."""
+
+    count: int = 0
+    larger: bool = False
+    """Some consumer reads an element more than once."""
+    memory: bool = False
+    """Some consumer needs it in memory, in row-major order."""
+    operand: bool = False
+    """Some matrix product has it as operand."""
+
+
+@dataclass(slots=True)
+class _Inlined:
+    """What computing an element involves, down to stored values."""
+
+    work: int
+    tensors: frozenset[int]
+    depth: int
+    product: bool
+    """Reads the result of a matrix product, which can store a finished value instead."""
+
+
+_LEAF = _Inlined(0, frozenset(), 0, False)
+
+
+def can_inline(node: Node) -> bool:
+    """Whether a result element is a scalar expression of operand elements."""
+    rule = get(node.op).lower
+    if isinstance(rule, _INLINE):
+        return True
+    if isinstance(rule, (low.Reduction, low.Scan)):
+        return all(node.operands[0].shape[i] == 1 for i in reduced_axes(node))
+    if isinstance(rule, (low.IndexAdd, low.ScatterAdd)):
+        return is_single_update(node)
+    return isinstance(rule, low.Dot) and node.operands[0].shape[-1] == 1
+
+
+def is_view(node: Node) -> bool:
+    """Whether the operator only re-indexes."""
+    return isinstance(get(node.op).lower, (low.View, low.CheckRange))
+
+
+def place(graph: Graph, nodes: list[Node], options: Schedule, recompute: int) -> Placement:
+    """The values with storage. ``recompute``: the work per element up to which a value is recomputed."""
+    uses = _count_uses(graph, nodes)
+    required = {id(v) for v in (*graph.outputs.values(), *graph.updates.values())}
+    placement = Placement()
+    inlined: dict[int, _Inlined] = {}
+    for node in nodes:
+        if node.op in LEAVES:
+            continue
+        for v in node.results:
+            use = uses.get(id(v), _Uses())
+            info = _information(node, placement, inlined)
+            if node.op in ALIASES and placement.root(node.operands[0]) is not None:
+                inlined[id(v)] = _LEAF
+            elif not can_inline(node) and not is_view(node):
+                placement.store(v)
+            elif id(v) in required or _must_store(node, v, use, info, placement, options, recompute):
+                placement.store(v)
+            inlined[id(v)] = info
+    return placement
+
+
+def _must_store(
+    node: Node, v: Value, use: _Uses, info: _Inlined, placement: Placement, options: Schedule, recompute: int
+) -> bool:
+    """Whether an inlinable value is stored all the same."""
+    if use.memory:
+        return True
+    if use.operand and not _fits_operand(v, placement):
+        return True
+    if is_view(node) or info.work == 0:
+        return False
+    if not options.fusion:
+        return True
+    if info.work > cost.MOST_WORK or len(info.tensors) > cost.MOST_TENSORS or info.depth > cost.MOST_DEPTH:
+        return True
+    if use.larger and info.work > max(cost.CHEAP_BROADCAST, recompute - 1):
+        return True
+    if use.count > 1:
+        return info.work > recompute or (recompute <= cost.CHEAP and (len(info.tensors) > 1 or info.product))
+    return False
+
+
+def _fits_operand(v: Value, placement: Placement) -> bool:
+    """Whether a product can load the operand in place: views and casts of a stored value."""
+    while placement.root(v) is None:
+        rule = get(v.node.op).lower
+        cast = isinstance(rule, low.Pointwise) and rule.compute == "cast" and v.dtype.is_float
+        if not cast and not isinstance(rule, low.View):
+            return False
+        if cast and not v.node.operands[0].dtype.is_float:
+            return False
+        v = v.node.operands[0]
+    return True
+
+
+def _information(node: Node, placement: Placement, inlined: dict[int, _Inlined]) -> _Inlined:
+    total, depth, product = cost.work(node), 0, False
+    tensors: frozenset[int] = frozenset()
+    rank = len(squeeze(node.results[0].shape))
+    for o in node.operands:
+        root = placement.root(o)
+        if root is not None:
+            if len(squeeze(o.shape)) >= rank:  # rows and columns broadcast over the result are small
+                tensors |= {id(root)}
+            product |= root.node.op == "matmul" and o.size == node.results[0].size
+            continue
+        below = inlined[id(o)]
+        total += below.work
+        tensors |= below.tensors
+        depth = max(depth, below.depth)
+        product |= below.product and o.size == node.results[0].size
+    return _Inlined(total, tensors, depth + 1, product)
+
+
+def _count_uses(graph: Graph, nodes: list[Node]) -> dict[int, _Uses]:
+    uses: dict[int, _Uses] = {}
+    for v in (*graph.outputs.values(), *graph.updates.values()):
+        use = uses.setdefault(id(v), _Uses())
+        use.count += 1
+        if v.node.op in ALIASES:
+            use.memory = True
+    for node in reversed(nodes):
+        if node.op in LEAVES:
+            continue
+        for position, operand in enumerate(node.operands):
+            _add_use(uses.setdefault(id(operand), _Uses()), node, position, operand, uses)
+    return uses
+
+
+def _add_use(use: _Uses, node: Node, position: int, operand: Value, uses: dict[int, _Uses]) -> None:
+    rule = get(node.op).lower
+    result = node.results[0]
+    if isinstance(rule, low.CheckRange):
+        use.count += 1
+        use.memory = True
+    elif isinstance(rule, low.View):
+        above = uses.get(id(result), _Uses())
+        use.count += above.count
+        use.larger |= above.larger or (node.op == "broadcast_to" and operand.shape != result.shape)
+        use.operand |= above.operand
+        use.memory |= node.op in ALIASES and above.memory
+        use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result)
+    elif isinstance(rule, low.Dot):
+        use.count += 1
+        if can_inline(node):
+            use.larger = True
+        else:
+            use.operand = True
+    elif isinstance(rule, low.Portable):
+        use.count += 1
+        use.memory = True
+    elif not can_inline(node) and isinstance(rule, (low.IndexAdd, low.ScatterAdd)):
+        use.count += 1
+    else:
+        use.count += 1
+        use.larger |= _reads_repeatedly(rule, position, operand, result)
+
+
+def _reads_repeatedly(rule: low.Lowering, position: int, operand: Value, result: Value) -> bool:
+    if isinstance(rule, low.Pointwise):
+        return operand.shape != result.shape
+    if isinstance(rule, (low.Take, low.TakeAlongAxis)):
+        return position == 0 or operand.shape != result.shape
+    if isinstance(rule, (low.IndexAdd, low.ScatterAdd)):
+        return position != 0
+    return isinstance(rule, low.Random)
+
+
+def _reshape_is_simple(operand: Value, result: Value) -> bool:
+    """Whether the operand's index for a result index divides nothing in the innermost dimension.
+
+    Merging dimensions needs products only. Splitting needs divisions, which are affordable along outer dimensions.
+    """
+    if any(d == 0 for d in result.shape):
+        return True
+    inner = True
+    for source, target in reversed(blocks(operand.shape, result.shape)):
+        wide = [i for i in source if operand.shape[i] != 1]
+        narrow = [i for i in target if result.shape[i] != 1]
+        if not wide and not narrow:
+            continue
+        if len(wide) > 1 and (inner or len(narrow) > 1):
+            return False
+        inner = False
+    return True

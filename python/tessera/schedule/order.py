@@ -1,0 +1,101 @@
+"""The order in which kernels run: operands first, checks as early as possible, memory released early.
+
+In-place updates of state add the constraint that every reader of the old value comes first; an update for which that
+is impossible is computed elsewhere and copied at the end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from tessera.ir.value import Value
+from tessera.schedule import cost
+from tessera.schedule.fusion import Group
+from tessera.schedule.pieces import CHECK
+
+
+class Order:
+    """Steps (groups, and copies that must happen at a certain point) and which comes before which."""
+
+    def __init__(self, groups: Iterable[Group]) -> None:
+        self.groups: list[Group] = sorted(groups, key=lambda g: g.position)
+        self.after: dict[Group, dict[Group, None]] = {g: dict(g.successors) for g in self.groups}
+        self.readers: dict[int, list[Group]] = {}
+        for group in self.groups:
+            for root in group.reads:
+                self.readers.setdefault(root, []).append(group)
+
+    def reachable(self, start: Group) -> set[Group]:
+        """All steps that come after a step."""
+        seen: set[Group] = set()
+        stack = [start]
+        while stack:
+            for later in self.after[stack.pop()]:
+                if later not in seen:
+                    seen.add(later)
+                    stack.append(later)
+        return seen
+
+    def write_in_place(self, writer: Group, state: Value) -> bool:
+        """Constrain the order so that ``writer`` may overwrite ``state``; False when that is impossible."""
+        first = [g for g in self.readers.get(id(state), ()) if g is not writer]
+        first += [g for g in self.groups if g.kind == CHECK and g is not writer]
+        later = self.reachable(writer)
+        if any(g in later for g in first):
+            return False
+        for group in first:
+            self.after[group][writer] = None
+        return True
+
+    def sequence(self, sizes: dict[int, int]) -> list[Group]:
+        """A topological order. ``sizes``: typical bytes of the values that live in the arena."""
+        waiting: dict[Group, int] = dict.fromkeys(self.groups, 0)
+        for group in self.groups:
+            for later in self.after[group]:
+                waiting[later] += 1
+        unread = {root: len(groups) for root, groups in self.readers.items()}
+        urgent = self._before_checks()
+        ready = [g for g in self.groups if waiting[g] == 0]
+        out: list[Group] = []
+        while ready:
+            group = min(ready, key=lambda g: (*_urgency(g, urgent), self._growth(g, sizes, unread), g.position))
+            ready.remove(group)
+            out.append(group)
+            for root in group.reads:
+                unread[root] -= 1
+            for later in self.after[group]:
+                waiting[later] -= 1
+                if waiting[later] == 0:
+                    ready.append(later)
+        assert len(out) == len(self.groups), "the order of kernels has a cycle"
+        return out
+
+    def _growth(self, group: Group, sizes: dict[int, int], unread: dict[int, int]) -> int:
+        """Bytes that running the group now adds to what is live."""
+        allocated = sum(sizes.get(root, 0) for root in group.roots)
+        freed = sum(sizes.get(root, 0) for root in group.reads if unread[root] == 1)
+        return allocated - freed
+
+    def _before_checks(self) -> set[Group]:
+        """Steps that some check needs."""
+        before: dict[Group, list[Group]] = {g: [] for g in self.groups}
+        for group in self.groups:
+            for later in self.after[group]:
+                before[later].append(group)
+        seen: set[Group] = set()
+        stack = [g for g in self.groups if g.kind == CHECK]
+        while stack:
+            for earlier in before[stack.pop()]:
+                if earlier not in seen:
+                    seen.add(earlier)
+                    stack.append(earlier)
+        return seen
+
+
+def _urgency(group: Group, urgent: set[Group]) -> tuple[int]:
+    return (0 if group.kind == CHECK else 1 if group in urgent else 2,)
+
+
+def typical_bytes(v: Value) -> int:
+    """Bytes of a value, at typical sizes."""
+    return cost.typical_size(v.shape) * v.dtype.itemsize

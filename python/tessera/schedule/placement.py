@@ -1,0 +1,56 @@
+"""Which values have storage of their own."""
+
+from __future__ import annotations
+
+from tessera.ir.value import LEAVES, Node, Value
+
+ALIASES = frozenset({"reshape", "check_range", "stop_gradient"})
+"""Operators whose result is the operand's memory, when the operand has memory."""
+
+
+class Placement:
+    """Values with storage. Every other value is computed inside the kernels that read it."""
+
+    def __init__(self) -> None:
+        self._stored: dict[int, Value] = {}
+        self._roots: dict[int, Value | None] = {}
+
+    def store(self, v: Value) -> None:
+        """Give a value storage; before any value that depends on it is looked up."""
+        self._stored[id(v)] = v
+        self._roots[id(v)] = v
+
+    def is_stored(self, v: Value) -> bool:
+        """Whether the value itself has storage (leaves do)."""
+        return v.node.op in LEAVES or id(v) in self._stored
+
+    def is_alias(self, v: Value) -> bool:
+        """Whether the value is another view of its operand's storage."""
+        return v.node.op in ALIASES and not self.is_stored(v) and self.root(v.node.operands[0]) is not None
+
+    def root(self, v: Value) -> Value | None:
+        """The value whose storage holds ``v``, contiguous and in the same order; None when it has none."""
+        key = id(v)
+        if key in self._roots:
+            return self._roots[key]
+        if self.is_stored(v):
+            found: Value | None = v
+        elif v.node.op in ALIASES:
+            found = self.root(v.node.operands[0])
+        else:
+            found = None
+        self._roots[key] = found
+        return found
+
+    def checks(self, v: Value) -> list[Node]:
+        """The check_range nodes between an alias and its storage."""
+        found: list[Node] = []
+        while self.is_alias(v):
+            if v.node.op == "check_range":
+                found.append(v.node)
+            v = v.node.operands[0]
+        return found
+
+    def values(self) -> list[Value]:
+        """Values with storage, other than leaves, in the order in which they were placed."""
+        return list(self._stored.values())

@@ -1,0 +1,210 @@
+"""The plan: the flat list of instructions that the runtime executes, with its buffers and sizes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from tessera.ir.dims import Dim, Symbol, substitute
+from tessera.ir.dtype import DType
+from tessera.ir.provenance import Location
+
+VERSION = 1
+
+
+@dataclass(slots=True)
+class PlanBuffer:
+    """Memory: a caller's tensor, state, a constant, or a part of the arena. ``live``: first and last instruction."""
+
+    kind: str
+    bytes: Dim
+    label: str
+    offset: Dim | None = None
+    live: tuple[int, int] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTensor:
+    """A named input, output, state or constant."""
+
+    name: str
+    dtype: DType
+    shape: tuple[Dim, ...]
+    buffer: int
+    trainable: bool = False
+    mutated: bool = False
+
+
+@dataclass(slots=True)
+class KernelCall:
+    """Run kernel number ``kernel``; ``sizes`` are the values of its size arguments."""
+
+    kernel: int
+    buffers: tuple[int, ...]
+    sizes: tuple[Dim, ...]
+    loc: Location | None
+
+
+@dataclass(slots=True)
+class RangeCheck:
+    """Fail when an element of ``buffer`` that is not ``ignore`` lies outside [low, high]."""
+
+    buffer: int
+    dtype: DType
+    count: Dim
+    low: Dim
+    high: Dim
+    ignore: int | None
+    what: str
+    loc: Location | None
+
+
+@dataclass(slots=True)
+class Copy:
+    """Copy ``bytes`` bytes."""
+
+    source: int
+    target: int
+    bytes: Dim
+    loc: Location | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """A tensor in a buffer."""
+
+    buffer: int
+    dtype: DType
+    shape: tuple[Dim, ...]
+
+
+@dataclass(slots=True)
+class PortableCall:
+    """Run the portable kernel of an operator; ``attrs`` is the attribute text of Graph IR."""
+
+    op: str
+    attrs: str
+    operands: tuple[Operand, ...]
+    results: tuple[Operand, ...]
+    loc: Location | None
+
+
+Instruction = KernelCall | RangeCheck | Copy | PortableCall
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCheck:
+    """A condition on sizes, ``expr >= min``, tested before anything runs."""
+
+    expr: Dim
+    min: int
+    message: str
+    loc: Location | None
+
+
+class CompiledKernel(Protocol):
+    """What a target says about a kernel; expressions are over the kernel's own sizes."""
+
+    entry: int
+    grid: Dim
+    grain: Dim
+    scratch: Dim
+
+
+@dataclass(slots=True)
+class Plan:
+    """Everything the runtime needs but the code. ``kernels`` are Tile IR, each different."""
+
+    dims: tuple[Symbol, ...]
+    inputs: list[PlanTensor]
+    outputs: list[PlanTensor]
+    state: list[PlanTensor]
+    constants: list[PlanTensor]
+    buffers: list[PlanBuffer]
+    arena: Dim
+    kernels: list[Any]
+    instructions: list[Instruction]
+    checks: list[SizeCheck] = field(default_factory=list)
+    kernel_keys: list[str] = field(default_factory=list)
+    """Per kernel, text that is equal for kernels that do the same."""
+
+    def kernel_sizes(self, call: KernelCall) -> dict[Symbol, Dim]:
+        """The values of a call's size symbols."""
+        return dict(zip(self.kernels[call.kernel].sizes, call.sizes, strict=True))
+
+    def to_json(self, compiled: Sequence[CompiledKernel], target: str, level: str) -> str:
+        """The JSON text of docs/decisions/0001-contracts.md, for kernels compiled in the order of ``kernels``."""
+        data = {
+            "version": VERSION, "target": target, "level": level,
+            "dims": [{"name": d.name, "min": d.min, "max": d.max, "multiple_of": d.multiple_of} for d in self.dims],
+            "inputs": [_tensor(t) for t in self.inputs],
+            "outputs": [_tensor(t) for t in self.outputs],
+            "state": [{**_tensor(t), "trainable": t.trainable, "mutated": t.mutated} for t in self.state],
+            "constants": [_tensor(t) for t in self.constants],
+            "buffers": [_buffer(b) for b in self.buffers],
+            "arena": _dim(self.arena),
+            "kernels": [
+                {"name": k.name, "entry": c.entry, "scratch": _dim(c.scratch)}
+                for k, c in zip(self.kernels, compiled, strict=True)
+            ],
+            "instructions": [self._instruction(i, compiled) for i in self.instructions],
+            "peak": _dim(self.arena),
+            "checks": [
+                {"expr": _dim(c.expr), "min": c.min, "message": c.message, "loc": _loc(c.loc)} for c in self.checks
+            ],
+        }
+        return json.dumps(data, separators=(",", ":"))
+
+    def _instruction(self, i: Instruction, compiled: Sequence[CompiledKernel]) -> dict[str, Any]:
+        if isinstance(i, KernelCall):
+            values = self.kernel_sizes(i)
+            code = compiled[i.kernel]
+            return {
+                "kernel": i.kernel, "buffers": list(i.buffers), "sizes": [_dim(d) for d in i.sizes],
+                "grid": _dim(substitute(code.grid, values)), "grain": _dim(substitute(code.grain, values)),
+                "scratch": _dim(substitute(code.scratch, values)), "loc": _loc(i.loc),
+            }
+        if isinstance(i, RangeCheck):
+            return {
+                "check_range": i.buffer, "dtype": i.dtype.name, "count": _dim(i.count), "low": _dim(i.low),
+                "high": _dim(i.high), "ignore": i.ignore, "what": i.what, "loc": _loc(i.loc),
+            }
+        if isinstance(i, Copy):
+            return {"copy": [i.source, i.target], "bytes": _dim(i.bytes), "loc": _loc(i.loc)}
+        return {
+            "portable": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],
+            "results": [_operand(o) for o in i.results], "loc": _loc(i.loc),
+        }
+
+    def hash(self) -> str:
+        """A digest of buffers, instructions and kernels, without code: equal for equal plans."""
+        digest = hashlib.blake2b(digest_size=16)
+        for part in (self.dims, self.buffers, self.instructions, self.outputs, self.checks):
+            digest.update(repr(part).encode())
+        for key in self.kernel_keys:
+            digest.update(key.encode())
+        return digest.hexdigest()
+
+
+def _dim(d: Dim) -> int | str:
+    return d if isinstance(d, int) else str(d)
+
+
+def _loc(loc: Location | None) -> str | None:
+    return None if loc is None else str(loc)
+
+
+def _tensor(t: PlanTensor) -> dict[str, Any]:
+    return {"name": t.name, "dtype": t.dtype.name, "shape": [_dim(d) for d in t.shape], "buffer": t.buffer}
+
+
+def _operand(o: Operand) -> dict[str, Any]:
+    return {"buffer": o.buffer, "dtype": o.dtype.name, "shape": [_dim(d) for d in o.shape]}
+
+
+def _buffer(b: PlanBuffer) -> dict[str, Any]:
+    data: dict[str, Any] = {"kind": b.kind, "bytes": _dim(b.bytes), "label": b.label}
+    return {**data, "offset": _dim(b.offset)} if b.offset is not None else data

@@ -1,0 +1,173 @@
+"""Merge adjacent axes that every access runs through like one: contiguous tensors become one-dimensional."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tessera.ir.dims import Call, Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
+from tessera.schedule.index import symbol_of
+from tessera.tile.ir import Axis, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
+from tessera.tile.rewrite import accesses, bodies, map_op, resized, with_bodies
+
+
+def collapse(kernel: Kernel) -> Kernel:
+    """The kernel with as few axes as its accesses allow."""
+    if isinstance(kernel, LoopKernel):
+        kernel = _collapse_grid(kernel)
+        return _collapse_loops(kernel)
+    at = len(kernel.batch) - 2
+    while at >= 0:
+        merged = _merge(kernel, kernel.batch[at], kernel.batch[at + 1])
+        if merged is not None:
+            kernel, axis = merged
+            kernel = replace(kernel, batch=(*kernel.batch[:at], axis, *kernel.batch[at + 2:]))
+        at -= 1
+    if len(kernel.batch) == 1 and not _mentions(kernel.b, kernel.batch[0].symbol):
+        merged = _merge(kernel, kernel.batch[0], kernel.m)
+        if merged is not None:
+            kernel = replace(merged[0], batch=(), m=merged[1])
+    return kernel
+
+
+def _collapse_grid(kernel: LoopKernel) -> LoopKernel:
+    at = len(kernel.grid) - 2
+    while at >= 0:
+        merged = _merge(kernel, kernel.grid[at], kernel.grid[at + 1])
+        if merged is not None:
+            kernel, axis = merged
+            kernel = replace(kernel, grid=(*kernel.grid[:at], axis, *kernel.grid[at + 2:]))
+        at -= 1
+    return kernel
+
+
+def _collapse_loops(kernel: LoopKernel) -> LoopKernel:
+    longest = max((s.axes for s in kernel.stages), key=len, default=())
+    if any(s.axes and s.axes != longest for s in kernel.stages):
+        return kernel
+    at = len(longest) - 2
+    while at >= 0:
+        merged = _merge(kernel, longest[at], longest[at + 1])
+        if merged is not None:
+            kernel, axis = merged
+            longest = (*longest[:at], axis, *longest[at + 2:])
+            kernel = replace(kernel, stages=tuple(Stage(longest if s.axes else (), s.ops) for s in kernel.stages))
+        at -= 1
+    return kernel
+
+
+def _mentions(body: tuple[Op, ...], symbol: Symbol) -> bool:
+    for op in body:
+        exprs: tuple[Any, ...] = ()
+        if isinstance(op, (Load, Store)):
+            exprs = op.index
+        elif isinstance(op, Index):
+            exprs = (op.expr,)
+        elif isinstance(op, Random):
+            exprs = (op.element,)
+        if any(isinstance(e, Expr) and symbol in symbols(e) for e in exprs):
+            return True
+    return False
+
+
+@dataclass(slots=True)
+class _Pair:
+    outer: Symbol
+    inner: Symbol
+    extent: Dim
+    """Of the inner axis."""
+    merged: Expr
+
+    def mentions(self, d: Any) -> bool:
+        if not isinstance(d, Expr):
+            return False
+        found = symbols(d)
+        return self.outer in found or self.inner in found
+
+    def rewrite(self, d: Dim) -> Dim | None:
+        """The expression over the merged axis; None when it does not run through the pair like one axis."""
+        if not isinstance(d, Expr) or not self.mentions(d):
+            return d
+        if self.extent == 1:
+            return substitute(d, {self.outer: self.merged, self.inner: 0})
+        outer = _coefficient(d, self.outer)
+        inner = _coefficient(d, self.inner)
+        if outer is None or inner is None or inner == 0 or outer != mul(inner, self.extent):
+            return None
+        return substitute(d, {self.outer: 0, self.inner: self.merged})
+
+
+def _coefficient(d: Expr, symbol: Symbol) -> Dim | None:
+    """The coefficient of a symbol in which the expression is linear; None when it is not."""
+    total: Dim = 0
+    for atoms, c in d.terms:
+        for atom in atoms:
+            if isinstance(atom, Call) and symbol in symbols(sym(atom)):
+                return None
+        if symbol in atoms:
+            rest = list(atoms)
+            rest.remove(symbol)
+            if symbol in rest:
+                return None
+            total = add(total, Expr({tuple(rest): c}) if rest else c)
+    return total
+
+
+def _merge(kernel: Any, outer: Axis, inner: Axis) -> tuple[Any, Axis] | None:
+    """The kernel over the merged axis, which is not yet among its axes; None when an access forbids it."""
+    extent = mul(outer.extent, inner.extent)
+    high = bounds(extent)[1]
+    symbol = Symbol(f"{outer.symbol.name}_", 0, None if high is None else max(high - 1, 0))
+    pair = _Pair(outer.symbol, inner.symbol, inner.extent, sym(symbol))
+    joined = _joined_dimensions(kernel, pair)
+    if joined is None:
+        return None
+    shapes = {}
+    for number, at in joined.items():
+        shape = kernel.buffers[number].shape
+        shapes[number] = (*shape[:at], mul(shape[at], shape[at + 1]), *shape[at + 2:])
+    failed = False
+
+    def entry(d: Any) -> Any:
+        nonlocal failed
+        if isinstance(d, (int, Ref)):
+            return d
+        new = pair.rewrite(d)
+        failed |= new is None
+        return d if new is None else new
+
+    def index(number: int, entries: tuple[Any, ...]) -> tuple[Any, ...]:
+        at = joined.get(number)
+        if at is not None:
+            flat = add(mul(entries[at], kernel.buffers[number].shape[at + 1]), entries[at + 1])
+            entries = (*entries[:at], flat, *entries[at + 2:])
+        return tuple(map(entry, entries))
+
+    new = [tuple(map_op(op, index, entry) for op in body) for body in bodies(kernel)]
+    if failed:
+        return None
+    buffers = tuple(resized(b, shapes[i]) if i in shapes else b for i, b in enumerate(kernel.buffers))
+    return replace(with_bodies(kernel, new), buffers=buffers), Axis(symbol, extent)
+
+
+def _joined_dimensions(kernel: Kernel, pair: _Pair) -> dict[int, int] | None:
+    """Per buffer whose adjacent dimensions the pair indexes, the position of the first; None when merging fails."""
+    joined: dict[int, int] = {}
+    if pair.extent == 1:
+        return joined
+    for _, _, op in accesses(kernel):
+        at = [i for i, e in enumerate(op.index) if pair.mentions(e)]
+        if len(at) == 2:
+            first, second = op.index[at[0]], op.index[at[1]]
+            adjacent = at[1] == at[0] + 1 and symbol_of(first) == pair.outer and symbol_of(second) == pair.inner
+            if not adjacent or kernel.buffers[op.buffer].shape[at[1]] != pair.extent:
+                return None
+            if joined.setdefault(op.buffer, at[0]) != at[0]:
+                return None
+        elif len(at) > 2 or (len(at) == 1 and pair.rewrite(op.index[at[0]]) is None):
+            return None
+    for _, _, op in accesses(kernel):
+        at = joined.get(op.buffer)
+        if at is not None and any(isinstance(e, Ref) for e in op.index[at : at + 2]):
+            return None
+    return joined

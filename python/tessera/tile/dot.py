@@ -1,0 +1,86 @@
+"""Build matrix-product kernels: operand loads, epilogue, stores."""
+
+from __future__ import annotations
+
+from tessera.errors import InternalError
+from tessera.ir.dims import Dim, Symbol
+from tessera.ir.dtype import DType, f32, f64, i32, i64
+from tessera.ir.value import Value
+from tessera.schedule.fusion import Group, seen_in
+from tessera.schedule.index import Axes, Index, symbol_of
+from tessera.schedule.pieces import DOT, Piece, dot_operands
+from tessera.schedule.placement import Placement
+from tessera.tile.emission import Argument, Emitter, Operand
+from tessera.tile.ir import Axis, DotKernel, Ref
+
+LEFT, RIGHT, EPILOGUE, ACCUMULATOR = 0, 1, 2, 3
+
+
+def accumulator(dtype: DType) -> DType:
+    """The dtype in which a product of this dtype accumulates."""
+    if dtype.is_float:
+        return f64 if dtype == f64 else f32
+    return i64 if dtype == i64 else i32
+
+
+class DotBuilder(Emitter):
+    """One group around a matrix product."""
+
+    def __init__(self, group: Group, placement: Placement, axes: Axes, external: set[int]) -> None:
+        super().__init__(placement, axes)
+        self.group = group
+        self.external = external
+        self._canonical: dict[int, Index] = {r: group.canonical(p) for r, p in group.roots.items()}
+
+    def build(self) -> tuple[DotKernel, list[Argument]]:
+        """The kernel, over axes and sizes as the schedule names them, and its arguments."""
+        piece = self.group.anchor
+        assert piece.kind == DOT
+        node = piece.node
+        self.note(node.op)
+        rank = len(piece.space)
+        left, right = dot_operands(node, piece.index, self.axes, rank)
+        for scope, operand, index in ((LEFT, node.operands[0], left), (RIGHT, node.operands[1], right)):
+            self.fresh()
+            self.enter(None, scope)
+            self._last(self.value(operand, index), scope)
+        self.fresh()
+        self.enter(None, EPILOGUE)
+        for member in self.group.members:
+            if id(member.value) in self.external:
+                self.store(member.value, self._canonical[id(member.value)], self._member(member))
+        shape = node.results[0].shape
+        batch = tuple(self._axis(d, n) for d, n in zip(piece.index[:-2], shape[:-2]) if n != 1)
+        m, n = self._axis(piece.index[-2], shape[-2], "_m"), self._axis(piece.index[-1], shape[-1], "_n")
+        k = self._axis(self.axes.axis(rank, node.operands[0].shape[-1]), node.operands[0].shape[-1])
+        buffers = tuple(a.buffer(f"b{i}") for i, a in enumerate(self.arguments))
+        kernel = DotKernel(
+            self.name("matmul"), (), buffers, batch, m, n, k, tuple(self.bodies[LEFT]), tuple(self.bodies[RIGHT]),
+            tuple(self.bodies[EPILOGUE]), accumulator(piece.value.dtype), node.loc or self.loc,
+        )
+        return kernel, self.arguments
+
+    @staticmethod
+    def _axis(d: Dim, extent: Dim, unused: str = "_one") -> Axis:
+        """The axis of an index entry; a dimension of size 1 has an axis that nothing mentions."""
+        return Axis(symbol_of(d) or Symbol(unused, 0, 0), extent)
+
+    def _last(self, value: Operand, scope: int) -> None:
+        """Make the operand's element the last op of its body."""
+        ref = self.settle(value, scope)
+        if ref.scope != scope or ref.index != len(self.bodies[scope]) - 1:
+            raise InternalError("the element of a product's operand is not the last op of its body")
+
+    def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
+        piece = self.group.roots.get(id(root))
+        if piece is None:
+            return self.load(root, shape, index, mask)
+        assert seen_in(self.axes, root, shape, index) == self._canonical[id(root)]
+        return self._member(piece)
+
+    def _member(self, piece: Piece) -> Operand:
+        if piece.kind != DOT:
+            return self.inline(piece.value, self._canonical[id(piece.value)])
+        acc = accumulator(piece.value.dtype)
+        ref = Ref(ACCUMULATOR, 0)
+        return ref if acc == piece.value.dtype else self.compute("cast", (ref,), piece.value.dtype)

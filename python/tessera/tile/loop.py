@@ -1,0 +1,196 @@
+"""Build loop kernels: pointwise groups, row and column reductions with their neighbours, scans, scatters."""
+
+from __future__ import annotations
+
+from tessera.ir.dims import Dim, Symbol
+from tessera.ir.value import Value
+from tessera.op import lowering as low
+from tessera.op.opdef import get
+from tessera.schedule.fusion import Group, seen_in
+from tessera.schedule.index import Axes, Index, rename, symbol_of
+from tessera.schedule.pieces import MAP, REDUCE, SCAN, Piece
+from tessera.schedule.placement import Placement
+from tessera.tile.emission import Argument, Emitter, Operand
+from tessera.tile.ir import Axis, LoopKernel, Op, Reduce, Ref, Scan, Stage
+
+
+class LoopBuilder(Emitter):
+    """One group as a loop kernel.
+
+    Level k consists of a body that runs once per grid point (2k) and a loop over the reduced axes (2k + 1). A value
+    that depends on a reduction of level k belongs to level k + 1.
+    """
+
+    def __init__(self, group: Group, placement: Placement, axes: Axes, external: set[int]) -> None:
+        super().__init__(placement, axes)
+        self.group = group
+        self.external = external
+        everything = axes.space(group.space)
+        self.loop = [self._axis(everything[i]) for i in group.reduced]
+        self.grid = [self._axis(d) for i, d in enumerate(everything) if i not in group.reduced]
+        self.varying = {a.symbol for a in self.loop}
+        self._level = 0
+        self._results: dict[int, Ref] = {}
+        self._written: dict[int, int] = {}
+        self._canonical: dict[int, Index] = {r: group.canonical(p) for r, p in group.roots.items() if p.part is None}
+
+    def _axis(self, d: Dim) -> Axis:
+        symbol = symbol_of(d)
+        assert symbol is not None
+        return Axis(symbol, self.axes.extents[symbol])
+
+    def build(self) -> tuple[LoopKernel, list[Argument]]:
+        """The kernel, over axes and sizes as the schedule names them, and its arguments."""
+        levels = self._levels()
+        for level in range(max(levels.values()) + 1):
+            self._level = level
+            self.enter(2 * level, 2 * level + 1 if self.loop else None)
+            for piece in self.group.members:
+                if levels[piece] == level and piece.kind == REDUCE:
+                    self._reduce(piece)
+            for piece in self.group.members:
+                if levels[piece] == level and piece.kind != REDUCE and id(piece.value) in self.external:
+                    self._write(piece)
+        for piece in self.group.members:
+            if piece.kind == REDUCE and id(piece.value) in self.external:
+                scope = 2 * levels[piece] + 2
+                self.enter(scope, None)
+                self.store(piece.value, self._canonical[id(piece.value)], self._results[id(piece.value)])
+        return self.finish(), self.arguments
+
+    def _levels(self) -> dict[Piece, int]:
+        levels: dict[Piece, int] = {}
+        for piece in self.group.members:
+            level = 0
+            for read in piece.reads:
+                source = self.group.roots.get(id(read.root))
+                if source is not None:
+                    level = max(level, levels[source] + (source.kind == REDUCE))
+            levels[piece] = level
+        return levels
+
+    def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
+        if id(root) not in self.group.roots:
+            return self.load(root, shape, index, mask)
+        at = seen_in(self.axes, root, shape, index)
+        assert at == self._canonical[id(root)], f"{root} is read at {at}"
+        if id(root) in self._results:
+            return self._results[id(root)]
+        if self._written.get(id(root), self._level) < self._level:
+            return self.load(root, root.shape, at, None)
+        return self._element(self.group.roots[id(root)])
+
+    def _element(self, piece: Piece) -> Operand:
+        """The value that a member computes at a point of the space."""
+        at = self.group.canonical(piece)
+        if piece.part is not None:
+            operand = piece.node.operands[piece.part]
+            return self.value(operand, self._own_index(piece, operand))
+        if piece.kind == SCAN:
+            return self.remembered(("scan", id(piece.value)), lambda: self._scan(piece, at))
+        return self.inline(piece.value, at)
+
+    def _own_index(self, piece: Piece, operand: Value) -> Index:
+        own = iter(self.axes.space(piece.space))
+        index = tuple(0 if d == 1 else next(own) for d in operand.shape)
+        return rename(index, self.group.mappings[piece])
+
+    def _converted(self, value: Operand, piece: Piece) -> Operand:
+        operand = piece.node.operands[0]
+        return value if operand.dtype == piece.value.dtype else self.compute("cast", (value,), piece.value.dtype)
+
+    def _scan(self, piece: Piece, at: Index) -> Operand:
+        value = self._converted(self.value(piece.node.operands[0], at), piece)
+        self.visit(piece.node)
+        rule = get(piece.node.op).lower
+        assert isinstance(rule, low.Scan) and self.inner is not None
+        return self._in_loop(value, lambda ref: Scan(rule.combine, ref, piece.value.dtype))
+
+    def _reduce(self, piece: Piece) -> None:
+        operand = piece.node.operands[0]
+        rule = get(piece.node.op).lower
+        assert isinstance(rule, low.Reduction)
+        value = self.value(operand, self._own_index(piece, operand))
+        self.visit(piece.node)
+        if not rule.combine.startswith("arg"):
+            value = self._converted(value, piece)
+        ref = self._in_loop(value, lambda r: Reduce(rule.combine, r, piece.value.dtype))
+        self.mark_uniform(ref)
+        self._results[id(piece.value)] = ref
+
+    def _in_loop(self, value: Operand, make: object) -> Ref:
+        assert self.inner is not None and callable(make)
+        ref = self.settle(value, self.inner)
+        body = self.bodies.setdefault(self.inner, [])
+        body.append(make(ref))
+        return Ref(self.inner, len(body) - 1)
+
+    def _write(self, piece: Piece) -> None:
+        value = self._element(piece)
+        self.note(piece.node.op)
+        self.store(piece.value, self.group.canonical(piece), value)
+        if piece.kind == MAP and piece.part is None:
+            self._written[id(piece.value)] = self._level
+
+    def finish(self) -> LoopKernel:
+        """Number the stages that have ops, and assemble the kernel."""
+        order = [scope for scope in sorted(self.bodies) if self.bodies[scope]]
+        number = {scope: i for i, scope in enumerate(order)}
+        stages = tuple(
+            Stage(tuple(self.loop) if scope % 2 else (), tuple(renumber(op, number) for op in self.bodies[scope]))
+            for scope in order
+        )
+        buffers = tuple(a.buffer(f"b{i}") for i, a in enumerate(self.arguments))
+        loc = self.group.anchor.node.loc or self.loc
+        return LoopKernel(self.name("kernel"), (), buffers, tuple(self.grid), stages, loc)
+
+
+def renumber(op: Op, number: dict[int, int]) -> Op:
+    """The op with the scopes of its references replaced."""
+    from dataclasses import fields, replace
+
+    changes = {}
+    for f in fields(op):
+        value = getattr(op, f.name)
+        if isinstance(value, Ref):
+            changes[f.name] = Ref(number[value.scope], value.index)
+        elif isinstance(value, tuple) and any(isinstance(v, Ref) for v in value):
+            changes[f.name] = tuple(Ref(number[v.scope], v.index) if isinstance(v, Ref) else v for v in value)
+    return replace(op, **changes) if changes else op
+
+
+class ScatterBuilder(LoopBuilder):
+    """index_add and scatter_add: the base is copied, then updates are added one after the other."""
+
+    def build(self) -> tuple[LoopKernel, list[Argument]]:
+        """The kernel: the grid runs over the dimensions that are not indexed."""
+        piece = self.group.members[0]
+        node = piece.node
+        base, indices, updates = node.operands
+        axis = node.attrs["axis"]
+        row = piece.index
+        element = symbol_of(row[axis])
+        loop = self.loop
+        first = [Axis(element, base.shape[axis])] if element is not None else []
+        self.varying = {a.symbol for a in first}
+        self.enter(0, 1 if first else None)
+        self.store(piece.value, row, self.value(base, row))
+        self.fresh()
+        self.varying = {a.symbol for a in loop}
+        self.enter(2, 3)
+        at = self._own_index(piece, updates)
+        rank = indices.ndim if isinstance(get(node.op).lower, low.IndexAdd) else 1
+        position = at[axis : axis + rank] if isinstance(get(node.op).lower, low.IndexAdd) else at
+        target = self.gathered(indices, position, base.shape[axis], None)
+        value = self.value(updates, at)
+        self.store(piece.value, (*row[:axis], target, *row[axis + 1:]), value, mode="add")
+        self.note(node.op)
+        kernel = self.finish()
+        order = [scope for scope in sorted(self.bodies) if self.bodies[scope]]
+        stages = tuple(
+            Stage(tuple(first if scope == 1 else loop if scope == 3 else ()), stage.ops)
+            for scope, stage in zip(order, kernel.stages)
+        )
+        from dataclasses import replace
+
+        return replace(kernel, stages=stages), self.arguments

@@ -1,4 +1,5 @@
-"""Guide §1.2: an MLP and its training step. The marked region is the guide's text; the lines around it bind its names."""
+"""Guide §1.2: an MLP and its training step. The marked region is the guide's text; the rest binds its names."""
+# ruff: noqa: E302, E402, F401, I001
 
 import numpy as np
 

@@ -28,8 +28,18 @@ def build(folder: Path) -> Path:
     generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
     cmake = tool("cmake")
     subprocess.run(
-        [cmake, "-S", str(HERE / "cpp"), "-B", str(folder), *generator, "-DCMAKE_BUILD_TYPE=Release", f"-DTessera_DIR={cmake_dir}"],
-        check=True, stdout=subprocess.DEVNULL,
+        [
+            cmake,
+            "-S",
+            str(HERE / "cpp"),
+            "-B",
+            str(folder),
+            *generator,
+            "-DCMAKE_BUILD_TYPE=Release",
+            f"-DTessera_DIR={cmake_dir}",
+        ],
+        check=True,
+        stdout=subprocess.DEVNULL,
     )
     subprocess.run([cmake, "--build", str(folder)], check=True, stdout=subprocess.DEVNULL)
     return folder / "classify"

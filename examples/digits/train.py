@@ -6,11 +6,10 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import tessera
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
-
-import tessera
 from tessera import graph, op, optim
 
 BATCH = 64
@@ -43,7 +42,13 @@ def train(folder: Path, epochs: int) -> float:
         return {"loss": loss}
 
     rng = np.random.default_rng(0)
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("loss {task.fields[loss]:.4f}"))
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("loss {task.fields[loss]:.4f}"),
+    )
     with Progress(*columns) as progress:
         task = progress.add_task("training", total=steps, loss=float("nan"))
         for _ in range(epochs):

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 
 import numpy as np
+import tessera
 from safetensors.numpy import save_file
 from sklearn.datasets import load_digits
-
-import tessera
 from tessera import graph, op, optim
 
 BATCH = 64

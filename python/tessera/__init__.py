@@ -19,12 +19,25 @@ if TYPE_CHECKING:
 
 _MODULES = frozenset({"dist", "errors", "graph", "op", "optim"})
 _NAMES = {
-    "Array": "tessera.interop.array", "array": "tessera.interop.array", "from_dlpack": "tessera.interop.array",
-    "load": "tessera.graph.load", "manual_seed": "tessera.op.random",
+    "Array": "tessera.interop.array",
+    "array": "tessera.interop.array",
+    "from_dlpack": "tessera.interop.array",
+    "load": "tessera.graph.load",
+    "manual_seed": "tessera.op.random",
 }
 
 __all__ = [
-    "Array", "__version__", "array", "dist", "errors", "from_dlpack", "graph", "load", "manual_seed", "op", "optim",
+    "Array",
+    "__version__",
+    "array",
+    "dist",
+    "errors",
+    "from_dlpack",
+    "graph",
+    "load",
+    "manual_seed",
+    "op",
+    "optim",
 ]
 
 

@@ -32,7 +32,9 @@ def main() -> int:
     if len(sys.argv) > 1 and not sys.argv[1].startswith("-"):
         return command(sys.argv[1:])
     parser = argparse.ArgumentParser(
-        prog="python -m tessera", description="Compiler and linker flags of Tessera.", epilog="Commands: inspect, run, doctor."
+        prog="python -m tessera",
+        description="Compiler and linker flags of Tessera.",
+        epilog="Commands: inspect, run, doctor.",
     )
     parser.add_argument("--cflags", action="store_true", help="flags to compile a C++ program")
     parser.add_argument("--libs", action="store_true", help="flags to link it, with the run-time path")

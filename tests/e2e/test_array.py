@@ -5,9 +5,8 @@ import gc
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
-
 import tessera
+import torch
 from tessera.errors import ArgumentError, DTypeError, ShapeError, TesseraError
 
 NUMPY = ["float64", "float32", "float16", "int64", "int32", "int16", "int8", "uint8", "bool"]
@@ -38,8 +37,21 @@ def test_bf16():
     assert again.dtype == "bf16" and again.numpy().astype(np.float32).tolist() == [3, 4]
 
 
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32,
-                                   torch.int16, torch.int8, torch.uint8, torch.bool])
+@pytest.mark.parametrize(
+    "dtype",
+    [
+        torch.float64,
+        torch.float32,
+        torch.float16,
+        torch.bfloat16,
+        torch.int64,
+        torch.int32,
+        torch.int16,
+        torch.int8,
+        torch.uint8,
+        torch.bool,
+    ],
+)
 def test_torch_shares_memory_both_ways(dtype):
     source = torch.zeros(4, dtype=dtype)
     array = tessera.from_dlpack(source)
@@ -141,7 +153,13 @@ def test_array_protocol():
 
 
 def test_unsupported_elements():
-    for bad in (np.zeros(2, np.complex64), np.zeros(2, np.uint32), np.array(["a"]), np.array([None]), np.zeros(2, "M8[s]")):
+    for bad in (
+        np.zeros(2, np.complex64),
+        np.zeros(2, np.uint32),
+        np.array(["a"]),
+        np.array([None]),
+        np.zeros(2, "M8[s]"),
+    ):
         with pytest.raises(DTypeError, match="has no Tessera dtype"):
             tessera.array(bad)
     with pytest.raises(TesseraError):

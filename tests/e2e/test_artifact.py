@@ -10,7 +10,6 @@ import safetensors
 import safetensors.numpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tessera.artifact import history, layout, reader, writer
 from tessera.errors import ArgumentError, FileAccessError, FormatError, NameMissingError, VersionError
 
@@ -148,12 +147,32 @@ def header_file(header: object, data: bytes = b"") -> bytes:
         (header_file(b"\xff\xfe"), "UTF-8"),
         (header_file(b"[" * 100000), "not valid JSON"),
         (header_file({"__metadata__": {"a": 1}}), "map names to text"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"1234"), "malformed"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"), "needs 8 bytes"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"), "non-negative"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"12345678"), "gap or overlap"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12"), "truncated"),
-        (header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}), "needs"),
+        (
+            header_file({"__metadata__": META, "w": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}, b"1234"),
+            "malformed",
+        ),
+        (
+            header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}, b"1234"),
+            "needs 8 bytes",
+        ),
+        (
+            header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [-1], "data_offsets": [0, 4]}}, b"1234"),
+            "non-negative",
+        ),
+        (
+            header_file(
+                {"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, b"12345678"
+            ),
+            "gap or overlap",
+        ),
+        (
+            header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]}}, b"12"),
+            "truncated",
+        ),
+        (
+            header_file({"__metadata__": META, "w": {"dtype": "F32", "shape": [2**40, 2**40], "data_offsets": [0, 4]}}),
+            "needs",
+        ),
         (header_file({"__metadata__": META, "w": []}), "malformed"),
     ],
 )

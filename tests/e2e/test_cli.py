@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tessera import graph, op
 from tessera.cli import main
 
@@ -30,8 +29,17 @@ def command(capsys, *arguments):
 def test_inspect(capsys, file):
     code, out, err = command(capsys, "inspect", file)
     assert code == 0 and not err
-    for part in ("x: f32[B, 4]", "logits: f32[B, 2]", "B in [1, 16]", "target cpu", "target portable", "custom operators: none",
-                 "peak memory", "author: Ada", "f32[4, 8]"):
+    for part in (
+        "x: f32[B, 4]",
+        "logits: f32[B, 2]",
+        "B in [1, 16]",
+        "target cpu",
+        "target portable",
+        "custom operators: none",
+        "peak memory",
+        "author: Ada",
+        "f32[4, 8]",
+    ):
         assert part in out
 
 
@@ -51,7 +59,14 @@ def test_run(capsys, file, tmp_path):
     expected = graph.load(file)(x).numpy()
     for options in ((), ("--target", "portable"), ("--no-native-code",)):
         code, out, err = command(
-            capsys, "run", file, "--input", f"x={tmp_path / 'x.npy'}", "--output", f"logits={tmp_path / 'y.npy'}", *options
+            capsys,
+            "run",
+            file,
+            "--input",
+            f"x={tmp_path / 'x.npy'}",
+            "--output",
+            f"logits={tmp_path / 'y.npy'}",
+            *options,
         )
         assert code == 0 and not err and "logits: f32[3, 2]" in out
         np.testing.assert_allclose(np.load(tmp_path / "y.npy"), expected, rtol=1e-5, atol=1e-6)
@@ -116,14 +131,20 @@ def test_import_is_light():
         "from tessera import op, graph, dist, optim; "
         "heavy |= {'torch', 'jax', 'llvmlite', 'rich', 'sklearn', 'scipy'} & set(sys.modules); print(heavy)"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "set()"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+        == "set()"
+    )
 
 
 def test_dist_says_what_is_missing():
     from tessera import dist
     from tessera.errors import UnsupportedError
 
-    for use in (lambda: dist.Mesh(axes=["dp"], devices=range(2)), lambda: dist.ShardSpec(("row",), ("dp",)),
-                lambda: dist.tensor((2, 2))):
+    for use in (
+        lambda: dist.Mesh(axes=["dp"], devices=range(2)),
+        lambda: dist.ShardSpec(("row",), ("dp",)),
+        lambda: dist.tensor((2, 2)),
+    ):
         with pytest.raises(UnsupportedError, match="one device"):
             use()

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.op.opdef import REGISTRY
 

@@ -12,7 +12,7 @@ import pytest
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-SNIPPET_1_2 = '''\
+SNIPPET_1_2 = """\
 from tessera import op, graph, dist
 
 # Define a simple MLP
@@ -26,9 +26,9 @@ def step(batch):
     loss = op.cross_entropy(out, batch["labels"])
     grads = graph.backward(loss)
     return grads, {"loss": loss}
-'''
+"""
 
-SNIPPET_1_4 = '''\
+SNIPPET_1_4 = """\
 #include <tessera/runtime.h>
 using namespace tessera;
 
@@ -47,18 +47,18 @@ int main() {
 
     return 0;
 }
-'''
+"""
 
-SNIPPET_1_5_PYTHON = '''\
+SNIPPET_1_5_PYTHON = """\
 compiled = graph.compile(Y, target="ptx")
 compiled.save("mlp.tsr")
-'''
+"""
 
-SNIPPET_1_5_CPP = '''\
+SNIPPET_1_5_CPP = """\
 Graph g = Graph::load("mlp.tsr");
 Runtime rt;
 rt.submit(g);
-'''
+"""
 
 
 def region(path: str) -> str:
@@ -82,7 +82,9 @@ def flags() -> list[str]:
 def cpp(path: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     program = cwd / Path(path).stem
     if not program.exists():
-        subprocess.run(["g++", "-Wall", "-Wextra", "-Werror", str(EXAMPLES / path), *flags(), "-o", str(program)], check=True)
+        subprocess.run(
+            ["g++", "-Wall", "-Wextra", "-Werror", str(EXAMPLES / path), *flags(), "-o", str(program)], check=True
+        )
     return subprocess.run([str(program), *arguments], cwd=cwd, capture_output=True, text=True)
 
 

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-import torch
-
 import tessera
+import torch
 from tessera import graph, op, optim
 from tessera.errors import (
     ArgumentError,
@@ -422,7 +421,9 @@ def test_parameters_are_shared():
     compiled = graph.compile(Y)
     x = f32(2, 4)
     parameter_of(W).value = np.ones((4, 3), np.float32)
-    np.testing.assert_allclose(compiled(x).numpy(), np.maximum(x @ np.ones((4, 3), np.float32), 0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        compiled(x).numpy(), np.maximum(x @ np.ones((4, 3), np.float32), 0), rtol=1e-5, atol=1e-6
+    )
     parameter_of(W).value = np.zeros((4, 3), np.float32)
     assert not compiled(x).numpy().any()
 
@@ -488,8 +489,12 @@ def test_wrong_input_of_a_compiled_graph_runs_nothing():
     good = f32(4, 3)
     compiled(good)
     for bad, error in (
-        (good.astype(np.float64), DTypeError), (good[:3], ShapeError), (f32(10, 3), ShapeError), (good[0], ShapeError),
-        (f32(4, 2), ShapeError), (good.astype(np.int32), DTypeError),
+        (good.astype(np.float64), DTypeError),
+        (good[:3], ShapeError),
+        (f32(10, 3), ShapeError),
+        (good[0], ShapeError),
+        (f32(4, 2), ShapeError),
+        (good.astype(np.int32), DTypeError),
     ):
         with pytest.raises(error, match="x"):
             compiled(bad)

@@ -5,7 +5,6 @@ import warnings
 import numpy as np
 import pytest
 import safetensors
-
 import tessera
 from tessera import graph, op, optim
 from tessera.artifact import layout, reader
@@ -58,6 +57,16 @@ def test_loaded_graph_is_differentiable_compilable_and_saved_again(model, tmp_pa
     assert third.metadata == {"k": "v"}
 
 
+def test_loaded_graph_composes_with_others(model, tmp_path):
+    graph.compile({"y": model}).save(tmp_path / "m.tsr")
+    loaded = graph.load(tmp_path / "m.tsr")
+    z = op.tensor((7, 6), name="z")
+    given = x(7)
+    np.testing.assert_allclose(
+        (loaded(z * 2.0) + 1.0)(given).numpy(), model(2 * given).numpy() + 1, rtol=1e-4, atol=1e-5
+    )
+
+
 def test_weights_belong_to_the_loaded_graph(model, tmp_path):
     graph.compile({"y": model}).save(tmp_path / "m.tsr")
     loaded = graph.load(tmp_path / "m.tsr")
@@ -92,7 +101,9 @@ def test_several_levels(model, tmp_path):
     found = reader.load(tmp_path / "m.tsr")
     assert set(found.plans()) == {("cpu", "x86-64-v2"), ("cpu", "x86-64-v3")}
     given = x()
-    np.testing.assert_allclose(graph.load(tmp_path / "m.tsr")(given).numpy(), model(given).numpy(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(
+        graph.load(tmp_path / "m.tsr")(given).numpy(), model(given).numpy(), rtol=1e-5, atol=1e-6
+    )
 
 
 def training_file(path):

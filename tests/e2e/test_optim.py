@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 import pytest
-import torch
-
 import tessera
+import torch
 from tessera import graph, op, optim
 from tessera.errors import ArgumentError, GraphError, NameMissingError, ShapeError
 from tessera.graph.backward import Gradients
@@ -20,7 +19,9 @@ DATA = [(rng.standard_normal((8, 5)).astype(np.float32), rng.integers(0, 3, 8)) 
 
 def model(dtype="f32", prefix="model"):
     w, b = (
-        op.parameter(FIRST[k].shape, dtype, name=f"{prefix}.{k}", init=FIRST[k].astype(tessera.ir.dtype.as_dtype(dtype).numpy))
+        op.parameter(
+            FIRST[k].shape, dtype, name=f"{prefix}.{k}", init=FIRST[k].astype(tessera.ir.dtype.as_dtype(dtype).numpy)
+        )
         for k in ("w", "b")
     )
     X = op.tensor((8, 5), dtype=dtype, name="x")
@@ -86,7 +87,9 @@ PAIRS = {
 
 def close(found, expected, tolerance=3e-6):
     for a, b in zip(found, expected, strict=True):
-        np.testing.assert_allclose(np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance * 10, atol=tolerance)
+        np.testing.assert_allclose(
+            np.asarray(a, np.float64), np.asarray(b, np.float64), rtol=tolerance * 10, atol=tolerance
+        )
 
 
 @pytest.mark.parametrize("name", PAIRS)
@@ -147,8 +150,13 @@ def test_schedules_equal_torch(name):
 @pytest.mark.parametrize(
     "rate",
     [
-        optim.constant(0.3), optim.linear(0.1, 0.01, 5), optim.cosine(0.2, 7, 0.05), optim.exponential(0.1, 0.9, 2),
-        optim.step_decay(0.1, 0.5, 3), optim.step_decay(0.1, 0.5, [2, 4]), optim.warmup(0.4, 4),
+        optim.constant(0.3),
+        optim.linear(0.1, 0.01, 5),
+        optim.cosine(0.2, 7, 0.05),
+        optim.exponential(0.1, 0.9, 2),
+        optim.step_decay(0.1, 0.5, 3),
+        optim.step_decay(0.1, 0.5, [2, 4]),
+        optim.warmup(0.4, 4),
         optim.warmup(optim.cosine(0.4, 5), 3, start=0.1),
     ],
     ids=repr,
@@ -234,9 +242,7 @@ def test_state_is_named():
         optimizer.apply(graph.backward(op.sum(Y(x))))
 
     step(DATA[0][0])
-    assert set(optimizer.state) == {
-        "mine.step", "mine.m.named.w", "mine.v.named.w", "mine.m.named.b", "mine.v.named.b"
-    }
+    assert set(optimizer.state) == {"mine.step", "mine.m.named.w", "mine.v.named.w", "mine.m.named.b", "mine.v.named.b"}
     assert optimizer.state["mine.step"].value == 1
     assert np.allclose(optimizer.state["mine.m.named.b"].value, 0.1 * 8)
 

@@ -14,8 +14,18 @@ MAX_TENSORS = 1_000_000
 """The most tensors that a reader accepts."""
 
 SAFETENSORS_NAMES: dict[str, str] = {
-    "f64": "F64", "f32": "F32", "bf16": "BF16", "f16": "F16", "f8e4m3": "F8_E4M3", "f8e5m2": "F8_E5M2",
-    "i64": "I64", "i32": "I32", "i16": "I16", "i8": "I8", "u8": "U8", "bool": "BOOL",
+    "f64": "F64",
+    "f32": "F32",
+    "bf16": "BF16",
+    "f16": "F16",
+    "f8e4m3": "F8_E4M3",
+    "f8e5m2": "F8_E5M2",
+    "i64": "I64",
+    "i32": "I32",
+    "i16": "I16",
+    "i8": "I8",
+    "u8": "U8",
+    "bool": "BOOL",
 }
 """The safetensors name of each Tessera dtype."""
 

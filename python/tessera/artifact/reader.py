@@ -74,7 +74,9 @@ class Artifact:
             else:
                 raise FormatError(f"{self.where}: {name!r} has a hash but is missing from the file")
             if found != expected:
-                raise FormatError(f"{self.where}: the content of {name!r} does not match its hash; the file is corrupted")
+                raise FormatError(
+                    f"{self.where}: the content of {name!r} does not match its hash; the file is corrupted"
+                )
 
 
 def _json(text: str, what: str) -> Any:
@@ -92,7 +94,9 @@ def _header(where: str, data: memoryview) -> tuple[dict[str, Any], int]:
     if length > layout.MAX_HEADER:
         raise FormatError(f"{where}: the header claims {length} bytes; at most {layout.MAX_HEADER} are accepted")
     if 8 + length > data.nbytes:
-        raise FormatError(f"{where}: the file is truncated: the header needs {8 + length} bytes, there are {data.nbytes}")
+        raise FormatError(
+            f"{where}: the file is truncated: the header needs {8 + length} bytes, there are {data.nbytes}"
+        )
     try:
         text = bytes(data[8 : 8 + length]).decode()
     except UnicodeDecodeError:

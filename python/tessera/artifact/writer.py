@@ -61,7 +61,11 @@ def _header(metadata: Mapping[str, str], sections: list[Section], hashes: Mappin
     entries: dict[str, object] = {"__metadata__": {**metadata, layout.HASHES: json.dumps(dict(hashes))}}
     offset = 0
     for one in sections:
-        entries[one.name] = {"dtype": one.dtype, "shape": list(one.shape), "data_offsets": [offset, offset + one.data.nbytes]}
+        entries[one.name] = {
+            "dtype": one.dtype,
+            "shape": list(one.shape),
+            "data_offsets": [offset, offset + one.data.nbytes],
+        }
         offset += one.data.nbytes
     text = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-(len(text) + 8) % layout.ALIGNMENT)

@@ -49,8 +49,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
             print(
                 run(
-                    options.file, options.input, options.output, target=options.target,
-                    native_code=not options.no_native_code, save_state=options.save_state,
+                    options.file,
+                    options.input,
+                    options.output,
+                    target=options.target,
+                    native_code=not options.no_native_code,
+                    save_state=options.save_state,
                 )
             )
         else:

@@ -9,8 +9,13 @@ import platform
 from typing import Any
 
 OPTIONAL = {
-    "llvmlite": "compiling for the CPU", "rich": "progress bars", "safetensors": "reading weights elsewhere",
-    "torch": "exchange with PyTorch", "jax": "exchange with JAX", "onnxruntime": "benchmarks", "sklearn": "the demo",
+    "llvmlite": "compiling for the CPU",
+    "rich": "progress bars",
+    "safetensors": "reading weights elsewhere",
+    "torch": "exchange with PyTorch",
+    "jax": "exchange with JAX",
+    "onnxruntime": "benchmarks",
+    "sklearn": "the demo",
 }
 """Python packages that Tessera uses when they are there, and what for."""
 
@@ -27,12 +32,8 @@ def report() -> dict[str, Any]:
         found["cpu_level"] = _core.cpu_level()
     except ImportError as error:
         found["runtime_error"] = f"the native module tessera._core cannot be loaded: {error}"
-    found["packages"] = {
-        name: {"version": _version(name), "for": purpose} for name, purpose in OPTIONAL.items()
-    }
-    found["settings"] = {
-        v.name: {"value": v.text(), "default": v.default, "doc": v.doc} for v in config.VARIABLES
-    }
+    found["packages"] = {name: {"version": _version(name), "for": purpose} for name, purpose in OPTIONAL.items()}
+    found["settings"] = {v.name: {"value": v.text(), "default": v.default, "doc": v.doc} for v in config.VARIABLES}
     return found
 
 
@@ -57,9 +58,7 @@ def doctor(*, as_json: bool = False) -> str:
         lines.append(f"CPU code level: {found['cpu_level']}")
         lines += _nested(found["runtime"], "")
     lines.append("Python packages:")
-    lines += [
-        f"  {name}: {p['version'] or 'not installed'} (for {p['for']})" for name, p in found["packages"].items()
-    ]
+    lines += [f"  {name}: {p['version'] or 'not installed'} (for {p['for']})" for name, p in found["packages"].items()]
     lines.append("settings:")
     lines += [f"  {name}={s['value']!r}  {s['doc']}" for name, s in found["settings"].items()]
     return "\n".join(lines)

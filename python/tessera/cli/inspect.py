@@ -27,7 +27,11 @@ def describe(artifact: Artifact) -> dict[str, Any]:
     state = set(json.loads(artifact.metadata.get(layout.STATE, "[]")))
     weights = [
         {
-            "name": name, "dtype": e.dtype.name, "shape": list(e.shape), "bytes": e.stop - e.start, "mutable": name in state,
+            "name": name,
+            "dtype": e.dtype.name,
+            "shape": list(e.shape),
+            "bytes": e.stop - e.start,
+            "mutable": name in state,
         }
         for name in artifact.weights()
         for e in (artifact.entries[name],)
@@ -67,11 +71,17 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = []
     for (target, level), plan in artifact.plans().items():
         image = artifact.entries.get(f"{layout.KERNELS}{target}.{level}")
-        found.append({
-            "target": target, "level": level, "kernels": [k["name"] for k in plan.get("kernels", [])],
-            "kernel_bytes": image.stop - image.start if image else 0, "instructions": len(plan.get("instructions", [])),
-            "peak_memory": str(plan.get("peak", plan.get("arena", 0))), "peak_memory_at": _peaks(plan),
-        })
+        found.append(
+            {
+                "target": target,
+                "level": level,
+                "kernels": [k["name"] for k in plan.get("kernels", [])],
+                "kernel_bytes": image.stop - image.start if image else 0,
+                "instructions": len(plan.get("instructions", [])),
+                "peak_memory": str(plan.get("peak", plan.get("arena", 0))),
+                "peak_memory_at": _peaks(plan),
+            }
+        )
     if layout.PORTABLE in artifact.metadata:
         found.append({"target": "portable", "level": "", "kernels": [], "kernel_bytes": 0})
     return found
@@ -110,22 +120,30 @@ def _text(found: dict[str, Any]) -> str:
         section("inputs", [f"{v['name']}: {v['type']}" for v in found.get("inputs", [])])
         section("outputs", [f"{v['name']}: {v['type']}" for v in found.get("outputs", [])])
         if found.get("dimensions"):
-            section("dimensions", [
-                f"{d['name']} in [{d['min']}, {'inf' if d['max'] is None else d['max']}]"
-                + (f", multiple of {d['multiple_of']}" if d["multiple_of"] > 1 else "")
-                for d in found["dimensions"]
-            ])
+            section(
+                "dimensions",
+                [
+                    f"{d['name']} in [{d['min']}, {'inf' if d['max'] is None else d['max']}]"
+                    + (f", multiple of {d['multiple_of']}" if d["multiple_of"] > 1 else "")
+                    for d in found["dimensions"]
+                ],
+            )
         lines.append(f"custom operators: {', '.join(found.get('custom_operators', [])) or 'none'}")
-    section(f"weights ({_bytes(found['weight_bytes'])})", [
-        f"{w['name']}: {w['dtype']}{w['shape']}  {_bytes(w['bytes'])}{'  (mutable)' if w['mutable'] else ''}"
-        for w in found["weights"]
-    ])
+    section(
+        f"weights ({_bytes(found['weight_bytes'])})",
+        [
+            f"{w['name']}: {w['dtype']}{w['shape']}  {_bytes(w['bytes'])}{'  (mutable)' if w['mutable'] else ''}"
+            for w in found["weights"]
+        ],
+    )
     for target in found["targets"]:
         name = f"target {target['target']} {target['level']}".rstrip()
         if target["target"] == "portable":
             lines.append(f"{name}: the graph, executed operator by operator")
             continue
-        peaks = ", ".join(_bytes(n) if at == "any" else f"{_bytes(n)} ({at} sizes)" for at, n in target["peak_memory_at"].items())
+        peaks = ", ".join(
+            _bytes(n) if at == "any" else f"{_bytes(n)} ({at} sizes)" for at, n in target["peak_memory_at"].items()
+        )
         lines.append(
             f"{name}: {len(target['kernels'])} kernels ({_bytes(target['kernel_bytes'])}), "
             f"{target['instructions']} instructions, peak memory {peaks}"

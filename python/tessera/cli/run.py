@@ -83,7 +83,9 @@ def run(
                 raise NameMissingError(f"there is no {kind} {name!r}; the {kind}s are {', '.join(known) or 'none'}")
     for name, dtype, shape in declared:
         if name not in files:
-            raise NameMissingError(f"input {name!r} ({dtype}[{', '.join(map(str, shape))}]) is missing: --input {name}=FILE.npy")
+            raise NameMissingError(
+                f"input {name!r} ({dtype}[{', '.join(map(str, shape))}]) is missing: --input {name}=FILE.npy"
+            )
     arrays = [as_array(_in_dtype(_read(name, files[name]), dtype)) for name, dtype, _ in declared]
     found = program.run(default_runtime(), arrays, None)
     if save_state is not None:

@@ -12,7 +12,9 @@ from tessera.errors import UnsupportedError
 
 
 def _unsupported(what: str) -> NoReturn:
-    raise UnsupportedError(f"{what}: sharding is not part of this build, which runs graphs on one device; use op.tensor")
+    raise UnsupportedError(
+        f"{what}: sharding is not part of this build, which runs graphs on one device; use op.tensor"
+    )
 
 
 class Mesh:

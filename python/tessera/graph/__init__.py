@@ -17,6 +17,17 @@ from tessera.schedule.options import Schedule
 attach_to_value()
 
 __all__ = [
-    "Compiled", "Gradients", "Graph", "Loaded", "Schedule", "TargetWarning", "TrainingStep", "backward", "compile", "load",
-    "schedule", "training_step", "update",
+    "Compiled",
+    "Gradients",
+    "Graph",
+    "Loaded",
+    "Schedule",
+    "TargetWarning",
+    "TrainingStep",
+    "backward",
+    "compile",
+    "load",
+    "schedule",
+    "training_step",
+    "update",
 ]

@@ -46,7 +46,9 @@ def compile(
     ``"ptx"`` and ``"hsaco"`` have no code generator in this build: a ``TargetWarning`` says so, and the artefact
     holds the targets cpu and portable in their place.
     """
-    options = Options(resolve_targets(target), schedule or Schedule(), (level,) if isinstance(level, str) else tuple(level or ()))
+    options = Options(
+        resolve_targets(target), schedule or Schedule(), (level,) if isinstance(level, str) else tuple(level or ())
+    )
     compiler = getattr(subject, "_compile", None)
     if compiler is not None:
         return compiler(options, examples, named_examples)
@@ -63,8 +65,8 @@ def resolve_targets(target: str | Sequence[str]) -> tuple[str, ...]:
     for one in (target,) if isinstance(target, str) else tuple(target):
         if one in GPU_TARGETS:
             warnings.warn(
-                f"this build has no {GPU_TARGETS[one]} code generator: for target {one!r} the artefact holds no GPU code, "
-                "but the targets 'cpu' and 'portable'; the runtime runs the best that the machine can",
+                f"this build has no {GPU_TARGETS[one]} code generator: for target {one!r} the artefact holds no GPU "
+                "code, but the targets 'cpu' and 'portable'; the runtime runs the best that the machine can",
                 TargetWarning,
                 stacklevel=3,
             )

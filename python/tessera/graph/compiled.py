@@ -28,7 +28,11 @@ class Compiled:
     """
 
     def __init__(
-        self, built: Built, signature: Signature, parameters: Mapping[str, Parameter], constants: Mapping[str, np.ndarray]
+        self,
+        built: Built,
+        signature: Signature,
+        parameters: Mapping[str, Parameter],
+        constants: Mapping[str, np.ndarray],
     ) -> None:
         self._built = built
         self._signature = signature
@@ -50,7 +54,9 @@ class Compiled:
         arrays = self._convert(self._signature.bind(args, kwargs))
         return self._signature.result(self._run(self._runtime, arrays, None))
 
-    def run(self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None) -> list[Array]:
+    def run(
+        self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[Array]:
         """Run on inputs by position or name, writing into the caller's ``outputs`` (contiguous, writable) if given.
 
         ``outputs`` may leave some out (None, or not named); those are allocated. Returns all outputs in order.
@@ -74,8 +80,8 @@ class Compiled:
         with self._lock:
             if self._program is None:
                 from tessera._core import Program, default_runtime
-                from tessera.interop.parameters import shared_array
                 from tessera.interop.array import as_array
+                from tessera.interop.parameters import shared_array
 
                 program = Program.load_bytes(writer.to_bytes(self._built.metadata, self._built.kernel_sections()))
                 for name, parameter in self._parameters.items():

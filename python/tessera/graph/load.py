@@ -11,15 +11,18 @@ import numpy as np
 from tessera.artifact import layout, reader
 from tessera.artifact.reader import Artifact
 from tessera.errors import FormatError
+from tessera.graph import tree
 from tessera.graph.compile import compile_graph
 from tessera.graph.compiled import Compiled
 from tessera.graph.pipeline import Options
 from tessera.graph.signature import NamedSignature
+from tessera.graph.substitute import substitute
 from tessera.ir.dtype import as_dtype
 from tessera.ir.graph import Graph, rebuild
 from tessera.ir.parser import parse_graph
 from tessera.ir.provenance import location
 from tessera.ir.value import CONSTANT, PARAM, Node, Value
+from tessera.op import as_tensor
 from tessera.op.parameter import Parameter, aligned_empty
 
 
@@ -43,9 +46,14 @@ class Loaded:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run: inputs by position, by name or as one dict; one array for one output, else a dict of them.
 
-        Runs the file's own code where it holds some that this machine can run; state is updated in place.
+        Runs the file's own code where it holds some that this machine can run; state is updated in place. With
+        symbolic tensors the result is symbolic: the graph on those inputs.
         """
         signature = self._signature()
+        if any(isinstance(x, Value) for _, x in tree.leaves([args, kwargs])):
+            given = dict(zip(self.inputs.values(), signature.bind(args, kwargs), strict=True))
+            mapping = {leaf: as_tensor(x, leaf) for leaf, x in given.items()}
+            return signature.result(substitute(list(self.outputs.values()), mapping))
         if self._program is not None:
             return signature.result(self._program(signature.bind(args, kwargs)))
         if self._compiled is None:

@@ -101,6 +101,23 @@ def _key(graph: Graph, text: str, options: Options) -> bytes:
     return digest.digest()
 
 
+def _build_cpu(
+    primitives: Graph,
+    options: Options,
+    metadata: dict[str, str],
+    kernels: dict[str, bytes],
+    schedules: dict[str, Callable[[], str]],
+) -> None:
+    """Add plan and kernel image of each CPU level."""
+    from tessera.target.cpu.compile import compile_kernels
+
+    scheduled = build_plan(primitives, options.schedule)
+    for level in options.levels or (options.schedule.level,):
+        image = compile_kernels(scheduled.kernels, level)
+        metadata[f"{layout.PLAN}cpu.{image.level}"] = scheduled.to_json(image.kernels, "cpu", image.level)
+        kernels[f"{layout.KERNELS}cpu.{image.level}"] = image.code
+
+
 def _build(graph: Graph, text: str, options: Options) -> Built:
     primitives = to_primitives(graph)
     metadata = {
@@ -115,9 +132,14 @@ def _build(graph: Graph, text: str, options: Options) -> Built:
         _build_cpu(primitives, options, metadata, kernels, schedules)
     if "portable" in options.targets:
         metadata[layout.PORTABLE] = print_graph(primitives)
-        schedules["portable"] = lambda: f"portable: {len(primitives.nodes())} operators, executed one by one in graph order"
+        schedules["portable"] = lambda: (
+            f"portable: {len(primitives.nodes())} operators, executed one by one in graph order"
+        )
     return Built(
-        metadata, kernels, options.targets, schedules,
+        metadata,
+        kernels,
+        options.targets,
+        schedules,
         tuple(_info(v.node.attrs["name"], v) for v in graph.inputs),
         tuple(_info(name, v) for name, v in graph.outputs.items()),
         tuple(_info(v.node.attrs["name"], v) for v in graph.params()),

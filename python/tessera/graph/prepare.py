@@ -82,7 +82,9 @@ def parameters_of(graph: Graph) -> dict[str, Parameter]:
     for leaf in graph.params():
         payload = leaf.node.payload
         if not isinstance(payload, Parameter):
-            raise ArgumentError(f"parameter {leaf.node.attrs['name']!r} has no storage; load the graph from a file with weights")
+            raise ArgumentError(
+                f"parameter {leaf.node.attrs['name']!r} has no storage; load the graph from a file with weights"
+            )
         found[leaf.node.attrs["name"]] = payload
     return found
 

@@ -22,11 +22,11 @@ class NamedSignature:
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The arguments in input order. Raises ArgumentError or NameMissingError naming what is wrong."""
-        if not kwargs and len(args) == len(self.inputs):
-            if not (len(args) == 1 and isinstance(args[0], Mapping)):
+        if not kwargs:
+            if len(args) == 1 and isinstance(args[0], Mapping):
+                args, kwargs = (), args[0]
+            elif len(args) == len(self.inputs):
                 return list(args)
-        if not kwargs and len(args) == 1 and isinstance(args[0], Mapping):
-            args, kwargs = (), args[0]
         if len(args) > len(self.inputs):
             raise ArgumentError(f"{self.what}: {len(args)} arguments for {len(self.inputs)} inputs ({self._names()})")
         given = dict(zip(self.inputs, args, strict=False))
@@ -78,14 +78,17 @@ class TreeSignature:
                 arrays.append(leaf)
             elif leaf is not want and leaf != want:
                 raise ArgumentError(
-                    f"{self.what}: it was compiled for {_path_text(path)} = {want!r}, not {leaf!r}; compile it for that value"
+                    f"{self.what}: it was compiled for {_path_text(path)} = {want!r}, not {leaf!r}; "
+                    "compile it for that value"
                 )
         return arrays
 
     def _difference(self, given: set[tree.Path]) -> Exception:
         missing = sorted(map(_path_text, self._keys - given))
         extra = sorted(map(_path_text, given - self._keys))
-        parts = ([f"missing {', '.join(missing)}"] if missing else []) + ([f"unexpected {', '.join(extra)}"] if extra else [])
+        parts = ([f"missing {', '.join(missing)}"] if missing else []) + (
+            [f"unexpected {', '.join(extra)}"] if extra else []
+        )
         return NameMissingError(f"{self.what}: the arguments differ from those it was compiled for: {'; '.join(parts)}")
 
     def result(self, outputs: list[Any]) -> Any:

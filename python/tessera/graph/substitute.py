@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.errors import DTypeError, ShapeError, TesseraError
-from tessera.ir.dims import Dim, Expr, Symbol, bounds, substitute as substitute_dim, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, bounds, symbols
+from tessera.ir.dims import substitute as substitute_dim
 from tessera.ir.graph import keep, topological
 from tessera.ir.value import LEAVES, Node, TensorType, Value
 from tessera.op.opdef import apply
@@ -20,9 +21,13 @@ def describe(value: Value) -> str:
 def check_type(declared: Value, found: TensorType) -> None:
     """Raise DTypeError or ShapeError when an argument's dtype or rank differs from the declaration."""
     if found.dtype != declared.dtype:
-        raise DTypeError(f"{describe(declared)}, was given {found}: cast it with op.cast or .astype to {declared.dtype}")
+        raise DTypeError(
+            f"{describe(declared)}, was given {found}: cast it with op.cast or .astype to {declared.dtype}"
+        )
     if found.ndim != declared.ndim:
-        raise ShapeError(f"{describe(declared)}, was given {found}: expected {declared.ndim} dimensions, not {found.ndim}")
+        raise ShapeError(
+            f"{describe(declared)}, was given {found}: expected {declared.ndim} dimensions, not {found.ndim}"
+        )
 
 
 def bind_symbols(declared: Value, found: TensorType, bindings: dict[Symbol, Dim]) -> None:

@@ -107,10 +107,14 @@ def trace(
     flat = list(tree.leaves(arguments))
     tensors = [(path, leaf) for path, leaf in flat if isinstance(leaf, Value) or is_array(leaf)]
     names = input_names(argument_names(function, args, kwargs), [path for path, _ in tensors])
-    rows = next((t.shape[0] for _, leaf in tensors if not isinstance(leaf, Value) and (t := array_type(leaf)).ndim), None)
+    rows = next(
+        (t.shape[0] for _, leaf in tensors if not isinstance(leaf, Value) and (t := array_type(leaf)).ndim), None
+    )
     inputs = [_stand_in(leaf, name, batch, rows) for (_, leaf), name in zip(tensors, names, strict=True)]
     remaining = iter(inputs)
-    symbolic = tree.rebuild(arguments, lambda leaf: next(remaining) if isinstance(leaf, Value) or is_array(leaf) else leaf)
+    symbolic = tree.rebuild(
+        arguments, lambda leaf: next(remaining) if isinstance(leaf, Value) or is_array(leaf) else leaf
+    )
     with recording() as updates, operation_ids():
         result = function(*symbolic[: len(args)], **dict(zip(kwargs, symbolic[len(args) :], strict=True)))
     result = tree.rebuild(result, lambda leaf: leaf.leaf() if isinstance(leaf, Parameter) else leaf)
@@ -123,7 +127,7 @@ def trace(
     for leaf in graph.inputs:
         if leaf not in own:
             raise ShapeError(
-                f"{graph.name}: the result depends on the input {leaf.node.attrs['name']!r}, which is no argument of the "
-                "function; call the graph on an argument, as in Y(x)"
+                f"{graph.name}: the result depends on the input {leaf.node.attrs['name']!r}, which is no argument of "
+                "the function; call the graph on an argument, as in Y(x)"
             )
     return Traced(graph, symbolic, result)

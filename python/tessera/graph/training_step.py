@@ -65,7 +65,7 @@ class TrainingStep:
                 parts.append((path, kind.dtype.name, shape))
             elif isinstance(leaf, Value):
                 raise ArgumentError(
-                    f"{self.__name__}: call a step with concrete arrays; compile it for symbolic ones with graph.compile"
+                    f"{self.__name__}: call a step with concrete arrays; graph.compile takes symbolic ones"
                 )
             else:
                 parts.append((path, type(leaf), leaf))

@@ -71,7 +71,10 @@ def names(paths: Sequence[Path], default: str) -> list[str]:
     ``return grads, {"loss": loss}`` is called ``loss``. A leaf without any key is called ``default``.
     """
     short = [".".join(key for key in path if isinstance(key, str)) or default for path in paths]
-    full = [".".join((default, *map(str, path)) if not path or isinstance(path[0], int) else map(str, path)) for path in paths]
+    full = [
+        ".".join((default, *map(str, path)) if not path or isinstance(path[0], int) else map(str, path))
+        for path in paths
+    ]
     counts: dict[str, int] = {}
     for name in short:
         counts[name] = counts.get(name, 0) + 1

@@ -26,8 +26,11 @@ class _Memory:
     def __init__(self, array: Array, storage: np.dtype) -> None:
         strides = None if array.is_contiguous() else tuple(s * storage.itemsize for s in array.strides)
         self.__array_interface__ = {
-            "version": 3, "shape": tuple(array.shape), "typestr": storage.str,
-            "data": (array.data_ptr, array.readonly), "strides": strides,
+            "version": 3,
+            "shape": tuple(array.shape),
+            "typestr": storage.str,
+            "data": (array.data_ptr, array.readonly),
+            "strides": strides,
         }
         self.owner = array
 
@@ -83,7 +86,9 @@ def as_dtype_or_raise(dtype: np.dtype) -> DType:
     try:
         return as_dtype(dtype)
     except DTypeError:
-        raise DTypeError(f"array: NumPy dtype {dtype} has no Tessera dtype; convert to one of {', '.join(DTYPES)}") from None
+        raise DTypeError(
+            f"array: NumPy dtype {dtype} has no Tessera dtype; convert to one of {', '.join(DTYPES)}"
+        ) from None
 
 
 def from_dlpack(obj: Any) -> Array:
@@ -166,11 +171,21 @@ def _index(self: Array) -> int:
 
 
 _METHODS: dict[str, Any] = {
-    "__repr__": _repr, "__array__": _array_protocol, "__getitem__": _getitem, "__setitem__": _setitem,
-    "__len__": _len, "__iter__": _iterate, "__bool__": _bool, "__index__": _index,
-    "__float__": lambda self: float(_item(self)), "__int__": lambda self: int(_item(self)),
-    "numpy": to_numpy, "item": _item, "tolist": lambda self: to_numpy(self).tolist(),
-    "ndim": property(lambda self: len(self.shape)), "size": property(lambda self: int(np.prod(self.shape))),
+    "__repr__": _repr,
+    "__array__": _array_protocol,
+    "__getitem__": _getitem,
+    "__setitem__": _setitem,
+    "__len__": _len,
+    "__iter__": _iterate,
+    "__bool__": _bool,
+    "__index__": _index,
+    "__float__": lambda self: float(_item(self)),
+    "__int__": lambda self: int(_item(self)),
+    "numpy": to_numpy,
+    "item": _item,
+    "tolist": lambda self: to_numpy(self).tolist(),
+    "ndim": property(lambda self: len(self.shape)),
+    "size": property(lambda self: int(np.prod(self.shape))),
     "device": property(lambda self: "cpu"),
 }
 for _name, _method in _METHODS.items():

@@ -14,6 +14,19 @@ from tessera.optim.optimizer import Optimizer
 from tessera.optim.sgd import SGD
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "LearningRate", "Lion", "Optimizer", "accumulate", "clip_by_global_norm", "constant",
-    "cosine", "exponential", "global_norm", "linear", "step_decay", "warmup",
+    "SGD",
+    "Adam",
+    "AdamW",
+    "LearningRate",
+    "Lion",
+    "Optimizer",
+    "accumulate",
+    "clip_by_global_norm",
+    "constant",
+    "cosine",
+    "exponential",
+    "global_norm",
+    "linear",
+    "step_decay",
+    "warmup",
 ]

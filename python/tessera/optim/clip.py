@@ -14,7 +14,9 @@ def global_norm(grads: Gradients) -> Value:
     """The square root of the sum of squares over all gradients: a scalar, f32 (f64 if all gradients are)."""
     if not grads:
         raise ArgumentError("global_norm: there are no gradients")
-    squares = [op.sum(op.cast(g, computing_dtype(g.dtype)) * op.cast(g, computing_dtype(g.dtype))) for g in grads.values()]
+    squares = [
+        op.sum(op.cast(g, computing_dtype(g.dtype)) * op.cast(g, computing_dtype(g.dtype))) for g in grads.values()
+    ]
     total = squares[0]
     for one in squares[1:]:
         total = total + one
@@ -30,7 +32,9 @@ def clip_by_global_norm(grads: Gradients, max_norm: float) -> Gradients:
     if not max_norm > 0:
         raise ArgumentError(f"clip_by_global_norm: max_norm must be positive, not {max_norm}")
     if not isinstance(grads, Gradients):
-        raise ArgumentError(f"clip_by_global_norm: expected the Gradients of graph.backward, not {type(grads).__name__}")
+        raise ArgumentError(
+            f"clip_by_global_norm: expected the Gradients of graph.backward, not {type(grads).__name__}"
+        )
     if not all(isinstance(g, Value) for g in grads.values()):
         return _clip(grads, max_norm)
     scale = op.minimum(max_norm / (global_norm(grads) + 1e-6), 1.0)

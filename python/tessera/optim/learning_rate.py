@@ -89,7 +89,9 @@ def exponential(rate: float, decay: float, every: int = 1) -> LearningRate:
     """``rate · decay^(step / every)``."""
     _positive("exponential: decay", decay)
     _positive("exponential: every", every)
-    return LearningRate(lambda step: rate * _power(decay, step / float(every)), f"exponential({rate}, {decay}, {every})")
+    return LearningRate(
+        lambda step: rate * _power(decay, step / float(every)), f"exponential({rate}, {decay}, {every})"
+    )
 
 
 def step_decay(rate: float, decay: float, every: int | Sequence[int]) -> LearningRate:

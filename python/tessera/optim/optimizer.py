@@ -62,7 +62,9 @@ class Optimizer(ABC):
         """The optimizer's state so far, by name."""
         return {p.name: p for p in (self.step, *self._state.values())}
 
-    def slot(self, kind: str, parameter: Parameter, dtype: DType | None = None, shape: tuple[int, ...] | None = None) -> Value:
+    def slot(
+        self, kind: str, parameter: Parameter, dtype: DType | None = None, shape: tuple[int, ...] | None = None
+    ) -> Value:
         """The state called ``<optimizer>.<kind>.<parameter>``, zero at first."""
         key = (kind, id(parameter))
         if key not in self._state:
@@ -106,7 +108,9 @@ class Optimizer(ABC):
         symbolic = [isinstance(g, Value) for g in grads.values()]
         if any(symbolic) or is_recording():
             if not all(symbolic):
-                raise ArgumentError(f"{self.name}: some gradients are concrete arrays; a step takes arrays as arguments")
+                raise ArgumentError(
+                    f"{self.name}: some gradients are concrete arrays; a step takes arrays as arguments"
+                )
             for leaf, value in self.updates(grads).items():
                 update(leaf, value)
             return
@@ -130,7 +134,9 @@ def _named(function: Callable[..., Any], name: str) -> Callable[..., Any]:
 def _parameter(grads: Gradients, name: str, gradient: Value) -> Parameter:
     """The parameter of a gradient, of the same shape."""
     if name not in grads.parameters:
-        raise NameMissingError(f"apply: there is no parameter {name!r}; the parameters are {', '.join(grads.parameters)}")
+        raise NameMissingError(
+            f"apply: there is no parameter {name!r}; the parameters are {', '.join(grads.parameters)}"
+        )
     parameter = grads.parameters[name]
     if gradient.shape != parameter.shape:
         raise ShapeError(f"apply: the gradient of {name!r} has shape {gradient.shape}, the parameter {parameter.shape}")

@@ -204,7 +204,7 @@ class Emitter(Expression[Operand]):
 
     def load(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
         """Element of a tensor in memory."""
-        shape, index = fold(shape, index)
+        shape, index = _squeezed(*fold(shape, index))
         slot = self._slot(root, shape, read=True)
         uniform = not any(s in self.varying for d in index if isinstance(d, Expr) for s in symbols(d))
         entries, refs = self._entries(index)
@@ -217,7 +217,7 @@ class Emitter(Expression[Operand]):
 
     def store(self, root: Value, index: Index, value: Operand, mode: str = "set") -> None:
         """Write an element of a tensor; the body is the loop's where the index varies over it."""
-        shape, index = fold(root.shape, index)
+        shape, index = _squeezed(*fold(root.shape, index))
         slot = self._slot(root, shape, read=mode == "add", written=True)
         entries, refs = self._entries(index)
         varies = self.inner is not None and (
@@ -268,3 +268,11 @@ class Emitter(Expression[Operand]):
                 break
             text += ("_" if text else "") + part
         return text or default
+
+
+def _squeezed(shape: tuple[Dim, ...], index: Index) -> tuple[tuple[Dim, ...], Index]:
+    """Without the dimensions of size 1."""
+    if 1 not in shape:
+        return shape, index
+    kept = [i for i, d in enumerate(shape) if d != 1]
+    return tuple(shape[i] for i in kept), tuple(index[i] for i in kept)

@@ -64,9 +64,9 @@ def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], sizes: Sizes, shuff
         if shuffle is None:
             run(kernel, buffers, sizes, None)
             return
-        points = np.array(list(np.ndindex(*extents)), dtype=np.int64).reshape(-1, len(grid))
-        for point in shuffle.permutation(points):
-            run(kernel, buffers, sizes, [int(p) for p in point])
+        points = list(np.ndindex(*extents))
+        for at in shuffle.permutation(len(points)):
+            run(kernel, buffers, sizes, list(points[at]))
 
 
 def _enter(frame: _Frame, axes: Sequence[Axis], at: int, rank: int, fixed: list[int] | None) -> None:

@@ -520,16 +520,23 @@ def bounds(d: Dim) -> tuple[float, int | None]:
 def nonnegative(d: Dim) -> bool:
     """Whether ``d`` is certainly at least 0 for all legal symbols; False when that cannot be proved.
 
-    Besides interval bounds it uses ``min(a, b) <= a``, ``min(a, b) <= b`` and the like for a ``min`` or ``max``
-    that stands alone in a term: where it lowers the value both cases must hold, where it raises it one is enough.
+    Besides interval bounds it uses, for an atom that stands alone in a term: ``min(a, b) <= a``, ``min(a, b) <= b``
+    and the like (where it lowers the value one bound is enough, where it raises it both must hold; ``max`` the other way
+    round), and ``a - b < b * (a // b) <= a`` for an integer b > 0.
     """
     if bounds(d)[0] >= 0:
         return True
     for m, c in _terms(d).items():
-        if len(m) == 1 and isinstance(m[0], Call) and m[0].function in _FUNCTIONS:
-            rest = add(d, mul(-c, sym(m[0])))
-            cases = [nonnegative(add(rest, mul(c, side))) for side in (m[0].a, m[0].b)]
-            return any(cases) if (c < 0) == (m[0].function == "min") else all(cases)
+        if len(m) != 1 or not isinstance(m[0], Call):
+            continue
+        function, a, b = m[0].function, m[0].a, m[0].b
+        rest = add(d, mul(-c, sym(m[0])))
+        if function in _FUNCTIONS:
+            cases = [nonnegative(add(rest, mul(c, side))) for side in (a, b)]
+            return any(cases) if (c < 0) == (function == "min") else all(cases)
+        if function == "floordiv" and isinstance(b, int) and b > 0:
+            least = a if c < 0 else add(a, 1 - b)
+            return nonnegative(add(mul(rest, b), mul(least, c)))
     return False
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from tessera.errors import ArgumentError, DTypeError, ShapeError
-from tessera.ir.dims import Dim, Expr, Symbol, bounds, sym
+from tessera.ir.dims import Dim, Expr, Symbol, nonnegative, sym
 from tessera.ir.dtype import DType
 from tessera.ir.value import TensorType
 
@@ -52,7 +52,7 @@ def as_shape(op: str, shape: Any) -> tuple[Dim, ...]:
         shape = (shape,)
     dims = tuple(as_dim(op, d) for d in shape)
     for i, d in enumerate(dims):
-        if bounds(d)[0] < 0:
+        if not nonnegative(d):
             raise ShapeError(f"[{op}] dimension {i} of shape {shape_text(dims)} is or can be negative; sizes are at least 0")
     return dims
 

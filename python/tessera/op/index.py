@@ -464,10 +464,15 @@ def _slice_range(item: slice, x: Value, axis: int) -> tuple[Dim, Dim, int]:
     if step > 0:
         start = 0 if item.start is None else _clipped(item.start, size)
         stop = size if item.stop is None else _clipped(item.stop, size)
-        return start, dmax(start, stop), step
+        return start, _at_least(start, stop), step
     top = size if item.start is None else _clipped_end(item.start, size)
     bottom = 0 if item.stop is None else _clipped_end(item.stop, size)
-    return bottom, dmax(bottom, top), step
+    return bottom, _at_least(bottom, top), step
+
+
+def _at_least(start: Dim, stop: Dim) -> Dim:
+    """The end of a slice that is empty when it would end before its start."""
+    return stop if nonnegative(add(stop, mul(start, -1))) else dmax(start, stop)
 
 
 def _clipped(bound: Any, size: Dim) -> Dim:

@@ -672,10 +672,9 @@ def split(x: TensorLike, sections: int | Sequence[int], axis: int = 0) -> list[V
                 f"of {sections}; give the positions of the cuts"
             )
         width = floordiv(size, int(sections))
-        cuts = [mul(width, i) for i in range(1, int(sections))]
+        edges = [mul(width, i) for i in range(int(sections) + 1)]
     else:
-        cuts = [as_dim("split", c) for c in sections]
-    edges = [0, *cuts, size]
+        edges = [0, *(as_dim("split", c) for c in sections), size]
     return [slice_axis(tensor, at, a, b) for a, b in zip(edges, edges[1:])]
 
 

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import threading
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tessera._core import Array, Program, default_runtime
 from tessera.artifact import layout, writer
 from tessera.errors import ArgumentError, NameMissingError
 from tessera.graph.pipeline import Built, TensorInfo
 from tessera.graph.signature import Signature
+from tessera.interop.array import array, as_array
+from tessera.interop.parameters import shared_array
 from tessera.op.parameter import Parameter
-
-if TYPE_CHECKING:
-    from tessera._core import Array, Program
 
 
 class Compiled:
@@ -41,6 +40,7 @@ class Compiled:
         self._program: Program | None = None
         self._run: Any = None
         self._runtime: Any = None
+        self._array_type = Array
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -51,8 +51,11 @@ class Compiled:
         """
         if self._run is None:
             self.program()
-        arrays = self._convert(self._signature.bind(args, kwargs))
-        return self._signature.result(self._run(self._runtime, arrays, None))
+        signature = self._signature
+        arrays = args if not kwargs and signature.positional(args) else signature.bind(args, kwargs)
+        array_type = self._array_type
+        ready = [x if type(x) is array_type else self._array(i, x) for i, x in enumerate(arrays)]
+        return signature.result(self._run(self._runtime, ready, None))
 
     def run(
         self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None
@@ -68,21 +71,19 @@ class Compiled:
         if outputs is not None:
             names = [info.name for info in self.outputs]
             found = _by_name("output", outputs, names, partial=True) if isinstance(outputs, Mapping) else list(outputs)
-            wanted = [None if o is None else _array(o, None) for o in found]
-        return program.run(self._runtime, self._convert(given), wanted)
+            wanted = [None if o is None else as_array(o) for o in found]
+        return program.run(self._runtime, [self._array(i, x) for i, x in enumerate(given)], wanted)
 
-    def _convert(self, given: list[Any]) -> list[Array]:
-        infos = self._built.inputs
-        return [_array(x, infos[i].dtype if i < len(infos) else None) for i, x in enumerate(given)]
+    def _array(self, position: int, value: Any) -> Array:
+        """A concrete array; Python numbers and lists take the dtype that the program declares."""
+        if isinstance(value, (bool, int, float, list, tuple)) and position < len(self._built.inputs):
+            return array(value, self._built.inputs[position].dtype)
+        return as_array(value)
 
     def program(self) -> Program:
         """The loaded program of the runtime, its state bound to the parameters; made at the first use."""
         with self._lock:
             if self._program is None:
-                from tessera._core import Program, default_runtime
-                from tessera.interop.array import as_array
-                from tessera.interop.parameters import shared_array
-
                 program = Program.load_bytes(writer.to_bytes(self._built.metadata, self._built.kernel_sections()))
                 for name, parameter in self._parameters.items():
                     program.bind_state(name, shared_array(parameter))
@@ -159,15 +160,6 @@ class Compiled:
         return f"Compiled(inputs: {listed(self.inputs)}; outputs: {listed(self.outputs)}; targets: {targets})"
 
 
-def _array(value: Any, dtype: str | None) -> Array:
-    """A concrete array for a program; Python numbers and lists take the dtype that the program declares."""
-    from tessera.interop.array import array, as_array
-
-    if dtype is not None and isinstance(value, (bool, int, float, list, tuple)):
-        return array(value, dtype)
-    return as_array(value)
-
-
 def _by_name(kind: str, given: Mapping[str, Any], names: list[str], *, partial: bool = False) -> list[Any]:
     for name in given:
         if name not in names:
@@ -176,8 +168,3 @@ def _by_name(kind: str, given: Mapping[str, Any], names: list[str], *, partial: 
     if missing and not partial:
         raise NameMissingError(f"{kind} {missing[0]!r} is missing; the {kind}s are {', '.join(names)}")
     return [given.get(name) for name in names]
-
-
-def state_names(names: Sequence[str]) -> str:
-    """The ``tessera.state`` entry."""
-    return json.dumps(list(names))

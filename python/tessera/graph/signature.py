@@ -19,6 +19,12 @@ class NamedSignature:
         self.inputs = list(inputs)
         self._single = isinstance(structure, Value)
         self._structure = None if self._single else structure  # a tensor would keep its own program alive
+        flat = type(structure) is dict and all(isinstance(leaf, Value) for leaf in structure.values())
+        self._keys = list(structure) if flat else None
+
+    def positional(self, args: tuple[Any, ...]) -> bool:
+        """Whether the arguments are already the inputs in order."""
+        return len(args) == len(self.inputs) and not (len(args) == 1 and isinstance(args[0], Mapping))
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The arguments in input order. Raises ArgumentError or NameMissingError naming what is wrong."""
@@ -45,6 +51,8 @@ class NamedSignature:
         """The outputs in the structure of what was compiled."""
         if self._single:
             return outputs[0]
+        if self._keys is not None:
+            return dict(zip(self._keys, outputs, strict=True))
         remaining = iter(outputs)
         return tree.rebuild(self._structure, lambda leaf: next(remaining) if isinstance(leaf, Value) else leaf)
 
@@ -59,8 +67,13 @@ class TreeSignature:
         self.what = traced.graph.name
         self._paths = list(tree.leaves(traced.arguments))
         self._keys = {path for path, _ in self._paths}
+        self._flat = all(len(path) == 1 and isinstance(leaf, Value) for path, leaf in self._paths)
         self._result = traced.result
         self.inputs = [leaf.node.attrs["name"] for _, leaf in self._paths if isinstance(leaf, Value)]
+
+    def positional(self, args: tuple[Any, ...]) -> bool:
+        """Whether the arguments are already the inputs in order: tensors that are not nested."""
+        return self._flat and len(args) == len(self.inputs) and all(map(is_array, args))
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Any]:
         """The arrays of the arguments, in input order."""

@@ -197,7 +197,7 @@ class Expression(Generic[R]):
             at = self.compute("cast", (at,), i64)
         hit = self.compute("eq", (self.position(index[axis], i64), at), bool_)
         update = self.value(updates, source, mask)
-        if get(base.node.op).lower == low.Fill() and base.node.attrs["value"] == 0:
+        if base.node.op == "full" and base.node.attrs["value"] == 0:
             return self.compute("where", (hit, update, self.constant(0, v.dtype)), v.dtype)
         old = self.value(base, index, mask)
         return self.compute("where", (hit, self.compute("add", (old, update), v.dtype), old), v.dtype)

@@ -216,13 +216,14 @@ class Emitter(Expression[Operand]):
         return self.append(make, (mask, *refs), uniform, ("load", slot, index))
 
     def store(self, root: Value, index: Index, value: Operand, mode: str = "set") -> None:
-        """Write an element of a tensor; the body is the loop's where the index varies over it."""
+        """Write an element of a tensor; in the loop when anything varies over it, or when it adds."""
         shape, index = _squeezed(*fold(root.shape, index))
         slot = self._slot(root, shape, read=mode == "add", written=True)
         entries, refs = self._entries(index)
         varies = self.inner is not None and (
             any(s in self.varying for d in index if isinstance(d, Expr) for s in symbols(d))
-            or not all(map(self.is_uniform, refs))
+            or not all(map(self.is_uniform, (*refs, value)))
+            or mode == "add"
         )
         scope = self.inner if varies or self.outer is None else self.outer
         assert scope is not None

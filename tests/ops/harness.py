@@ -115,6 +115,25 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, factor: float = 1.0, 
     np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * min(scale, 1.0), equal_nan=True, err_msg=what)
 
 
+def special_values(dtype: DType) -> np.ndarray:
+    """Zeros of both signs, infinities, NaN, extremes, subnormals and usual numbers; the extremes of an integer dtype."""
+    if dtype.is_float:
+        import ml_dtypes
+
+        info = ml_dtypes.finfo(dtype.numpy)
+        values = [
+            0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 3.0, -3.0, 10.25, -10.25, 100.0, -100.0, 1e-3, -1e-3, np.inf,
+            -np.inf, np.nan, float(info.max), float(info.min), float(info.tiny), -float(info.tiny), float(info.smallest_subnormal),
+        ]
+        return np.array(values).astype(dtype.numpy)
+    if dtype.kind == "bool":
+        return np.array([False, True])
+    limits = np.iinfo(dtype.numpy)
+    values = {limits.min, limits.min + 1, limits.max, limits.max - 1, 0, 1, 2, 3, 7, 8, 31, 100}
+    values |= {-1, -2, -3, -7, -100} if limits.min < 0 else set()
+    return np.array(sorted(values), dtype.numpy)
+
+
 def operators(**wanted: bool) -> list[str]:
     """Names of operators: all, or composites only or not (``composite=``)."""
     names = sorted(REGISTRY)

@@ -169,6 +169,8 @@ class Fusion:
         if piece.kind == MAP:
             if whole:
                 return {}
+            if 0 in piece.space:
+                return None
             if self._size(piece.space) == self._size(group.space):
                 return self._regroup(piece, group.space, range(len(group.space)))
             if group.reduced:
@@ -180,7 +182,7 @@ class Fusion:
         if whole:
             return {} if piece.reduced == group.reduced else None
         ordered = piece.kind == SCAN or get(piece.node.op).lower.combine.startswith("arg")  # type: ignore[union-attr]
-        if group.kind != REDUCE or ordered or self._size(piece.space) != self._size(group.space):
+        if group.kind != REDUCE or ordered or 0 in piece.space or self._size(piece.space) != self._size(group.space):
             return None
         mapping = self._regroup(piece, group.space, range(len(group.space)))
         return mapping if mapping is not None and self._same_reduction(piece, group, mapping) else None

@@ -1,7 +1,8 @@
 // Type rules of the primitives that arrange or create elements.
-#include <algorithm>
+#include <cmath>
 
 #include "graph/infer_rules.h"
+#include "graph/printer.h"
 
 namespace tessera::graph {
 
@@ -77,10 +78,26 @@ TensorType flip(const Call &call) {
     return call.operand(0);
 }
 
+// ArgumentError unless the scalar attribute `value` is a number of this dtype.
+void require_value(const Call &call, DType dtype) {
+    const Scalar value = call.attrs.scalar(call.op, "value");
+    if (!core::is_integer(dtype))
+        return;
+    const int bits = static_cast<int>(core::item_size(dtype)) * 8;
+    const bool is_signed = dtype != DType::U8;
+    const double low = is_signed ? -std::ldexp(1.0, bits - 1) : 0, end = std::ldexp(1.0, bits - is_signed);
+    // An integer attribute has at most 64 bits and may need no check against i64, where doubles are too coarse.
+    const bool fits = value.is_real ? value.real == std::trunc(value.real) && value.real >= low && value.real < end
+                                    : bits == 64 || (value.real >= low && value.real < end);
+    if (!fits)
+        call.fail(Code::Argument, "the value " + core::shown(to_text(*call.attrs.find("value"))) + " is not a number of dtype " +
+                                      core::name(dtype) + "; use a wider dtype");
+}
+
 TensorType pad(const Call &call) {
     const TensorType &x = call.operand(0);
     const std::vector<Dim> low = per_dimension(call, "low"), high = per_dimension(call, "high");
-    call.attrs.scalar(call.op, "value");
+    require_value(call, x.dtype);
     std::vector<Dim> shape;
     for (size_t i = 0; i < x.rank(); ++i) {
         if (low[i].bounds().first < 0 || high[i].bounds().first < 0)
@@ -122,10 +139,11 @@ TensorType iota(const Call &call) {
 }
 
 TensorType full(const Call &call) {
+    const DType dtype = call.attrs.dtype(call.op, "dtype");
     const Attribute *value = call.attrs.find("value");
-    if (!value || !value->get_if<Dim>())
-        call.attrs.scalar(call.op, "value");
-    return {call.attrs.dtype(call.op, "dtype"), call.sizes("shape")};
+    if (!value || !value->get_if<Dim>()) // a symbolic size is cast when it is known
+        require_value(call, dtype);
+    return {dtype, call.sizes("shape")};
 }
 
 TensorType random_uniform(const Call &call) {

@@ -19,40 +19,43 @@ namespace {
 
 constexpr int64_t row_block = 32, column_block = 256, inner_block = 256;
 
-// acc[rows][width] += a[rows][depth] · b[depth][width], four rows at a time. `stride` is that of a and of b's rows.
-#define TSR_MULTIPLY_ADD(T)                                                                                              \
-    TSR_VECTOR_LEVELS                                                                                                    \
-    void multiply_add(T *__restrict acc, const T *a, int64_t a_stride, const T *__restrict b, int64_t b_stride,          \
-                      int64_t rows, int64_t depth, int64_t width) {                                                      \
-        for (int64_t i = 0; i < rows; i += 4) {                                                                          \
-            const bool four = i + 4 <= rows;                                                                             \
-            for (int64_t p = 0; p < depth; ++p) {                                                                        \
-                const T *__restrict row = b + p * b_stride;                                                              \
-                T *__restrict out = acc + i * column_block;                                                              \
-                if (four) {                                                                                              \
-                    const T *column = a + i * a_stride + p;                                                              \
-                    const T x0 = column[0], x1 = column[a_stride], x2 = column[2 * a_stride], x3 = column[3 * a_stride]; \
-                    for (int64_t j = 0; j < width; ++j) {                                                                \
-                        const T y = row[j];                                                                              \
-                        out[j] += x0 * y;                                                                                \
-                        out[column_block + j] += x1 * y;                                                                 \
-                        out[2 * column_block + j] += x2 * y;                                                             \
-                        out[3 * column_block + j] += x3 * y;                                                             \
-                    }                                                                                                    \
-                } else {                                                                                                 \
-                    for (int64_t r = i; r < rows; ++r) {                                                                 \
-                        const T x = a[r * a_stride + p];                                                                 \
-                        for (int64_t j = 0; j < width; ++j)                                                              \
-                            out[(r - i) * column_block + j] += x * row[j];                                               \
-                    }                                                                                                    \
-                }                                                                                                        \
-            }                                                                                                            \
-        }                                                                                                                \
+// acc[rows][width] += a[rows][depth] · b[depth][width], four rows at a time.
+template <class T>
+[[gnu::always_inline]] inline void multiply_add_rows(T *__restrict acc, const T *a, int64_t a_stride, const T *__restrict b,
+                                                     int64_t b_stride, int64_t rows, int64_t depth, int64_t width) {
+    int64_t i = 0;
+    for (; i + 4 <= rows; i += 4) {
+        T *__restrict out = acc + i * column_block;
+        for (int64_t p = 0; p < depth; ++p) {
+            const T *__restrict row = b + p * b_stride;
+            const T *column = a + i * a_stride + p;
+            const T x0 = column[0], x1 = column[a_stride], x2 = column[2 * a_stride], x3 = column[3 * a_stride];
+            for (int64_t j = 0; j < width; ++j) {
+                const T y = row[j];
+                out[j] += x0 * y;
+                out[column_block + j] += x1 * y;
+                out[2 * column_block + j] += x2 * y;
+                out[3 * column_block + j] += x3 * y;
+            }
+        }
     }
+    for (; i < rows; ++i)
+        for (int64_t p = 0; p < depth; ++p) {
+            const T x = a[i * a_stride + p];
+            for (int64_t j = 0; j < width; ++j)
+                acc[i * column_block + j] += x * b[p * b_stride + j];
+        }
+}
 
+#define TSR_MULTIPLY_ADD(T)                                                                                              \
+    TSR_VECTOR_LEVELS void multiply_add(T *acc, const T *a, int64_t a_stride, const T *b, int64_t b_stride,              \
+                                        int64_t rows, int64_t depth, int64_t width) {                                    \
+        multiply_add_rows<T>(acc, a, a_stride, b, b_stride, rows, depth, width);                                         \
+    }
 TSR_MULTIPLY_ADD(float)
 TSR_MULTIPLY_ADD(double)
 TSR_MULTIPLY_ADD(uint64_t) // integers wrap
+#undef TSR_MULTIPLY_ADD
 
 struct Product {
     int64_t batches, m, n, k;

@@ -1,0 +1,74 @@
+// Single primitives and graph text from Python: how tests reach the portable kernels and the C++ parser.
+#include <nanobind/stl/string.h>
+
+#include <string>
+#include <vector>
+
+#include "array.h"
+#include "handles.h"
+
+namespace tessera::python {
+
+namespace {
+
+nb::list run_primitive(const std::string &name, const std::string &attributes, nb::list operands, int threads) {
+    std::vector<tsr_tensor *> handles;
+    for (nb::handle operand : operands)
+        handles.push_back(nb::cast<const Array &>(operand).tensor.get());
+    tsr_runtime_options options{};
+    options.size = sizeof options;
+    options.threads = threads;
+    TensorOwner result;
+    tsr_status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = tsr_op_apply(name.c_str(), attributes.c_str(), handles.data(), static_cast<int32_t>(handles.size()),
+                              result.out(), 1);
+        tsr_runtime *runtime = nullptr;
+        if (status == TSR_OK)
+            status = tsr_runtime_create(&options, &runtime);
+        if (status == TSR_OK) {
+            tsr_tensor *lazy = result.get();
+            status = tsr_runtime_submit_tensors(runtime, &lazy, 1, nullptr);
+            if (status == TSR_OK)
+                status = tsr_runtime_wait(runtime);
+            tsr_runtime_release(runtime);
+        }
+    }
+    check(status);
+    nb::list results;
+    results.append(Array(std::move(result)));
+    return results;
+}
+
+nb::str normalize_graph_text(nb::handle text) {
+    // Halves of surrogate pairs, which file names may hold, go through as they are.
+    nb::object bytes = text.attr("encode")("utf-8", "surrogatepass");
+    tsr_text *normalized = nullptr;
+    check(tsr_graph_text_normalize(PyBytes_AsString(bytes.ptr()), static_cast<size_t>(PyBytes_Size(bytes.ptr())), &normalized));
+    nb::object out = nb::steal(PyUnicode_DecodeUTF8(tsr_text_data(normalized), static_cast<Py_ssize_t>(tsr_text_size(normalized)),
+                                                    "surrogatepass"));
+    tsr_text_release(normalized);
+    if (!out.is_valid())
+        throw nb::python_error();
+    return nb::cast<nb::str>(out);
+}
+
+nb::list primitive_names() {
+    nb::list out;
+    for (int32_t i = 0; const char *name = tsr_op_name(i); ++i)
+        out.append(nb::str(name));
+    return out;
+}
+
+} // namespace
+
+void bind_portable(nb::module_ &m) {
+    m.def("run_primitive", &run_primitive, nb::arg("name"), nb::arg("attributes"), nb::arg("operands"), nb::arg("threads") = 0,
+          "The results of one primitive by its portable kernel; attributes as text of Graph IR.");
+    m.def("normalize_graph_text", &normalize_graph_text, nb::arg("text"),
+          "Text of Graph IR, read and printed in C++; operators and types are not judged.");
+    m.def("primitive_names", &primitive_names, "The primitives of the portable kernels, sorted.");
+}
+
+} // namespace tessera::python

@@ -1,0 +1,55 @@
+// The Python module tessera._core.
+#include <string>
+
+#include "handles.h"
+
+namespace tessera::python {
+
+void raise_error(tsr_status status, const char *message) {
+    nb::dict classes = nb::cast<nb::dict>(nb::module_::import_("tessera.errors").attr("ERROR_BY_CODE"));
+    nb::object key = nb::int_(status);
+    nb::object type = classes.contains(key) ? nb::object(classes[key]) : nb::object(classes[nb::int_(int(TSR_ERROR))]);
+    PyErr_SetString(type.ptr(), message);
+    throw nb::python_error();
+}
+
+void raise_status(tsr_status status) { raise_error(status, std::string(tsr_last_error()).c_str()); }
+
+Bytes::Bytes(nb::handle object) {
+    if (PyObject_GetBuffer(object.ptr(), &view_, PyBUF_SIMPLE) != 0)
+        throw nb::python_error();
+}
+
+namespace {
+
+uint64_t hash64(nb::object buffer) {
+    Bytes bytes(buffer);
+    nb::gil_scoped_release unlocked;
+    return tsr_hash64(bytes.data(), bytes.size());
+}
+
+nb::object doctor() {
+    std::string report;
+    {
+        nb::gil_scoped_release unlocked;
+        report = tsr_doctor();
+    }
+    return nb::module_::import_("json").attr("loads")(nb::str(report.c_str()));
+}
+
+} // namespace
+
+} // namespace tessera::python
+
+NB_MODULE(_core, m) {
+    using namespace tessera::python;
+    nb::set_leak_warnings(false);
+    m.doc() = "The native runtime, as Python sees it.";
+    m.attr("__version__") = tsr_version();
+    bind_array(m);
+    bind_program(m);
+    bind_portable(m);
+    m.def("hash64", &hash64, nb::arg("buffer"), "XXH64 of a contiguous buffer.");
+    m.def("cpu_level", [] { return nb::str(tsr_cpu_level()); }, "The code level of this CPU.");
+    m.def("doctor", &doctor, "Devices and optional libraries found, and why not.");
+}

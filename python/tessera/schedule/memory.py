@@ -70,7 +70,7 @@ class _Slot:
 def _share_slots(storages: list[Storage], start: Dim) -> Dim:
     slots: list[_Slot] = []
     for storage in sorted(storages, key=lambda s: (-cost.typical(s.bytes), s.first)):
-        size = aligned(storage.bytes)
+        size = storage.bytes
         free = [s for s in slots if not any(t.meets(storage) for t in s.tenants)]
         slot = min(free, key=lambda s: _misfit(s.bytes, size), default=None)
         if slot is None:
@@ -82,7 +82,7 @@ def _share_slots(storages: list[Storage], start: Dim) -> Dim:
     for slot in slots:
         for tenant in slot.tenants:
             tenant.offset = offset
-        offset = add(offset, slot.bytes)
+        offset = add(offset, aligned(slot.bytes))
     return offset
 
 

@@ -1,0 +1,141 @@
+"""The text of ``graph.schedule``: what runs, what it reads, writes and computes, and where its tensors lie."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from tessera.ir.dims import Dim, add, evaluate, mul, product, substitute, sym
+from tessera.ir.provenance import Location
+from tessera.schedule.cost import typical
+from tessera.schedule.plan import Copy, Instruction, KernelCall, Plan, RangeCheck
+from tessera.tile.ir import Compute, DotKernel, Kernel, Random, Reduce, Scan
+
+
+def kernel_grid(kernel: Kernel) -> tuple[Dim, ...]:
+    """Extents of the independent axes."""
+    if isinstance(kernel, DotKernel):
+        return (*(a.extent for a in kernel.batch), kernel.m.extent, kernel.n.extent)
+    return tuple(a.extent for a in kernel.grid)
+
+
+def kernel_flops(kernel: Kernel) -> Dim:
+    """Arithmetic operations: one per computed element, two per term of a product."""
+    if isinstance(kernel, DotKernel):
+        points = product(kernel_grid(kernel))
+        total = mul(mul(points, kernel.k.extent), 2)
+        return add(total, mul(points, _arithmetic(kernel.epilogue)))
+    total: Dim = 0
+    points = product(kernel_grid(kernel))
+    for stage in kernel.stages:
+        total = add(total, mul(mul(points, product(a.extent for a in stage.axes)), _arithmetic(stage.ops)))
+    return total
+
+
+def _arithmetic(ops: tuple[object, ...]) -> int:
+    return sum(
+        isinstance(op, (Random, Reduce, Scan)) or (isinstance(op, Compute) and op.function != "cast") for op in ops
+    )
+
+
+def kernel_bytes(kernel: Kernel) -> tuple[Dim, Dim]:
+    """Bytes of the tensors that a kernel reads and writes, each counted once."""
+    read: Dim = 0
+    written: Dim = 0
+    for buffer in kernel.buffers:
+        size = mul(product(buffer.shape), buffer.dtype.itemsize)
+        if buffer.role != "out":
+            read = add(read, size)
+        if buffer.role != "in":
+            written = add(written, size)
+    return read, written
+
+
+def report(plan: Plan, sizes: Mapping[str, int] | None = None) -> str:
+    """Tables of instructions and buffers, and the peak.
+
+    Symbolic amounts are shown as they are, and evaluated at ``sizes``, or at typical sizes without them.
+    """
+    numbers = _Numbers(plan, sizes)
+    rows = [("", "instruction", "kind", "grid", "read", "written", "flops", "line")]
+    rows += [(str(i), *_instruction_row(plan, instruction, numbers)) for i, instruction in enumerate(plan.instructions)]
+    buffers = [("", "buffer", "kind", "bytes", "offset", "live", "")]
+    for i, b in enumerate(plan.buffers):
+        live = "" if b.live is None else f"{b.live[0]}-{b.live[1]}"
+        offset = "" if b.offset is None else numbers.plain(b.offset)
+        symbolic = "" if isinstance(b.bytes, int) else f"= {b.bytes}"
+        buffers.append((str(i), b.label, b.kind, numbers.amount(b.bytes), offset, live, symbolic))
+    calls = sum(isinstance(i, KernelCall) for i in plan.instructions)
+    lines = [f"{len(plan.instructions)} instructions: {calls} kernel calls of {len(plan.kernels)} kernels"]
+    if numbers.at:
+        lines[0] += f"; amounts at {numbers.at}"
+    peak = f"peak working memory: {numbers.amount(plan.arena)}"
+    if not isinstance(plan.arena, int):
+        peak += f" = {plan.arena} bytes"
+    return "\n".join([*lines, "", *_table(rows), "", *_table(buffers), "", peak])
+
+
+class _Numbers:
+    """Amounts at given or typical sizes."""
+
+    def __init__(self, plan: Plan, sizes: Mapping[str, int] | None) -> None:
+        self.sizes = {d.name: (sizes or {}).get(d.name, typical(sym(d))) for d in plan.dims}
+        self.at = ", ".join(f"{name} = {n}" for name, n in self.sizes.items())
+
+    def value(self, d: Dim) -> int:
+        return evaluate(d, self.sizes)
+
+    def amount(self, d: Dim) -> str:
+        """Bytes with a unit."""
+        n = self.value(d)
+        for unit, size in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+            if n >= size:
+                return f"{n / size:.2f} {unit}"
+        return f"{n} B"
+
+    def count(self, d: Dim) -> str:
+        """A number with a decimal prefix."""
+        n = self.value(d)
+        for unit, size in (("G", 10**9), ("M", 10**6), ("k", 10**3)):
+            if n >= size:
+                return f"{n / size:.2f} {unit}"
+        return str(n)
+
+    def plain(self, d: Dim) -> str:
+        return str(self.value(d))
+
+
+def _instruction_row(plan: Plan, i: Instruction, numbers: _Numbers) -> tuple[str, ...]:
+    if isinstance(i, KernelCall):
+        kernel = plan.kernels[i.kernel]
+        values = plan.kernel_sizes(i)
+
+        def here(d: Dim) -> Dim:
+            return substitute(d, values)
+
+        read, written = kernel_bytes(kernel)
+        grid = " x ".join(str(here(d)) for d in kernel_grid(kernel)) or "1"
+        kind = "dot" if isinstance(kernel, DotKernel) else "loop"
+        return (
+            kernel.name, kind, grid, numbers.amount(here(read)), numbers.amount(here(written)),
+            numbers.count(here(kernel_flops(kernel))), _line(i.loc),
+        )
+    if isinstance(i, RangeCheck):
+        return f"check {i.what}", "check", str(i.count), numbers.amount(mul(i.count, i.dtype.itemsize)), "", "", _line(i.loc)
+    if isinstance(i, Copy):
+        name = f"copy {plan.buffers[i.source].label} to {plan.buffers[i.target].label}"
+        return name, "copy", "", numbers.amount(i.bytes), numbers.amount(i.bytes), "", _line(i.loc)
+    return i.op, "portable", "", "", "", "", _line(i.loc)
+
+
+def _line(loc: Location | None) -> str:
+    return "" if loc is None else str(loc)
+
+
+def _table(rows: list[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    right = {0, 3, 4, 5, 6} if len(rows[0]) == 8 else {0, 3, 4, 5}
+    lines = []
+    for row in rows:
+        cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return lines

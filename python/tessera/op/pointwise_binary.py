@@ -79,7 +79,7 @@ def _mod_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def _pow_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     if x.dtype.kind not in "iu":
-        return np.power(x.astype(np.float64), y.astype(np.float64))
+        return np.float_power(x, y)  # np.power takes 0.5 as a square root, which differs for -0.0 and -inf
     positive = np.power(x, np.where(y < 0, np.zeros_like(y), y))
     odd = (y % 2 != 0)
     inverse = np.where(x == 1, 1, np.where(x == -1, np.where(odd, -1, 1), 0)) if x.dtype.kind == "i" else positive

@@ -110,8 +110,11 @@ def _build_cpu(
 ) -> None:
     """Add plan and kernel image of each CPU level."""
     from tessera.target.cpu.compile import compile_kernels
+    from tessera.tile.plan import build_plan
+    from tessera.tile.report import report
 
     scheduled = build_plan(primitives, options.schedule)
+    schedules["cpu"] = lambda: report(scheduled)
     for level in options.levels or (options.schedule.level,):
         image = compile_kernels(scheduled.kernels, level)
         metadata[f"{layout.PLAN}cpu.{image.level}"] = scheduled.to_json(image.kernels, "cpu", image.level)

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-
 from tessera import op
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
@@ -56,8 +55,9 @@ def check(
     if not second:
         return
     weights = [np.asarray(random.uniform(-1, 1, g.shape), actual.dtype) for g in run(first, feeds)]
-    total = sum((op.sum(g * op.constant(w)) for g, w in zip(first, weights)), start=op.full((), 0.0, actual.dtype))
-    total_torch = sum((g * torch.from_numpy(w)).sum() for g, w in zip(wanted, weights) if g is not None)
+    zero = op.full((), 0.0, actual.dtype)
+    total = sum((op.sum(g * op.constant(w)) for g, w in zip(first, weights, strict=True)), start=zero)
+    total_torch = sum((g * torch.from_numpy(w)).sum() for g, w in zip(wanted, weights, strict=True) if g is not None)
     assert isinstance(total, Value)
     again = gradients([total], [leaves[i] for i in floats])
     wanted = [None] * len(floats)

@@ -9,19 +9,26 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError
 from tessera.ir.value import Value
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 PAIRS: dict[str, tuple[Callable[..., Value], Callable[..., Any]]] = {
-    "relu": (op.relu, F.relu), "relu6": (op.relu6, F.relu6), "gelu": (op.gelu, F.gelu),
+    "relu": (op.relu, F.relu),
+    "relu6": (op.relu6, F.relu6),
+    "gelu": (op.gelu, F.gelu),
     "gelu_tanh": (lambda x: op.gelu(x, approximate="tanh"), lambda x: F.gelu(x, approximate="tanh")),
-    "silu": (op.silu, F.silu), "leaky_relu": (lambda x: op.leaky_relu(x, 0.2), lambda x: F.leaky_relu(x, 0.2)),
-    "elu": (lambda x: op.elu(x, 0.7), lambda x: F.elu(x, 0.7)), "softplus": (op.softplus, F.softplus),
-    "hard_sigmoid": (op.hard_sigmoid, F.hardsigmoid), "hard_swish": (op.hard_swish, F.hardswish), "mish": (op.mish, F.mish),
-    "sigmoid": (op.sigmoid, torch.sigmoid), "tanh": (op.tanh, torch.tanh),
+    "silu": (op.silu, F.silu),
+    "leaky_relu": (lambda x: op.leaky_relu(x, 0.2), lambda x: F.leaky_relu(x, 0.2)),
+    "elu": (lambda x: op.elu(x, 0.7), lambda x: F.elu(x, 0.7)),
+    "softplus": (op.softplus, F.softplus),
+    "hard_sigmoid": (op.hard_sigmoid, F.hardsigmoid),
+    "hard_swish": (op.hard_swish, F.hardswish),
+    "mish": (op.mish, F.mish),
+    "sigmoid": (op.sigmoid, torch.sigmoid),
+    "tanh": (op.tanh, torch.tanh),
 }
 
 
@@ -42,7 +49,11 @@ def test_extreme_values(name: str) -> None:
 
 
 def test_softplus_does_not_overflow() -> None:
-    check(lambda x: op.softplus(x, 2.0), lambda x: F.softplus(x, 2.0, threshold=1e9), [np.array([-800.0, -3.0, 0.0, 3.0, 300.0])])
+    check(
+        lambda x: op.softplus(x, 2.0),
+        lambda x: F.softplus(x, 2.0, threshold=1e9),
+        [np.array([-800.0, -3.0, 0.0, 3.0, 300.0])],
+    )
     (leaf,), feeds = inputs([np.array([-np.inf, 1e6, np.inf])])
     np.testing.assert_array_equal(run([op.softplus(leaf)], feeds)[0], [0.0, 1e6, np.inf])
 
@@ -70,12 +81,16 @@ def test_half_precision_is_rounded_once(dtype: str) -> None:
     expected = F.silu(torch.from_numpy(a.astype(np.float64))).numpy()
     found = run([op.silu(x)], {"x0": a})[0]
     assert found.dtype == a.dtype
-    np.testing.assert_allclose(found.astype(np.float64), expected, rtol=1.01 * 2.0 ** (-8 if dtype == "bf16" else -11), atol=1e-8)
+    np.testing.assert_allclose(
+        found.astype(np.float64), expected, rtol=1.01 * 2.0 ** (-8 if dtype == "bf16" else -11), atol=1e-8
+    )
 
 
 def test_errors() -> None:
     x = op.tensor((2,))
-    with pytest.raises(ArgumentError, match=r'\[gelu\] approximate is \'erf\'; use "none" \(exact, with erf\) or "tanh"'):
+    with pytest.raises(
+        ArgumentError, match=r'\[gelu\] approximate is \'erf\'; use "none" \(exact, with erf\) or "tanh"'
+    ):
         op.gelu(x, approximate="erf")
     with pytest.raises(ArgumentError, match=r"\[softplus\] beta is 0"):
         op.softplus(x, 0.0)

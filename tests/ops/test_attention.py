@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, ShapeError
+
 from tests.ops.against_torch import check, draw, run
 
 Q, K, V = (2, 3, 4, 5), (2, 3, 6, 5), (2, 3, 6, 7)
@@ -39,7 +39,12 @@ def test_plain() -> None:
 @pytest.mark.parametrize("length", [4, 6, 9, 1])
 def test_causal(length: int) -> None:
     q = (2, 3, length, 5)
-    check(lambda q, k, v: ours(q, k, v, causal=True), lambda q, k, v: theirs(q, k, v, is_causal=True), arrays(q), second=True)
+    check(
+        lambda q, k, v: ours(q, k, v, causal=True),
+        lambda q, k, v: theirs(q, k, v, is_causal=True),
+        arrays(q),
+        second=True,
+    )
 
 
 @pytest.mark.parametrize("shape", [(4, 6), (6,), (2, 1, 4, 6), (3, 1, 6), (2, 3, 4, 6)])
@@ -56,7 +61,9 @@ def test_added_mask_has_a_gradient() -> None:
 def test_row_that_attends_to_nothing_gives_zeros() -> None:
     mask = np.ones((4, 6), bool)
     mask[2] = False
-    check(lambda q, k, v: ours(q, k, v, mask), lambda q, k, v: theirs(q, k, v, attn_mask=torch.from_numpy(mask)), arrays())
+    check(
+        lambda q, k, v: ours(q, k, v, mask), lambda q, k, v: theirs(q, k, v, attn_mask=torch.from_numpy(mask)), arrays()
+    )
 
 
 @pytest.mark.parametrize("shared", [1, 2])

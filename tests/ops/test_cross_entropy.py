@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from tessera.ir.graph import Graph
 from tessera.transform.autodiff import gradients
 from tessera.transform.decompose import decompose
 from tessera.transform.simplify import simplify
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 REDUCTIONS = ["mean", "sum", "none"]
@@ -63,7 +63,10 @@ def weighted(x: Any, y: np.ndarray, w: Any, smoothing: float) -> Any:
     """PyTorch's definition of the weighted mean, written out: its own has no gradient of the weight."""
     log_p, index = F.log_softmax(x, -1), torch.from_numpy(np.where(y < 0, 0, y))
     valid = torch.from_numpy(y >= 0)
-    rows = -log_p.gather(1, index[:, None])[:, 0] * w[index] * (1 - smoothing) - (log_p * w).sum(1) * smoothing / x.shape[1]
+    rows = (
+        -log_p.gather(1, index[:, None])[:, 0] * w[index] * (1 - smoothing)
+        - (log_p * w).sum(1) * smoothing / x.shape[1]
+    )
     return (rows * valid).sum() / (w[index] * valid).sum()
 
 
@@ -72,7 +75,9 @@ def test_gradient_of_the_class_weight(smoothing: float) -> None:
     y = labels((6,), 5, -100)
     arrays = [draw(6, 5), draw(5, low=0.2, high=2.0)]
     check(
-        lambda x, w: op.cross_entropy(x, y, w, label_smoothing=smoothing), lambda x, w: weighted(x, y, w, smoothing), arrays,
+        lambda x, w: op.cross_entropy(x, y, w, label_smoothing=smoothing),
+        lambda x, w: weighted(x, y, w, smoothing),
+        arrays,
         second=True,
     )
 
@@ -95,7 +100,9 @@ def test_everything_ignored(reduction: str) -> None:
     y = np.full(3, -100)
     check(
         lambda x: op.cross_entropy(x, y, reduction=reduction),
-        lambda x: F.cross_entropy(x, torch.from_numpy(y), reduction=reduction), [draw(3, 4)], gradient=reduction != "mean",
+        lambda x: F.cross_entropy(x, torch.from_numpy(y), reduction=reduction),
+        [draw(3, 4)],
+        gradient=reduction != "mean",
     )
 
 
@@ -108,7 +115,8 @@ def test_extreme_logits() -> None:
     x = np.array([[1e4, -1e4, 0.0], [-np.inf, 0.0, 1.0], [0.0, np.nan, 1.0], [np.inf, 0.0, 0.0], [0.0, -np.inf, 0.0]])
     y = np.array([1, 1, 0, 1, 1])
     check(
-        lambda x: op.cross_entropy(x, y, reduction="none"), lambda x: F.cross_entropy(x, torch.from_numpy(y), reduction="none"),
+        lambda x: op.cross_entropy(x, y, reduction="none"),
+        lambda x: F.cross_entropy(x, torch.from_numpy(y), reduction="none"),
         [x],
     )
 
@@ -116,7 +124,11 @@ def test_extreme_logits() -> None:
 @pytest.mark.parametrize("dtype", ["uint8", "int8", "int16", "int32", "int64"])
 def test_label_dtypes(dtype: str) -> None:
     y = labels((4,), 3).astype(dtype)
-    check(lambda x: op.cross_entropy(x, y), lambda x: F.cross_entropy(x, torch.from_numpy(y.astype(np.int64))), [draw(4, 3)])
+    check(
+        lambda x: op.cross_entropy(x, y),
+        lambda x: F.cross_entropy(x, torch.from_numpy(y.astype(np.int64))),
+        [draw(4, 3)],
+    )
 
 
 @pytest.mark.parametrize("bad", [-1, 3, 2**40])
@@ -147,9 +159,14 @@ def test_nll_loss(reduction: str, weights: bool) -> None:
     y, w = labels((6,), 5, -100), draw(5, low=0.2, high=2.0) if weights else None
     check(
         lambda x: op.nll_loss(x, y, w, reduction=reduction),
-        lambda x: F.nll_loss(x, torch.from_numpy(y), None if w is None else torch.from_numpy(w), reduction=reduction), [draw(6, 5)],
+        lambda x: F.nll_loss(x, torch.from_numpy(y), None if w is None else torch.from_numpy(w), reduction=reduction),
+        [draw(6, 5)],
     )
-    check(lambda x: op.nll_loss(x, y[:2, None].repeat(3, 1), axis=1), lambda x: F.nll_loss(x, torch.from_numpy(y[:2, None].repeat(3, 1))), [draw(2, 5, 3)])
+    check(
+        lambda x: op.nll_loss(x, y[:2, None].repeat(3, 1), axis=1),
+        lambda x: F.nll_loss(x, torch.from_numpy(y[:2, None].repeat(3, 1))),
+        [draw(2, 5, 3)],
+    )
 
 
 def test_nll_loss_gradient_of_the_weight() -> None:
@@ -166,19 +183,47 @@ def test_nll_loss_gradient_of_the_weight() -> None:
 X = op.tensor((4, 3))
 
 
-@pytest.mark.parametrize(("arguments", "options", "error", "message"), [
-    ((X, op.tensor((3,), "i64")), {}, ShapeError, r"\[cross_entropy\] the scores have shape \(4, 3\) and the labels \(3,\); expected labels \(4,\)"),
-    ((X, op.tensor((4, 3), "i64")), {}, ShapeError, "soft labels are floats: cast them"),
-    ((X, op.tensor((4,), "f32")), {}, ShapeError, "soft labels need the shape of the logits, index labels an integer dtype"),
-    ((X, op.tensor((4,), "bool")), {}, DTypeError, "labels have dtype bool; expected an integer dtype"),
-    ((X, op.tensor((4,), "i64"), op.tensor((4,))), {}, ShapeError, r"weight has shape \(4,\); expected \(3,\), one per class"),
-    ((X, op.tensor((4,), "i64")), {"reduction": "avg"}, ArgumentError, 'reduction is \'avg\'; use "mean", "sum" or "none"'),
-    ((X, op.tensor((4,), "i64")), {"label_smoothing": 1.5}, ArgumentError, r"label_smoothing is 1.5; it must be in \[0, 1\]"),
-    ((X, op.tensor((4,), "i64")), {"axis": 2}, ArgumentError, r"\[cross_entropy\] axis 2 is out of range"),
-    ((op.tensor(()), op.tensor((), "i64")), {}, ShapeError, "the scores are a scalar"),
-    ((op.tensor((4, 0)), op.tensor((4,), "i64")), {}, ShapeError, "there are no classes along axis 1"),
-    ((op.tensor((4, 0)), op.tensor((4, 0))), {}, ShapeError, "there are no classes along axis 1"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "options", "error", "message"),
+    [
+        (
+            (X, op.tensor((3,), "i64")),
+            {},
+            ShapeError,
+            r"\[cross_entropy\] the scores have shape \(4, 3\) and the labels \(3,\); expected labels \(4,\)",
+        ),
+        ((X, op.tensor((4, 3), "i64")), {}, ShapeError, "soft labels are floats: cast them"),
+        (
+            (X, op.tensor((4,), "f32")),
+            {},
+            ShapeError,
+            "soft labels need the shape of the logits, index labels an integer dtype",
+        ),
+        ((X, op.tensor((4,), "bool")), {}, DTypeError, "labels have dtype bool; expected an integer dtype"),
+        (
+            (X, op.tensor((4,), "i64"), op.tensor((4,))),
+            {},
+            ShapeError,
+            r"weight has shape \(4,\); expected \(3,\), one per class",
+        ),
+        (
+            (X, op.tensor((4,), "i64")),
+            {"reduction": "avg"},
+            ArgumentError,
+            'reduction is \'avg\'; use "mean", "sum" or "none"',
+        ),
+        (
+            (X, op.tensor((4,), "i64")),
+            {"label_smoothing": 1.5},
+            ArgumentError,
+            r"label_smoothing is 1.5; it must be in \[0, 1\]",
+        ),
+        ((X, op.tensor((4,), "i64")), {"axis": 2}, ArgumentError, r"\[cross_entropy\] axis 2 is out of range"),
+        ((op.tensor(()), op.tensor((), "i64")), {}, ShapeError, "the scores are a scalar"),
+        ((op.tensor((4, 0)), op.tensor((4,), "i64")), {}, ShapeError, "there are no classes along axis 1"),
+        ((op.tensor((4, 0)), op.tensor((4, 0))), {}, ShapeError, "there are no classes along axis 1"),
+    ],
+)
 def test_errors(arguments: tuple[Any, ...], options: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         op.cross_entropy(*arguments, **options)
@@ -223,6 +268,6 @@ def test_step_equals_pytorch() -> None:
     expected.backward()
     found = run([loss, *gradients([loss], [leaves[0], *(p.leaf() for p in model.parameters())])], feeds)
     np.testing.assert_allclose(found[0], expected.detach().numpy(), rtol=1e-12)
-    for a, t in zip(found[1:], tensors):
+    for a, t in zip(found[1:], tensors, strict=True):
         assert t.grad is not None
         np.testing.assert_allclose(a, t.grad.numpy(), rtol=1e-9, atol=1e-12)

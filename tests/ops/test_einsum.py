@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, ShapeError
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 SIZES = {"a": 2, "b": 3, "c": 1, "d": 4, "e": 2}
@@ -17,7 +17,9 @@ SIZES = {"a": 2, "b": 3, "c": 1, "d": 4, "e": 2}
 
 def compare(equation: str, arrays: list[np.ndarray]) -> None:
     leaves, feeds = inputs(arrays)
-    np.testing.assert_allclose(run([op.einsum(equation, *leaves)], feeds)[0], np.einsum(equation, *arrays), rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(
+        run([op.einsum(equation, *leaves)], feeds)[0], np.einsum(equation, *arrays), rtol=1e-10, atol=1e-10
+    )
 
 
 @st.composite
@@ -39,19 +41,41 @@ def test_equals_numpy(case: tuple[str, list[tuple[int, ...]]]) -> None:
     compare(equation, [draw(*s, seed=i) for i, s in enumerate(shapes)])
 
 
-@pytest.mark.parametrize(("equation", "shapes"), [
-    ("...ij,...jk->...ik", [(2, 1, 3, 4), (5, 4, 2)]), ("i...,i...", [(3, 2), (3, 2)]), ("...", [(2, 3)]), ("...i->i...", [(2, 3, 4)]),
-    ("b...,b->...", [(2, 3, 4), (2,)]), ("ij,ij->ij", [(1, 3), (2, 3)]), ("ij,jk->ik", [(2, 1), (3, 4)]), ("...ii->...i", [(2, 3, 3)]),
-    ("ij, jk -> ki", [(2, 3), (3, 4)]), ("aab,b", [(3, 3, 2), (2,)]), ("ij,kl", [(2, 3), (2, 2)]), ("ba", [(2, 3)]), (",", [(), ()]),
-    ("ij,jk->ik", [(0, 3), (3, 2)]), ("ij,jk->ik", [(2, 0), (0, 2)]), ("ii->i", [(0, 0)]), ("iii->i", [(3, 3, 3)]),
-])
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("...ij,...jk->...ik", [(2, 1, 3, 4), (5, 4, 2)]),
+        ("i...,i...", [(3, 2), (3, 2)]),
+        ("...", [(2, 3)]),
+        ("...i->i...", [(2, 3, 4)]),
+        ("b...,b->...", [(2, 3, 4), (2,)]),
+        ("ij,ij->ij", [(1, 3), (2, 3)]),
+        ("ij,jk->ik", [(2, 1), (3, 4)]),
+        ("...ii->...i", [(2, 3, 3)]),
+        ("ij, jk -> ki", [(2, 3), (3, 4)]),
+        ("aab,b", [(3, 3, 2), (2,)]),
+        ("ij,kl", [(2, 3), (2, 2)]),
+        ("ba", [(2, 3)]),
+        (",", [(), ()]),
+        ("ij,jk->ik", [(0, 3), (3, 2)]),
+        ("ij,jk->ik", [(2, 0), (0, 2)]),
+        ("ii->i", [(0, 0)]),
+        ("iii->i", [(3, 3, 3)]),
+    ],
+)
 def test_cases(equation: str, shapes: list[tuple[int, ...]]) -> None:
     compare(equation, [draw(*s, seed=i) for i, s in enumerate(shapes)])
 
 
-@pytest.mark.parametrize(("equation", "shapes"), [
-    ("bhqd,bhkd->bhqk", [(2, 2, 3, 4), (2, 2, 5, 4)]), ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 2)]), ("ii->i", [(3, 3)]), ("ijk->kj", [(2, 3, 4)]),
-])
+@pytest.mark.parametrize(
+    ("equation", "shapes"),
+    [
+        ("bhqd,bhkd->bhqk", [(2, 2, 3, 4), (2, 2, 5, 4)]),
+        ("ij,jk,kl->il", [(2, 3), (3, 4), (4, 2)]),
+        ("ii->i", [(3, 3)]),
+        ("ijk->kj", [(2, 3, 4)]),
+    ],
+)
 def test_gradient(equation: str, shapes: list[tuple[int, ...]]) -> None:
     arrays = [draw(*s, seed=i) for i, s in enumerate(shapes)]
     check(lambda *x: op.einsum(equation, *x), lambda *x: torch.einsum(equation, *x), arrays, second=True)

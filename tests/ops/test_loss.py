@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.value import Value
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 LOSSES: dict[str, tuple[Callable[..., Value], Callable[..., Any]]] = {
@@ -64,7 +63,9 @@ def test_integers_are_promoted() -> None:
 
 def test_errors() -> None:
     x = op.tensor((2, 3))
-    with pytest.raises(ShapeError, match=r"\[mse\] the prediction has shape \(2, 3\) and the target \(3,\); they must be equal"):
+    with pytest.raises(
+        ShapeError, match=r"\[mse\] the prediction has shape \(2, 3\) and the target \(3,\); they must be equal"
+    ):
         op.mse(x, op.tensor((3,)))
     with pytest.raises(ArgumentError, match=r"\[l1\] reduction is 'median'; use"):
         op.l1(x, x, reduction="median")

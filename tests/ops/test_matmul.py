@@ -5,14 +5,25 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.errors import DTypeError, ShapeError
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 SHAPES = [
-    ((3, 4), (4, 5)), ((4,), (4,)), ((4,), (4, 5)), ((3, 4), (4,)), ((2, 3, 4), (4, 5)), ((2, 3, 4), (4,)), ((4,), (2, 4, 5)),
-    ((2, 1, 3, 4), (5, 4, 2)), ((3, 4), (2, 4, 5)), ((0, 4), (4, 5)), ((3, 0), (0, 5)), ((2, 0, 3), (3, 2)), ((1, 1), (1, 1)),
+    ((3, 4), (4, 5)),
+    ((4,), (4,)),
+    ((4,), (4, 5)),
+    ((3, 4), (4,)),
+    ((2, 3, 4), (4, 5)),
+    ((2, 3, 4), (4,)),
+    ((4,), (2, 4, 5)),
+    ((2, 1, 3, 4), (5, 4, 2)),
+    ((3, 4), (2, 4, 5)),
+    ((0, 4), (4, 5)),
+    ((3, 0), (0, 5)),
+    ((2, 0, 3), (3, 2)),
+    ((1, 1), (1, 1)),
 ]
 
 
@@ -52,14 +63,25 @@ def test_symbolic_batch_and_rows() -> None:
     np.testing.assert_allclose(run([y], {"x0": a, "x1": b})[0], a @ b)
 
 
-@pytest.mark.parametrize(("a", "b", "message"), [
-    ((2, 3), (4, 5), r"\[matmul\] a has shape \(2, 3\) and b has shape \(4, 5\): the last dimension of a \(3\) must equal "
-                     r"the second-last of b \(4\)"),
-    ((3,), (4,), r"\[matmul\] .* the last dimension of a \(3\) must equal the length of b \(4\)"),
-    ((), (4,), r"\[matmul\] a is a scalar"),
-    ((4,), (), r"\[matmul\] b is a scalar"),
-    ((2, 3, 4), (3, 4, 5), r"\[matmul\] operand 0 with shape \(2,\) and operand 1 with shape \(3,\) do not broadcast"),
-])
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        (
+            (2, 3),
+            (4, 5),
+            r"\[matmul\] a has shape \(2, 3\) and b has shape \(4, 5\): the last dimension of a \(3\) must equal "
+            r"the second-last of b \(4\)",
+        ),
+        ((3,), (4,), r"\[matmul\] .* the last dimension of a \(3\) must equal the length of b \(4\)"),
+        ((), (4,), r"\[matmul\] a is a scalar"),
+        ((4,), (), r"\[matmul\] b is a scalar"),
+        (
+            (2, 3, 4),
+            (3, 4, 5),
+            r"\[matmul\] operand 0 with shape \(2,\) and operand 1 with shape \(3,\) do not broadcast",
+        ),
+    ],
+)
 def test_shapes_that_do_not_fit(a: tuple[int, ...], b: tuple[int, ...], message: str) -> None:
     with pytest.raises(ShapeError, match=message):
         op.matmul(op.tensor(a), op.tensor(b))
@@ -78,7 +100,9 @@ def test_primitive_gradient_of_a_shared_right_operand() -> None:
     check(lambda a, b: op.build("matmul", a, b), torch.matmul, [draw(2, 3, 4), draw(4, 5)])
 
 
-@pytest.mark.parametrize(("a", "b"), [((3, 4), (2, 4, 5)), ((4,), (2, 4, 5)), ((2, 3, 4), (4, 5)), ((4,), (4,)), ((), (3,)), ((2, 4), (4,))])
+@pytest.mark.parametrize(
+    ("a", "b"), [((3, 4), (2, 4, 5)), ((4,), (2, 4, 5)), ((2, 3, 4), (4, 5)), ((4,), (4,)), ((), (3,)), ((2, 4), (4,))]
+)
 def test_dot(a: tuple[int, ...], b: tuple[int, ...]) -> None:
     x, y = draw(*a), draw(*b, seed=1)
     leaves, feeds = inputs([x, y])

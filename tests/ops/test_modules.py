@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, IndexRangeError, ShapeError
 from tessera.ir.graph import Graph
 from tessera.transform.autodiff import gradients
+
 from tests.ops.against_torch import check, draw, run
 
 
@@ -120,9 +120,13 @@ def test_norm_modules() -> None:
 
 def test_shape_and_dtype_errors() -> None:
     model = op.mlp(4, [5], 3, name="model")
-    with pytest.raises(ShapeError, match=r"\[mlp\] 'model': x has shape \(2, 5\); its last dimension must be in_dim = 4"):
+    with pytest.raises(
+        ShapeError, match=r"\[mlp\] 'model': x has shape \(2, 5\); its last dimension must be in_dim = 4"
+    ):
         op.mlp(4, [5], 3, name="model")(op.tensor((2, 5)))
-    with pytest.raises(DTypeError, match=r"\[mlp\] 'model' would have parameters of dtype i64; expected a float: cast the input"):
+    with pytest.raises(
+        DTypeError, match=r"\[mlp\] 'model' would have parameters of dtype i64; expected a float: cast the input"
+    ):
         model(op.tensor((2, 4), "i64"))
     with pytest.raises(ArgumentError, match="'model' has no parameters yet"):
         model.parameters()

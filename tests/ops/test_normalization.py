@@ -6,13 +6,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, ShapeError
+
 from tests.ops.against_torch import check, draw, inputs, run
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((3, 5), 1), ((3, 5), 0), ((2, 3, 4), 1), ((7,), 0), ((3, 1), -1), ((0, 3), 1), ((3, 0), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 5), 1), ((3, 5), 0), ((2, 3, 4), 1), ((7,), 0), ((3, 1), -1), ((0, 3), 1), ((3, 0), 1)]
+)
 def test_softmax(shape: tuple[int, ...], axis: int) -> None:
     x = [draw(*shape, low=-20.0, high=20.0)]
     check(lambda x: op.softmax(x, axis), lambda x: F.softmax(x, axis), x, second=True)
@@ -49,10 +51,18 @@ def test_half_precision_is_computed_in_f32(dtype: str) -> None:
 
 def test_layer_norm() -> None:
     arrays = [draw(4, 6), draw(6), draw(6)]
-    check(lambda x, w, b: op.layer_norm(x, w, b), lambda x, w, b: F.layer_norm(x, (6,), w, b), arrays, second=True, tolerance=1e-8)
+    check(
+        lambda x, w, b: op.layer_norm(x, w, b),
+        lambda x, w, b: F.layer_norm(x, (6,), w, b),
+        arrays,
+        second=True,
+        tolerance=1e-8,
+    )
     check(lambda x, w: op.layer_norm(x, w), lambda x, w: F.layer_norm(x, (6,), w), arrays[:2], tolerance=1e-8)
     check(lambda x: op.layer_norm(x, eps=0.1), lambda x: F.layer_norm(x, (6,), eps=0.1), arrays[:1], tolerance=1e-8)
-    check(lambda x, b: op.layer_norm(x, bias=b), lambda x, b: F.layer_norm(x, (6,), bias=b), arrays[::2], tolerance=1e-8)
+    check(
+        lambda x, b: op.layer_norm(x, bias=b), lambda x, b: F.layer_norm(x, (6,), bias=b), arrays[::2], tolerance=1e-8
+    )
 
 
 def test_layer_norm_over_several_axes() -> None:
@@ -81,13 +91,31 @@ def test_layer_norm_of_far_values_keeps_its_precision() -> None:
 
 def test_rms_norm() -> None:
     arrays = [draw(4, 6), draw(6)]
-    check(lambda x, w: op.rms_norm(x, w, eps=1e-3), lambda x, w: F.rms_norm(x, (6,), w, eps=1e-3), arrays, second=True, tolerance=1e-8)
-    check(lambda x: op.rms_norm(x, eps=1e-3), lambda x: F.rms_norm(x, (6,), eps=1e-3), arrays[:1], second=True, tolerance=1e-8)
+    check(
+        lambda x, w: op.rms_norm(x, w, eps=1e-3),
+        lambda x, w: F.rms_norm(x, (6,), w, eps=1e-3),
+        arrays,
+        second=True,
+        tolerance=1e-8,
+    )
+    check(
+        lambda x: op.rms_norm(x, eps=1e-3),
+        lambda x: F.rms_norm(x, (6,), eps=1e-3),
+        arrays[:1],
+        second=True,
+        tolerance=1e-8,
+    )
 
 
 def test_group_norm() -> None:
     arrays = [draw(2, 6, 3), draw(6), draw(6)]
-    check(lambda x, w, b: op.group_norm(x, 3, w, b), lambda x, w, b: F.group_norm(x, 3, w, b), arrays, second=True, tolerance=1e-8)
+    check(
+        lambda x, w, b: op.group_norm(x, 3, w, b),
+        lambda x, w, b: F.group_norm(x, 3, w, b),
+        arrays,
+        second=True,
+        tolerance=1e-8,
+    )
     check(lambda x: op.group_norm(x, 2), lambda x: F.group_norm(x, 2), arrays[:1], tolerance=1e-8)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.op import initializer, random
@@ -95,12 +94,23 @@ def test_definition_of_uniform() -> None:
         assert found[i] == (int(words[i % 4]) >> 8) * 2.0**-24
 
 
-@pytest.mark.parametrize(("init", "mean", "std"), [
-    ("zeros", 0, 0), ("ones", 1, 0), (2.5, 2.5, 0), ("uniform", 0, 3**-0.5), ("normal", 0, 1),
-    (initializer.normal(2.0, 0.5), 2, 0.5), ("xavier_uniform", 0, (2 / 500) ** 0.5), ("glorot_normal", 0, (2 / 500) ** 0.5),
-    ("he_uniform", 0, (2 / 200) ** 0.5), ("kaiming_normal", 0, (2 / 200) ** 0.5), (initializer.he_normal, 0, (2 / 200) ** 0.5),
-    (initializer.fan_in_uniform(200), 0, (3 * 200) ** -0.5),
-])
+@pytest.mark.parametrize(
+    ("init", "mean", "std"),
+    [
+        ("zeros", 0, 0),
+        ("ones", 1, 0),
+        (2.5, 2.5, 0),
+        ("uniform", 0, 3**-0.5),
+        ("normal", 0, 1),
+        (initializer.normal(2.0, 0.5), 2, 0.5),
+        ("xavier_uniform", 0, (2 / 500) ** 0.5),
+        ("glorot_normal", 0, (2 / 500) ** 0.5),
+        ("he_uniform", 0, (2 / 200) ** 0.5),
+        ("kaiming_normal", 0, (2 / 200) ** 0.5),
+        (initializer.he_normal, 0, (2 / 200) ** 0.5),
+        (initializer.fan_in_uniform(200), 0, (3 * 200) ** -0.5),
+    ],
+)
 def test_moments(init: object, mean: float, std: float) -> None:
     value = Parameter("weight", (200, 300), "f64", init=init).value  # type: ignore[arg-type]
     assert abs(value.mean() - mean) <= 0.02 * max(std, 1e-12) and abs(value.std() - std) <= 0.02 * std

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tessera.op.philox import element_words, philox4x32, uniform_f32, uniform_f64
 
 KNOWN_ANSWERS = [

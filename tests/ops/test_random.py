@@ -7,13 +7,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.ir.value import Value
 from tessera.op import random
 from tessera.op.philox import philox4x32
 from tessera.transform.autodiff import gradients
+
 from tests.ops.against_torch import run
 
 KEY = random.key(42, 7)
@@ -51,7 +51,9 @@ def test_uniform() -> None:
     x = drawn(op.uniform((COUNT,), -1.0, 3.0, key=KEY))
     assert x.dtype == np.float32 and x.min() >= -1 and x.max() <= 3
     counts, _ = np.histogram(x, 20, (-1, 3))
-    assert ((counts - COUNT / 20) ** 2 / (COUNT / 20)).sum() < 45  # chi², 19 degrees of freedom: 1 in 1000 is above 43.8
+    assert (
+        (counts - COUNT / 20) ** 2 / (COUNT / 20)
+    ).sum() < 45  # chi², 19 degrees of freedom: 1 in 1000 is above 43.8
 
 
 @pytest.mark.parametrize("dtype", ["f64", "f32", "bf16", "f16"])
@@ -158,7 +160,9 @@ def test_dropout_gradient_uses_the_same_choice() -> None:
 def test_dropout_is_off() -> None:
     x = op.tensor((3,), name="x0")
     assert op.dropout(x, 0.0) is x and op.dropout(x, 0.5, training=False) is x
-    value, slope = run([op.dropout(x, 1.0), gradients([op.sum(op.dropout(x, 1.0))], [x])[0]], {"x0": np.full(3, np.nan, np.float32)})
+    value, slope = run(
+        [op.dropout(x, 1.0), gradients([op.sum(op.dropout(x, 1.0))], [x])[0]], {"x0": np.full(3, np.nan, np.float32)}
+    )
     assert value.tolist() == slope.tolist() == [0, 0, 0]
 
 
@@ -171,23 +175,34 @@ def test_dropout_drops_nan_and_infinity() -> None:
 # Errors.
 
 
-@pytest.mark.parametrize(("call", "error", "message"), [
-    (lambda: op.uniform((2,), 1.0, 0.0), ArgumentError, r"\[uniform\] low = 1.0 and high = 0.0"),
-    (lambda: op.uniform((2,), 0.0, math.inf), ArgumentError, "both must be finite"),
-    (lambda: op.uniform((2,), dtype="i32"), DTypeError, r"\[uniform\] dtype is i32; expected one of f64, f32, bf16, f16"),
-    (lambda: op.uniform((-1,)), ShapeError, r"\[uniform\] dimension 0 of shape \(-1,\)"),
-    (lambda: op.uniform((2,), key=op.tensor((3,), "i64")), ShapeError, r"\[uniform\] the key is i64\[3\]; expected i64\[2\]"),
-    (lambda: op.normal((2,), std=-1.0), ArgumentError, r"\[normal\] std is -1.0"),
-    (lambda: op.randint(3, 3, (2,)), ArgumentError, r"\[randint\] low = 3 and high = 3"),
-    (lambda: op.randint(0, 2**54, (2,)), ArgumentError, r"by at most 2\*\*53"),
-    (lambda: op.randint(0, 300, (2,), "u8"), ArgumentError, r"\[randint\] \[0, 300\) does not fit u8"),
-    (lambda: op.randint(0, 3, (2,), "f32"), DTypeError, r"\[randint\] dtype is f32"),
-    (lambda: op.bernoulli(1.5, (2,)), ArgumentError, r"\[bernoulli\] p is 1.5"),
-    (lambda: op.dropout(op.tensor((2,)), 1.5), ArgumentError, r"\[dropout\] p is 1.5; it must be in \[0, 1\]"),
-    (lambda: op.dropout(op.tensor((2,)), -0.1), ArgumentError, r"\[dropout\] p is -0.1"),
-    (lambda: random.manual_seed(-1), ArgumentError, r"the seed is -1; it must be an integer in \[0, 2\*\*63\)"),
-    (lambda: random.manual_seed(1.5), ArgumentError, "the seed is 1.5"),
-])
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: op.uniform((2,), 1.0, 0.0), ArgumentError, r"\[uniform\] low = 1.0 and high = 0.0"),
+        (lambda: op.uniform((2,), 0.0, math.inf), ArgumentError, "both must be finite"),
+        (
+            lambda: op.uniform((2,), dtype="i32"),
+            DTypeError,
+            r"\[uniform\] dtype is i32; expected one of f64, f32, bf16, f16",
+        ),
+        (lambda: op.uniform((-1,)), ShapeError, r"\[uniform\] dimension 0 of shape \(-1,\)"),
+        (
+            lambda: op.uniform((2,), key=op.tensor((3,), "i64")),
+            ShapeError,
+            r"\[uniform\] the key is i64\[3\]; expected i64\[2\]",
+        ),
+        (lambda: op.normal((2,), std=-1.0), ArgumentError, r"\[normal\] std is -1.0"),
+        (lambda: op.randint(3, 3, (2,)), ArgumentError, r"\[randint\] low = 3 and high = 3"),
+        (lambda: op.randint(0, 2**54, (2,)), ArgumentError, r"by at most 2\*\*53"),
+        (lambda: op.randint(0, 300, (2,), "u8"), ArgumentError, r"\[randint\] \[0, 300\) does not fit u8"),
+        (lambda: op.randint(0, 3, (2,), "f32"), DTypeError, r"\[randint\] dtype is f32"),
+        (lambda: op.bernoulli(1.5, (2,)), ArgumentError, r"\[bernoulli\] p is 1.5"),
+        (lambda: op.dropout(op.tensor((2,)), 1.5), ArgumentError, r"\[dropout\] p is 1.5; it must be in \[0, 1\]"),
+        (lambda: op.dropout(op.tensor((2,)), -0.1), ArgumentError, r"\[dropout\] p is -0.1"),
+        (lambda: random.manual_seed(-1), ArgumentError, r"the seed is -1; it must be an integer in \[0, 2\*\*63\)"),
+        (lambda: random.manual_seed(1.5), ArgumentError, "the seed is 1.5"),
+    ],
+)
 def test_errors(call: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         call()

@@ -146,24 +146,24 @@ def relu6(x: TensorLike) -> Value:
 
 
 def gelu(x: TensorLike, approximate: str = "none") -> Value:
-    """x · Φ(x), elementwise; ``approximate="tanh"`` is the cheaper formula (Hendrycks and Gimpel 2016)."""
+    """The product x · Φ(x), elementwise; ``approximate="tanh"`` is the cheaper formula (Hendrycks and Gimpel 2016)."""
     if approximate not in ("none", "tanh"):
         raise ArgumentError(f'[gelu] approximate is {approximate!r}; use "none" (exact, with erf) or "tanh"')
     return build("gelu", as_floating(x), approximate=approximate)
 
 
 def silu(x: TensorLike) -> Value:
-    """x · sigmoid(x), elementwise (also called swish)."""
+    """The product x · sigmoid(x), elementwise (also called swish)."""
     return build("silu", as_floating(x))
 
 
 def leaky_relu(x: TensorLike, negative_slope: float = 0.01) -> Value:
-    """x where x > 0, else ``negative_slope`` · x; the gradient at 0 is ``negative_slope``."""
+    """Keeps x where x > 0, else ``negative_slope`` · x; the gradient at 0 is ``negative_slope``."""
     return build("leaky_relu", as_floating(x), slope=float(negative_slope))
 
 
 def elu(x: TensorLike, alpha: float = 1.0) -> Value:
-    """x where x > 0, else ``alpha`` · (exp(x) - 1)."""
+    """Keeps x where x > 0, else ``alpha`` · (exp(x) - 1)."""
     return build("elu", as_floating(x), alpha=float(alpha))
 
 
@@ -180,12 +180,12 @@ def hard_sigmoid(x: TensorLike) -> Value:
 
 
 def hard_swish(x: TensorLike) -> Value:
-    """x · hard_sigmoid(x), elementwise."""
+    """The product x · hard_sigmoid(x), elementwise."""
     return build("hard_swish", as_floating(x))
 
 
 def mish(x: TensorLike) -> Value:
-    """x · tanh(softplus(x)), elementwise."""
+    """The product x · tanh(softplus(x)), elementwise."""
     return build("mish", as_floating(x))
 
 

@@ -38,19 +38,21 @@ def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_dtype(_OP, types[:3], FLOATS)
     require_equal_dtypes(_OP, types[:3])
     shapes = f"q {shape_text(q.shape)}, k {shape_text(k.shape)}, v {shape_text(v.shape)}"
-    for name, t in zip("qkv", types):
+    for name, t in zip("qkv", types[:3], strict=True):
         if t.ndim < 2:
             raise ShapeError(f"[{_OP}] {name} has shape {shape_text(t.shape)}; expected (…, heads, length, size)")
     if q.shape[-1] != k.shape[-1]:
-        raise ShapeError(f"[{_OP}] {shapes}: the last dimension of q ({q.shape[-1]}) must equal that of k ({k.shape[-1]})")
+        raise ShapeError(
+            f"[{_OP}] {shapes}: the last dimension of q ({q.shape[-1]}) must equal that of k ({k.shape[-1]})"
+        )
     if k.shape[-2] != v.shape[-2]:
         raise ShapeError(f"[{_OP}] {shapes}: k has {k.shape[-2]} positions and v has {v.shape[-2]}; they must be equal")
     group = _group(q.shape, k.shape)
     heads = (q.shape[-3], k.shape[-3]) if min(q.ndim, k.ndim) > 2 else (1, 1)
     if group == 1 and heads[0] != heads[1] and 1 not in heads:
         raise ShapeError(
-            f"[{_OP}] {shapes}: q has {heads[0]} heads and k {heads[1]}; they must be equal, or the heads of q a multiple "
-            "of those of k, both ints"
+            f"[{_OP}] {shapes}: q has {heads[0]} heads and k {heads[1]}; they must be equal, or the heads of q a "
+            "multiple of those of k, both ints"
         )
     if group > 1 and v.shape[-3] != k.shape[-3]:
         raise ShapeError(f"[{_OP}] {shapes}: k and v must have equally many heads")
@@ -61,9 +63,13 @@ def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     scores = (*batch, q.shape[-2], k.shape[-2])
     for m in mask:
         if m.dtype != bool_ and m.dtype != q.dtype:
-            raise DTypeError(f"[{_OP}] mask has dtype {m.dtype}; expected bool (true: attend) or {q.dtype} (added to the scores)")
+            raise DTypeError(
+                f"[{_OP}] mask has dtype {m.dtype}; expected bool (true: attend) or {q.dtype} (added to the scores)"
+            )
         if broadcast_shapes(_OP, scores, m.shape) != scores:
-            raise ShapeError(f"[{_OP}] mask has shape {shape_text(m.shape)}; it must broadcast to the scores {shape_text(scores)}")
+            raise ShapeError(
+                f"[{_OP}] mask has shape {shape_text(m.shape)}; it must broadcast to the scores {shape_text(scores)}"
+            )
     return TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1]))
 
 
@@ -113,16 +119,23 @@ def _reference(
 
 
 def _samples() -> list[Sample]:
-    def sample(q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], mask: Input | None = None, causal: bool = False) -> Sample:
+    def sample(
+        q: tuple[int, ...], k: tuple[int, ...], v: tuple[int, ...], mask: Input | None = None, causal: bool = False
+    ) -> Sample:
         inputs = [Input(q), Input(k), Input(v), *([] if mask is None else [mask])]
         return Sample(tuple(inputs), {"causal": causal, "scale": 0.5}, tolerance=8.0)
 
     square = (2, 2, 4, 3)
     return [
-        sample(square, square, square), sample(square, square, square, causal=True), sample((3, 4), (5, 4), (5, 2)),
-        sample((2, 4, 4, 3), square, square), sample((2, 1, 4, 3), (2, 1, 6, 3), (2, 1, 6, 5), causal=True),
-        sample(square, square, square, Input((4, 4), "bool", 0, 2)), sample(square, square, square, Input((2, 1, 4, 4))),
-        sample((2, 4, 4, 3), square, square, Input((4, 4, 4), "bool", 0, 2)), sample((1, 1, 1), (1, 1, 1), (1, 1, 1)),
+        sample(square, square, square),
+        sample(square, square, square, causal=True),
+        sample((3, 4), (5, 4), (5, 2)),
+        sample((2, 4, 4, 3), square, square),
+        sample((2, 1, 4, 3), (2, 1, 6, 3), (2, 1, 6, 5), causal=True),
+        sample(square, square, square, Input((4, 4), "bool", 0, 2)),
+        sample(square, square, square, Input((2, 1, 4, 4))),
+        sample((2, 4, 4, 3), square, square, Input((4, 4, 4), "bool", 0, 2)),
+        sample((1, 1, 1), (1, 1, 1), (1, 1, 1)),
     ]
 
 
@@ -177,7 +190,9 @@ def scaled_dot_product_attention(
     if mask is not None:
         m = as_tensor(mask, x)
         if not (m.dtype == bool_ or m.dtype.is_float):
-            raise DTypeError(f"[{_OP}] mask has dtype {m.dtype}; expected bool (true: attend) or a float (added to the scores)")
+            raise DTypeError(
+                f"[{_OP}] mask has dtype {m.dtype}; expected bool (true: attend) or a float (added to the scores)"
+            )
         operands.append(m if m.dtype == bool_ else cast_to(m, x.dtype))
     if scale is None:
         size = x.shape[-1] if x.ndim else 1

@@ -56,12 +56,14 @@ def _label_infer(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> Tens
     require_reduction(name, attrs["reduction"])
     axis = one_axis(name, attrs["axis"], scores.ndim)
     if scores.shape[axis] == 0:
-        raise ShapeError(f"[{name}] the scores have shape {shape_text(scores.shape)}: there are no classes along axis {axis}")
+        raise ShapeError(
+            f"[{name}] the scores have shape {shape_text(scores.shape)}: there are no classes along axis {axis}"
+        )
     if labels.shape != _dropped(scores.shape, axis):
         fix = "; soft labels are floats: cast them" if labels.shape == scores.shape else ""
         raise ShapeError(
-            f"[{name}] the scores have shape {shape_text(scores.shape)} and the labels {shape_text(labels.shape)}; expected "
-            f"labels {shape_text(_dropped(scores.shape, axis))}, the scores without the class axis {axis}{fix}"
+            f"[{name}] the scores have shape {shape_text(scores.shape)} and the labels {shape_text(labels.shape)}; "
+            f"expected labels {shape_text(_dropped(scores.shape, axis))}, the scores without the class axis {axis}{fix}"
         )
     _check_weight(name, scores, axis, weight)
     return TensorType(scores.dtype, labels.shape if attrs["reduction"] == "none" else ())
@@ -72,7 +74,8 @@ def _check_weight(name: str, scores: TensorType, axis: int, weight: Sequence[Ten
         require_equal_dtypes(name, (scores, w))
         if w.shape != (scores.shape[axis],):
             raise ShapeError(
-                f"[{name}] weight has shape {shape_text(w.shape)}; expected {shape_text((scores.shape[axis],))}, one per class"
+                f"[{name}] weight has shape {shape_text(w.shape)}; expected {shape_text((scores.shape[axis],))}, "
+                "one per class"
             )
 
 
@@ -283,11 +286,13 @@ def _soft_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     axis = one_axis("cross_entropy", attrs["axis"], logits.ndim)
     if target.shape != logits.shape:
         raise ShapeError(
-            f"[cross_entropy] logits have shape {shape_text(logits.shape)} and float labels {shape_text(target.shape)}; "
+            f"[cross_entropy] the logits have shape {shape_text(logits.shape)}, float labels {shape_text(target.shape)}; "
             "soft labels need the shape of the logits, index labels an integer dtype"
         )
     if logits.shape[axis] == 0:
-        raise ShapeError(f"[cross_entropy] logits have shape {shape_text(logits.shape)}: there are no classes along axis {axis}")
+        raise ShapeError(
+            f"[cross_entropy] logits have shape {shape_text(logits.shape)}: there are no classes along axis {axis}"
+        )
     _check_weight("cross_entropy", logits, axis, weight)
     return TensorType(logits.dtype, _dropped(logits.shape, axis) if attrs["reduction"] == "none" else ())
 
@@ -300,7 +305,9 @@ def _soft_target(target: Value, weights: Sequence[Value], smoothing: float, axis
     return wide * _along(weights[0], target.ndim, axis) if weights else wide
 
 
-def _soft_body(logits: Value, target: Value, *weights: Value, label_smoothing: float, reduction: str, axis: int) -> Value:
+def _soft_body(
+    logits: Value, target: Value, *weights: Value, label_smoothing: float, reduction: str, axis: int
+) -> Value:
     d, _, s = shifted_exponentials(widen(logits), axis)
     t = _soft_target(target, weights, label_smoothing, axis)
     rows = total((log(s) - d) * t, [axis])
@@ -356,8 +363,12 @@ def _soft_samples() -> list[Sample]:
         return Sample(tuple(inputs), attrs, tolerance=4.0)
 
     return [
-        sample((4, 6), 1, False, 0.0, "mean"), sample((4, 6), 1, True, 0.1, "mean"), sample((4, 6), 1, False, 0.2, "sum"),
-        sample((2, 5, 3), 1, True, 0.0, "none"), sample((6,), 0, False, 0.0, "mean"), sample((0, 3), 1, True, 0.0, "sum"),
+        sample((4, 6), 1, False, 0.0, "mean"),
+        sample((4, 6), 1, True, 0.1, "mean"),
+        sample((4, 6), 1, False, 0.2, "sum"),
+        sample((2, 5, 3), 1, True, 0.0, "none"),
+        sample((6,), 0, False, 0.0, "mean"),
+        sample((0, 3), 1, True, 0.0, "sum"),
     ]
 
 
@@ -462,7 +473,9 @@ def nll_loss(
     """-log_probabilities[label] along ``axis``; arguments as in ``cross_entropy``, index labels only."""
     scores, target = as_floating(log_probabilities), as_tensor(labels)
     axis = _class_axis("nll_loss", scores, axis)
-    return _with_labels("nll_loss", scores, target, weight, ignore_index=int(ignore_index), reduction=reduction, axis=axis)
+    return _with_labels(
+        "nll_loss", scores, target, weight, ignore_index=int(ignore_index), reduction=reduction, axis=axis
+    )
 
 
 def _class_axis(op: str, scores: Value, axis: int) -> int:

@@ -28,7 +28,7 @@ def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
     terms = left.split(",")
     if len(terms) != len(ranks):
         raise ArgumentError(f"[einsum] {equation!r} has {len(terms)} terms for {len(ranks)} operands")
-    operands = [_term(equation, term, rank, i) for i, (term, rank) in enumerate(zip(terms, ranks))]
+    operands = [_term(equation, term, rank, i) for i, (term, rank) in enumerate(zip(terms, ranks, strict=True))]
     widest = max((sum(c[0] == "." for c in labels) for labels in operands), default=0)
     dots = [f".{i}" for i in reversed(range(widest))]
     if arrow:
@@ -43,7 +43,9 @@ def _parse(equation: str, ranks: Sequence[int]) -> tuple[list[Labels], Labels]:
         if result.count(c) > 1:
             raise ArgumentError(f"[einsum] {equation!r}: label {c!r} is twice in the result")
     if arrow and widest and dots[0] not in result:
-        raise ArgumentError(f"[einsum] {equation!r}: operands have dimensions under '...', so the result needs '...' too")
+        raise ArgumentError(
+            f"[einsum] {equation!r}: operands have dimensions under '...', so the result needs '...' too"
+        )
     return operands, result
 
 
@@ -51,7 +53,9 @@ def _term(equation: str, term: str, rank: int, position: int) -> Labels:
     marked = term.replace("...", ".")
     named = len(marked) - marked.count(".")
     if named > rank or ("." not in marked and named != rank):
-        raise ShapeError(f"[einsum] {equation!r}: term {term!r} does not fit operand {position}, which has {rank} dimensions")
+        raise ShapeError(
+            f"[einsum] {equation!r}: term {term!r} does not fit operand {position}, which has {rank} dimensions"
+        )
     return _letters(equation, marked, [f".{i}" for i in reversed(range(rank - named))])
 
 
@@ -63,17 +67,21 @@ def _letters(equation: str, marked: str, dots: Labels) -> Labels:
         elif c.isalpha() and c.isascii():
             labels.append(c)
         else:
-            raise ArgumentError(f"[einsum] {equation!r}: unexpected {c!r}; use letters, ',', '->' and at most one '...' per term")
+            raise ArgumentError(
+                f"[einsum] {equation!r}: unexpected {c!r}; use letters, ',', '->' and at most one '...' per term"
+            )
     return labels
 
 
 def _sizes(equation: str, operands: Sequence[Labels], shapes: Sequence[Sequence[Dim]]) -> dict[str, Dim]:
     """The size of each label; a size of 1 broadcasts."""
     sizes: dict[str, Dim] = {}
-    for labels, shape in zip(operands, shapes):
-        for c, d in zip(labels, shape):
-            if labels.count(c) > 1 and any(o != d for other, o in zip(labels, shape) if other == c):
-                raise ShapeError(f"[einsum] {equation!r}: label {c!r} is repeated over different sizes of {shape_text(shape)}")
+    for labels, shape in zip(operands, shapes, strict=True):
+        for c, d in zip(labels, shape, strict=True):
+            if labels.count(c) > 1 and any(o != d for other, o in zip(labels, shape, strict=True) if other == c):
+                raise ShapeError(
+                    f"[einsum] {equation!r}: label {c!r} is repeated over different sizes of {shape_text(shape)}"
+                )
             have = sizes.setdefault(c, d)
             if have != d and have != 1 and d != 1:
                 what = "an ellipsis dimension" if c[0] == "." else f"label {c!r}"
@@ -107,7 +115,7 @@ class _Term:
         others = [i for i in range(len(self.labels)) if i not in (first, second)]
         moved = build("transpose", self.value, perm=[first, second, *others])
         n, rest = moved.shape[0], moved.shape[2:]
-        # Row i of an n × n matrix, padded to n · (n + 1) elements and cut into rows of n + 1, begins with element (i, i).
+        # An n × n matrix, padded to n · (n + 1) elements and cut into rows of n + 1, has element (i, i) first in row i.
         flat = to_shape(moved, (n * n, *rest))
         flat = build("pad", flat, low=[0] * flat.ndim, high=[n, *[0] * len(rest)], value=_zero(flat))
         rows = to_shape(flat, (n, n + 1, *rest))
@@ -153,7 +161,9 @@ def _contract(a: _Term, b: _Term, needed: set[str], sizes: dict[str, Dim]) -> _T
     if not inner:
         labels = batch + rows + columns
         left = to_shape(a.arranged(batch + rows), [*(sizes[c] for c in batch + rows), *[1] * len(columns)])
-        right = to_shape(b.arranged(batch + columns), [sizes[c] for c in batch] + [1] * len(rows) + [sizes[c] for c in columns])
+        right = to_shape(
+            b.arranged(batch + columns), [sizes[c] for c in batch] + [1] * len(rows) + [sizes[c] for c in columns]
+        )
         return _Term(build("mul", left, right), labels)
     outer = [sizes[c] for c in batch]
     m, k, n = (product(sizes[c] for c in group) for group in (rows, inner, columns))
@@ -181,7 +191,7 @@ def _cheapest(terms: Sequence[_Term], result: set[str], sizes: dict[str, Dim]) -
 def _body(*operands: Value, equation: str) -> Value:
     parsed, result = _parse(equation, [x.ndim for x in operands])
     sizes = _sizes(equation, parsed, [x.shape for x in operands])
-    terms = [_Term(x, labels).diagonal().squeezed(sizes) for x, labels in zip(operands, parsed)]
+    terms = [_Term(x, labels).diagonal().squeezed(sizes) for x, labels in zip(operands, parsed, strict=True)]
     while len(terms) > 1:
         i, j = _cheapest(terms, set(result), sizes)
         others = [t for at, t in enumerate(terms) if at not in (i, j)]
@@ -209,12 +219,12 @@ def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     def text(labels: Labels, shape: Sequence[Dim]) -> str:
         # A diagonal needs its dimensions whole, each under its own letter; so does a size of 1 that broadcasts.
         factors = []
-        for i, (c, d) in enumerate(zip(labels, shape)):
+        for i, (c, d) in enumerate(zip(labels, shape, strict=True)):
             letter = names[c] if c not in labels[:i] else next(free)
             factors.append(letter + ("!" if labels.count(c) > 1 or d != sizes[c] else ""))
         return "".join(factors)
 
-    operands = ",".join(text(labels, t.shape) for labels, t in zip(parsed, types))
+    operands = ",".join(text(labels, t.shape) for labels, t in zip(parsed, types, strict=True))
     return f"{operands}->{text(result, [sizes[c] for c in result])}"
 
 
@@ -226,10 +236,19 @@ def _reference(*operands: np.ndarray, equation: str) -> np.ndarray:
 
 def _samples() -> list[Sample]:
     cases: list[tuple[str, tuple[tuple[int, ...], ...]]] = [
-        ("ij,jk->ik", ((3, 4), (4, 5))), ("bij,bjk", ((2, 3, 4), (2, 4, 5))), ("ii", ((3, 3),)), ("ii->i", ((3, 3),)),
-        ("i,j->ij", ((3,), (4,))), ("...ij,...jk->...ik", ((2, 3, 4), (4, 5))), ("ij->ji", ((2, 3),)), ("ij->", ((2, 3),)),
-        ("bhqd,bhkd->bhqk", ((2, 2, 3, 4), (2, 2, 5, 4))), ("ij,jk,kl->il", ((2, 3), (3, 4), (4, 2))),
-        ("iij,j->ij", ((2, 2, 3), (3,))), ("ij,jk->ik", ((0, 3), (3, 2))), (",i->i", ((), (3,))),
+        ("ij,jk->ik", ((3, 4), (4, 5))),
+        ("bij,bjk", ((2, 3, 4), (2, 4, 5))),
+        ("ii", ((3, 3),)),
+        ("ii->i", ((3, 3),)),
+        ("i,j->ij", ((3,), (4,))),
+        ("...ij,...jk->...ik", ((2, 3, 4), (4, 5))),
+        ("ij->ji", ((2, 3),)),
+        ("ij->", ((2, 3),)),
+        ("bhqd,bhkd->bhqk", ((2, 2, 3, 4), (2, 2, 5, 4))),
+        ("ij,jk,kl->il", ((2, 3), (3, 4), (4, 2))),
+        ("iij,j->ij", ((2, 2, 3), (3,))),
+        ("ij,jk->ik", ((0, 3), (3, 2))),
+        (",i->i", ((), (3,))),
     ]
     return [Sample(tuple(Input(s, "any") for s in shapes), {"equation": text}, tolerance=2.0) for text, shapes in cases]
 

@@ -38,7 +38,13 @@ def _reference(ids: np.ndarray, table: np.ndarray) -> np.ndarray:
 
 
 def _samples() -> list[Sample]:
-    cases: list[tuple[tuple[int, ...], tuple[int, int]]] = [((4,), (5, 3)), ((2, 3), (7, 4)), ((), (2, 2)), ((0,), (3, 2)), ((9,), (1, 1))]
+    cases: list[tuple[tuple[int, ...], tuple[int, int]]] = [
+        ((4,), (5, 3)),
+        ((2, 3), (7, 4)),
+        ((), (2, 2)),
+        ((0,), (3, 2)),
+        ((9,), (1, 1)),
+    ]
     return [Sample((Input(ids, "index", 0, table[0]), Input(table, "any"))) for ids, table in cases]
 
 

@@ -66,7 +66,8 @@ def _elementwise_loss(
         low, high = target_range
         out = [
             Sample((Input(shape), Input(shape, "float", low, high)), {"reduction": reduction, **chosen}, tolerance=4.0)
-            for chosen in attrs for shape, reduction in (((3, 4), "mean"), ((2, 3, 5), "sum"), ((7,), "none"), ((), "mean"))
+            for chosen in attrs
+            for shape, reduction in (((3, 4), "mean"), ((2, 3, 5), "sum"), ((7,), "none"), ((), "mean"))
         ]
         return [*out, Sample((Input((0, 3)), Input((0, 3))), {"reduction": "sum", **attrs[0]})]
 

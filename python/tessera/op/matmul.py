@@ -43,8 +43,8 @@ def _matmul_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     dtype = require_equal_dtypes("matmul", types)
     if a.shape[-1] != b.shape[-2]:
         raise ShapeError(
-            f"[matmul] a has shape {shape_text(a.shape)} and b has shape {shape_text(b.shape)}: the last dimension of a "
-            f"({a.shape[-1]}) must equal the second-last of b ({b.shape[-2]})"
+            f"[matmul] a has shape {shape_text(a.shape)} and b has shape {shape_text(b.shape)}: the last dimension of "
+            f"a ({a.shape[-1]}) must equal the second-last of b ({b.shape[-2]})"
         )
     batch = broadcast_shapes("matmul", a.shape[:-2], b.shape[:-2])
     return TensorType(dtype, (*batch, a.shape[-2], b.shape[-1]))
@@ -171,7 +171,8 @@ def _linear_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         )
     if len(types) == 3 and types[2].shape != (w.shape[1],):
         raise ShapeError(
-            f"[linear] b has shape {shape_text(types[2].shape)}; expected {shape_text((w.shape[1],))}, one per column of w"
+            f"[linear] b has shape {shape_text(types[2].shape)}; expected {shape_text((w.shape[1],))}, one per "
+            "column of w"
         )
     return TensorType(dtype, (*x.shape[:-1], w.shape[1]))
 
@@ -185,7 +186,11 @@ def _linear_body(x: Value, w: Value, b: Value | None = None) -> Value:
 
 def _linear_samples() -> list[Sample]:
     shapes: list[tuple[tuple[int, ...], ...]] = [
-        ((3, 4), (4, 5)), ((3, 4), (4, 5), (5,)), ((4,), (4, 5), (5,)), ((2, 3, 4), (4, 5), (5,)), ((0, 4), (4, 2), (2,)),
+        ((3, 4), (4, 5)),
+        ((3, 4), (4, 5), (5,)),
+        ((4,), (4, 5), (5,)),
+        ((2, 3, 4), (4, 5), (5,)),
+        ((0, 4), (4, 2), (2,)),
     ]
     return [Sample(tuple(Input(s) for s in operands)) for operands in shapes]
 

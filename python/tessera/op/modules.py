@@ -83,7 +83,9 @@ class Module(ABC):
 
     def _create(self, dtype: DType) -> None:
         if dtype.name not in FLOATS:
-            raise DTypeError(f"[{self.kind}] {self.name!r} would have parameters of dtype {dtype}; expected a float: cast the input")
+            raise DTypeError(
+                f"[{self.kind}] {self.name!r} would have parameters of dtype {dtype}; expected a float: cast the input"
+            )
         self._parameters = {
             short: Parameter(f"{self.name}.{short}", shape, dtype, init=init) for short, shape, init in self._declare()
         }
@@ -94,7 +96,10 @@ class Module(ABC):
 
     def _require_last(self, x: Value, size: int, what: str) -> None:
         if not x.ndim or x.shape[-1] != size:
-            raise ShapeError(f"[{self.kind}] {self.name!r}: x has shape {shape_text(x.shape)}; its last dimension must be {what} = {size}")
+            raise ShapeError(
+                f"[{self.kind}] {self.name!r}: x has shape {shape_text(x.shape)}; its last dimension must be "
+                f"{what} = {size}"
+            )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r})"
@@ -133,7 +138,9 @@ class MLP(Module):
         sizes = [("in_dim", in_dim), *((f"hidden[{i}]", h) for i, h in enumerate(hidden)), ("out_dim", out_dim)]
         self.sizes = [_size("mlp", what, d) for what, d in sizes]
         if isinstance(activation, str) and activation not in ACTIVATIONS:
-            raise ArgumentError(f"[mlp] unknown activation {activation!r}; use a function or one of {', '.join(ACTIVATIONS)}")
+            raise ArgumentError(
+                f"[mlp] unknown activation {activation!r}; use a function or one of {', '.join(ACTIVATIONS)}"
+            )
         if not 0 <= dropout <= 1:
             raise ArgumentError(f"[mlp] dropout is {dropout}; it must be in [0, 1]")
         self.activation, self.bias, self.dropout = activation, bias, dropout
@@ -143,7 +150,7 @@ class MLP(Module):
         declared: list[tuple[str, tuple[int, ...], InitializerLike]] = []
         hidden = initializer.xavier_uniform if self.activation in _SATURATING else initializer.he_uniform
         last = len(self.sizes) - 2
-        for i, shape in enumerate(zip(self.sizes, self.sizes[1:])):
+        for i, shape in enumerate(zip(self.sizes[:-1], self.sizes[1:], strict=True)):
             declared.append((f"{i}.weight", shape, hidden if i < last else initializer.fan_in_uniform(shape[0])))
             if self.bias:
                 declared.append((f"{i}.bias", shape[1:], 0.0))
@@ -164,7 +171,12 @@ class Embedding(Module):
     """A table of ``num`` rows of size ``dim``, standard normal at first; its dtype is f32 unless given."""
 
     def __init__(
-        self, num: int, dim: int, dtype: DTypeLike | None = None, name: str | None = None, init: InitializerLike | None = None
+        self,
+        num: int,
+        dim: int,
+        dtype: DTypeLike | None = None,
+        name: str | None = None,
+        init: InitializerLike | None = None,
     ) -> None:
         self.num, self.dim = _size("embedding", "num", num), _size("embedding", "dim", dim)
         self._init = init
@@ -178,7 +190,9 @@ class Embedding(Module):
 
 
 class _Norm(Module):
-    def __init__(self, kind: str, dim: int | Sequence[int], eps: float, bias: bool, dtype: DTypeLike | None, name: str | None) -> None:
+    def __init__(
+        self, kind: str, dim: int | Sequence[int], eps: float, bias: bool, dtype: DTypeLike | None, name: str | None
+    ) -> None:
         dims = dim if isinstance(dim, (list, tuple)) else [dim]
         self.dims = tuple(_size(kind, "dim", d) for d in dims)
         self.eps, self.bias = eps, bias
@@ -191,19 +205,27 @@ class _Norm(Module):
         trailing = x.shape[-len(self.dims) :] if x.ndim >= len(self.dims) else None
         if trailing != self.dims:
             raise ShapeError(
-                f"[{self.kind}] {self.name!r}: x has shape {shape_text(x.shape)}; its last dimensions must be {shape_text(self.dims)}"
+                f"[{self.kind}] {self.name!r}: x has shape {shape_text(x.shape)}; its last dimensions must be "
+                f"{shape_text(self.dims)}"
             )
         axes = range(-len(self.dims), 0)
         if self.kind == "rms_norm":
             return apply_rms_norm(x, self._value("weight"), list(axes), self.eps)
-        return apply_layer_norm(x, self._value("weight"), self._value("bias") if self.bias else None, list(axes), self.eps)
+        return apply_layer_norm(
+            x, self._value("weight"), self._value("bias") if self.bias else None, list(axes), self.eps
+        )
 
 
 class LayerNorm(_Norm):
     """layer_norm over the last dimensions, with weight (ones at first) and bias (zeros)."""
 
     def __init__(
-        self, dim: int | Sequence[int], eps: float = 1e-5, bias: bool = True, dtype: DTypeLike | None = None, name: str | None = None
+        self,
+        dim: int | Sequence[int],
+        eps: float = 1e-5,
+        bias: bool = True,
+        dtype: DTypeLike | None = None,
+        name: str | None = None,
     ) -> None:
         super().__init__("layer_norm", dim, eps, bias, dtype, name)
 
@@ -230,15 +252,21 @@ def _is_size(x: object) -> bool:
 
 
 def mlp(
-    in_dim: int, hidden: Sequence[int], out_dim: int, activation: str | Callable[[Value], Value] = "relu", bias: bool = True,
-    dropout: float = 0.0, dtype: DTypeLike | None = None, name: str | None = None,
+    in_dim: int,
+    hidden: Sequence[int],
+    out_dim: int,
+    activation: str | Callable[[Value], Value] = "relu",
+    bias: bool = True,
+    dropout: float = 0.0,
+    dtype: DTypeLike | None = None,
+    name: str | None = None,
 ) -> MLP:
     """A multi-layer perceptron: linear layers of sizes in_dim → hidden… → out_dim, an activation between them.
 
     Call it on x (…, in_dim) to get (…, out_dim). ``activation``: a name from ``ACTIVATIONS`` or a function.
-    ``dropout``: probability, after each activation. Parameters ``<name>.<layer>.weight`` (in, out) and ``.bias`` (out,):
-    hidden weights are He (for tanh and sigmoid: Xavier) uniform, the last ±1/√in uniform, biases zero. Their dtype is
-    ``dtype``, else that of the first x. Raises ShapeError and ArgumentError.
+    ``dropout``: probability, after each activation. Parameters ``<name>.<layer>.weight`` (in, out) and ``.bias``
+    (out,): hidden weights are He (for tanh and sigmoid: Xavier) uniform, the last ±1/√in uniform, biases zero. Their
+    dtype is ``dtype``, else that of the first x. Raises ShapeError and ArgumentError.
     """
     return MLP(in_dim, hidden, out_dim, activation, bias, dropout, dtype, name)
 
@@ -289,13 +317,22 @@ def embedding(
             raise ArgumentError("[embedding] a module needs both num and dim")
         return Embedding(num, dim, **options)
     if ids is None or table is None or options:
-        raise ArgumentError("[embedding] call embedding(ids, table) on tensors, or embedding(num=…, dim=…) for a module")
+        raise ArgumentError(
+            "[embedding] call embedding(ids, table) on tensors, or embedding(num=…, dim=…) for a module"
+        )
     return look_up(ids, table)
 
 
 def layer_norm(
-    x: TensorLike = None, weight: TensorLike | None = None, bias: Any = None, axes: int | Sequence[int] = -1,
-    eps: float = 1e-5, *, dim: int | Sequence[int] | None = None, dtype: DTypeLike | None = None, name: str | None = None,
+    x: TensorLike = None,
+    weight: TensorLike | None = None,
+    bias: Any = None,
+    axes: int | Sequence[int] = -1,
+    eps: float = 1e-5,
+    *,
+    dim: int | Sequence[int] | None = None,
+    dtype: DTypeLike | None = None,
+    name: str | None = None,
 ) -> Any:
     """(x - mean) / sqrt(variance + eps) · weight + bias, statistics over ``axes`` (default the last).
 
@@ -306,7 +343,9 @@ def layer_norm(
     if dim is not None:
         return LayerNorm(dim, eps, bias is None or bool(bias), dtype, name)
     if x is None:
-        raise ArgumentError("[layer_norm] call layer_norm(x, weight, bias) on tensors, or layer_norm(dim=…) for a module")
+        raise ArgumentError(
+            "[layer_norm] call layer_norm(x, weight, bias) on tensors, or layer_norm(dim=…) for a module"
+        )
     return apply_layer_norm(x, weight, bias, axes, eps)
 
 
@@ -314,7 +353,9 @@ def rms_norm(
     x: TensorLike = None, weight: TensorLike | None = None, axes: int | Sequence[int] = -1, eps: float = 1e-6, *,
     dim: int | Sequence[int] | None = None, dtype: DTypeLike | None = None, name: str | None = None,
 ) -> Any:
-    """x / sqrt(mean(x²) + eps) · weight, the mean over ``axes`` (default the last), f32 for bf16 and f16.
+    """Root mean square normalisation: x / sqrt(mean(x²) + eps) · weight, the mean over ``axes`` (default the last).
+
+    The mean is f32 for bf16 and f16.
 
     ``rms_norm(dim=…, eps=…, dtype=None, name=None)``: a module with the parameter ``<name>.weight``.
     Raises ShapeError, DTypeError, ArgumentError.

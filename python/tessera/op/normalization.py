@@ -42,7 +42,7 @@ def _infer(name: str, most: int) -> Infer:
         require_dtype(name, types, FLOATS)
         require_equal_dtypes(name, types)
         expected = _parameter_shape(types[0].shape, attrs["axes"])
-        for what, t in zip(("weight", "bias"), types[1:]):
+        for what, t in zip(("weight", "bias"), types[1:], strict=False):
             if t.shape != expected:
                 raise ShapeError(
                     f"[{name}] {what} has shape {shape_text(t.shape)}; expected {shape_text(expected)}, "
@@ -97,10 +97,10 @@ def _layer_norm_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequenc
     normal, scale = _layer_statistics(x, axes, node.attrs["eps"])
     inner = _affine(g, parameters[:1], axes)
     to_x = (inner - average(inner, axes) - normal * average(inner * normal, axes)) * scale
-    contributions = [g * normal, g]
-    return [
-        cast_to(to_x, x.dtype), *(_parameter_gradient(c, axes, p) for c, p in zip(contributions, parameters)),
+    to_parameters = [
+        _parameter_gradient(c, axes, p) for c, p in zip((g * normal, g), parameters, strict=False)
     ]
+    return [cast_to(to_x, x.dtype), *to_parameters]
 
 
 def _present(cotangents: tuple[Value | None, ...]) -> Value:
@@ -111,7 +111,7 @@ def _present(cotangents: tuple[Value | None, ...]) -> Value:
 
 def _parameters_reference(y: np.ndarray, parameters: Sequence[np.ndarray], axes: Axes) -> np.ndarray:
     shape = [y.shape[a] if a in axes else 1 for a in range(y.ndim)]
-    for p, combine in zip(parameters, (np.multiply, np.add)):
+    for p, combine in zip(parameters, (np.multiply, np.add), strict=False):
         y = combine(y, p.astype(np.float64).reshape(shape))
     return y
 
@@ -240,13 +240,17 @@ def group_norm(
         raise ShapeError(f"[group_norm] x has shape {shape_text(tensor.shape)}; expected (N, C, …)")
     n, channels, *rest = tensor.shape
     if groups < 1 or not is_multiple(channels, groups):
-        raise ShapeError(f"[group_norm] the {channels} channels of x {shape_text(tensor.shape)} do not split into {groups} groups")
+        raise ShapeError(
+            f"[group_norm] the {channels} channels of x {shape_text(tensor.shape)} do not split into {groups} groups"
+        )
     grouped = to_shape(tensor, (n, groups, floordiv(channels, groups), *rest))
     y = to_shape(apply_layer_norm(grouped, axes=range(2, grouped.ndim), eps=eps), tensor.shape)
     for what, parameter, operation in (("weight", weight, "mul"), ("bias", bias, "add")):
         if parameter is not None:
             y, p = promote_operands("group_norm", y, parameter)
             if p.shape != (channels,):
-                raise ShapeError(f"[group_norm] {what} has shape {shape_text(p.shape)}; expected {shape_text((channels,))}")
+                raise ShapeError(
+                    f"[group_norm] {what} has shape {shape_text(p.shape)}; expected {shape_text((channels,))}"
+                )
             y = build(operation, y, to_shape(p, (channels, *[1] * len(rest))))
     return y

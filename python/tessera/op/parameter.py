@@ -182,7 +182,9 @@ def _static_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
     sizes = []
     for d in shape if isinstance(shape, (tuple, list)) else (shape,):
         if isinstance(d, (bool, float)) or not isinstance(d, (int, np.integer)):
-            raise ShapeError(f"[parameter] {name!r}: size {d!r} of shape {shape} is not an integer; state has fixed sizes")
+            raise ShapeError(
+                f"[parameter] {name!r}: size {d!r} of shape {shape} is not an integer; state has fixed sizes"
+            )
         if d < 0:
             raise ShapeError(f"[parameter] {name!r}: size {d} of shape {tuple(shape)} is negative")
         sizes.append(int(d))

@@ -286,7 +286,10 @@ def _dropout_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[V
 
 def _dropout_samples() -> list[Sample]:
     key = Input((2,), "index", 0, 1 << 40)
-    return [Sample((Input(shape), key), {"p": p, "id": 3}) for shape, p in (((3, 5), 0.5), ((), 0.25), ((0, 2), 0.1), ((65,), 0.9))]
+    return [
+        Sample((Input(shape), key), {"p": p, "id": 3})
+        for shape, p in (((3, 5), 0.5), ((), 0.25), ((0, 2), 0.1), ((65,), 0.9))
+    ]
 
 
 register(OpDef(

@@ -11,7 +11,7 @@ from tessera.transform.rewrite import Builder, Rule, converted, full, number, re
 
 
 def _over_one(node: Node, build: Builder) -> Value | None:
-    """A reduction over dimensions of size 1 (or over none) only drops them."""
+    """A reduction over dimensions of size 1 (or over none) only drops them: the sum of one -0.0 is -0.0."""
     x = node.operands[0]
     if any(x.shape[a] != 1 for a in node.attrs["axes"]):
         return None

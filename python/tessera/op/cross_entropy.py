@@ -286,7 +286,7 @@ def _soft_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     axis = one_axis("cross_entropy", attrs["axis"], logits.ndim)
     if target.shape != logits.shape:
         raise ShapeError(
-            f"[cross_entropy] the logits have shape {shape_text(logits.shape)}, float labels {shape_text(target.shape)}; "
+            f"[cross_entropy] logits have shape {shape_text(logits.shape)}, float labels {shape_text(target.shape)}; "
             "soft labels need the shape of the logits, index labels an integer dtype"
         )
     if logits.shape[axis] == 0:

@@ -8,7 +8,7 @@ walk computes with: nothing, or a Tile IR reference.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 from tessera.errors import InternalError
 from tessera.ir.dims import Dim, Expr, add, mul
@@ -149,8 +149,7 @@ class Expression(Generic[R]):
             start = end
         result = pieces[-1][1]
         for before, element in reversed(pieces[:-1]):
-            assert before is not None
-            result = self.compute("where", (before, element, result), v.dtype)
+            result = self.compute("where", (cast(R, before), element, result), v.dtype)
         return result
 
     def _iota(self, node: Node, rule: low.Iota, v: Value, index: Index, mask: R | None) -> R:

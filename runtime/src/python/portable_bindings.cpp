@@ -36,8 +36,13 @@ nb::list run_primitive(const std::string &name, const std::string &attributes, n
         }
     }
     check(status);
+    // A plain tensor with the memory of the one that was lazy.
+    DLManagedTensor *managed = nullptr;
+    TensorOwner computed;
+    check(tsr_tensor_to_dlpack(result.get(), &managed));
+    check(tsr_tensor_from_dlpack(managed, computed.out()));
     nb::list results;
-    results.append(Array(std::move(result)));
+    results.append(Array(std::move(computed)));
     return results;
 }
 

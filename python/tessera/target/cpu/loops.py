@@ -1,0 +1,535 @@
+"""LoopKernel → LLVM IR.
+
+Two forms. *Lanes over the grid*: the vector axis is a grid axis, every lane is a grid point; used for pointwise
+work and for reductions over outer axes. *Lanes over the stages*: one grid point at a time, the vector axis is the
+innermost axis of each stage; used for reductions over inner axes, with a horizontal step in a fixed order.
+Axes that all accesses step through as one are merged first. The remainder of a vector loop runs under a mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from tessera.ir.dims import Dim, Symbol, add, bounds, ceildiv, mul, product
+from tessera.ir.dtype import DType, i64
+from tessera.target.cpu.access import (
+    FlatLoad, FlatOp, FlatStore, dims_of, emit_dim, flatten_stages, linear, merge_axes, substitute_stages,
+)
+from tessera.target.cpu.body import Body, Point, prepare
+from tessera.target.cpu.cost import cycles_per_vector, grain_of, scaled
+from tessera.target.cpu.emit import Builder, Module, Val
+from tessera.target.cpu.kernel import CompiledText, open_kernel
+from tessera.target.cpu.levels import Level
+from tessera.target.cpu.reduce import Accumulator
+from tessera.tile.ir import Axis, Compute, Const, LoopKernel, Random, Reduce, Ref, Scan
+
+NONTEMPORAL_BYTES = 32 << 20
+"""Working set from which pure outputs bypass the caches."""
+_CHUNK = 8192
+_TILE = 16
+
+Stages = list[tuple[list[Axis], list[FlatOp]]]
+
+
+@dataclass
+class _Plan:
+    """Decisions for one kernel."""
+
+    grid: list[Axis]
+    stages: Stages
+    vector: Symbol | None  # a grid axis, or None: lanes over the stages
+    lanes: int
+    unroll: int
+
+
+def generate(module: Module, level: Level, kernel: LoopKernel, name: str) -> CompiledText:
+    """Write the kernel into ``module`` as the entry ``name``; returns its grid, grain and scratch."""
+    plan = _plan(level, kernel)
+    writer = _Writer(module, level, kernel, plan, name)
+    return writer.write()
+
+
+def _plan(level: Level, kernel: LoopKernel) -> _Plan:
+    stages = flatten_stages(kernel.stages, kernel.buffers)
+    stages = [(axes, prepare(ops)) for axes, ops in stages]
+    dims = [d for _, ops in stages for o in ops for d in dims_of(o)]
+    grid, mapping = merge_axes(kernel.grid, dims)
+    stages = substitute_stages(stages, mapping)
+    merged: Stages = []
+    for axes, ops in stages:
+        observed = any(isinstance(o, Scan) or (isinstance(o, Reduce) and o.combine.startswith("arg")) for o in ops)
+        axes, mapping = merge_axes(axes, [d for o in ops for d in dims_of(o)], observed and len(axes) == 1)
+        merged.append((axes, substitute_stages([(axes, ops)], mapping)[0][1]))
+    lanes = _lanes(level, kernel, merged)
+    vector, scalar = _choose_axis(grid, merged, lanes)
+    if scalar:
+        return _Plan(grid, merged, None, 1, 1)
+    if vector is not None:
+        position = [a.symbol for a in grid].index(vector)
+        grid = [*grid[:position], *grid[position + 1:], grid[position]]
+        return _Plan(grid, merged, vector, lanes, _unroll(merged, True))
+    merged = [(_innermost_best(axes, ops), ops) for axes, ops in merged]
+    return _Plan(grid, merged, None, lanes, _unroll(merged, False))
+
+
+def _unroll(stages: Stages, over_grid: bool) -> int:
+    cycles = sum(cycles_per_vector(ops) for _, ops in stages)
+    reduces = any(isinstance(o, (Reduce, Scan)) for _, ops in stages for o in ops)
+    if reduces:
+        return 4 if cycles <= 14 else 2 if cycles <= 40 else 1
+    return 2 if over_grid and cycles <= 8 else 1
+
+
+def _lanes(level: Level, kernel: LoopKernel, stages: Stages) -> int:
+    """Lanes by the widest type that is computed with, at least 32 bits when floats take part."""
+    widest = 8
+    for _, ops in stages:
+        for op in ops:
+            if isinstance(op, (FlatLoad, FlatStore)):
+                dtype = kernel.buffers[op.place.buffer].dtype
+            elif isinstance(op, (Compute, Const, Reduce, Scan, Random)):
+                dtype = op.dtype
+            else:
+                continue
+            bits = 32 if dtype.is_float and dtype.bits < 32 else dtype.bits
+            if dtype.name == "i64":
+                bits = 32  # index arithmetic must not halve the lanes of f32 work
+            widest = max(widest, bits)
+    only_i64 = all(b.dtype.bits == 64 for b in kernel.buffers) and kernel.buffers
+    return level.lanes(64 if only_i64 else widest)
+
+
+def _penalty(op: FlatOp, axis: Symbol) -> int:
+    if isinstance(op, (FlatLoad, FlatStore)):
+        step = linear(op.place.offset, [axis]).along(axis)
+        if step in (0, 1):
+            return 0
+        return 6 if isinstance(op, FlatStore) else 4
+    return 0
+
+
+def _choose_axis(grid: Sequence[Axis], stages: Stages, lanes: int) -> tuple[Symbol | None, bool]:
+    """(grid axis to vectorise over or None for the stage axes, whether lanes cannot be used at all)."""
+    has_axes = any(axes for axes, _ in stages)
+    ordered = any(isinstance(o, Scan) or (isinstance(o, FlatStore) and o.mode == "add" and axes)
+                  for axes, ops in stages for o in ops)
+    candidates = []
+    for position, axis in enumerate(grid):
+        cost = _short(axis.extent, lanes) * 2.0
+        for axes, ops in stages:
+            cost += sum(_penalty(o, axis.symbol) for o in ops) * (4 if axes else 1)
+        candidates.append((cost, -position, axis.symbol))
+    best = min(candidates, default=None)
+    if not has_axes:
+        return (None, True) if best is None else (best[2], False)
+    if ordered:
+        # lanes over a stage axis would break the order
+        if best is None or best[0] >= 8:
+            return None, True
+        return best[2], False
+    cost = 0.0
+    for axes, ops in stages:
+        if not axes:
+            continue
+        inner = _innermost_best(axes, ops)[-1]
+        cost += _short(inner.extent, lanes) * 2.0 + sum(_penalty(o, inner.symbol) for o in ops) * 4
+    if best is None or cost <= best[0]:
+        return None, False
+    return best[2], False
+
+
+def _short(extent: Dim, lanes: int) -> float:
+    """0 for an axis that fills the lanes, up to 4 for one that leaves most idle."""
+    high = bounds(extent)[1]
+    if high is not None and high < lanes:
+        return 4.0 * (1 - high / lanes)
+    return 0.0
+
+
+def _innermost_best(axes: list[Axis], ops: Sequence[FlatOp]) -> list[Axis]:
+    """The axes with the one that is best to vectorise last (the order of the others is kept)."""
+    if len(axes) < 2:
+        return axes
+    scores = [(sum(_penalty(o, a.symbol) for o in ops), -i) for i, a in enumerate(axes)]
+    i = scores.index(min(scores))
+    return [*axes[:i], *axes[i + 1:], axes[i]]
+
+
+class _Writer:
+    """Writes one LoopKernel."""
+
+    def __init__(self, module: Module, level: Level, kernel: LoopKernel, plan: _Plan, name: str) -> None:
+        self.module, self.level, self.kernel, self.plan, self.name = module, level, kernel, plan, name
+        self.b, self.pointers, self.sizes, finish = open_kernel(module, level, kernel, name)
+        self.finish = finish
+        self.fence = False  # whether stores bypass the caches and must be ordered at the end
+        self.body = Body(self.b, level, kernel.buffers, self.pointers, self.sizes)
+
+    def write(self) -> CompiledText:
+        plan = self.plan
+        if plan.vector is None:
+            grid, grain = self._write_rows()
+        else:
+            grid, grain = self._write_lanes_over_grid()
+        if self.fence:
+            self.module.declare("llvm.x86.sse.sfence", "declare void @llvm.x86.sse.sfence()")
+            self.b.line("call void @llvm.x86.sse.sfence()")
+        self.finish()
+        return CompiledText(self.name, grid, grain, 0)
+
+    # the unit loop
+
+    def _units(self, extents: Sequence[Dim], write: Callable[[list[Val]], None]) -> None:
+        """Loop over units [begin, end) of a row-major index space; indices advance with carries."""
+        b = self.b
+        values = [emit_dim(b, e, self.sizes) for e in extents]
+        begin, end = b.args["begin"], b.args["end"]
+        start = []
+        rest = begin
+        for v in reversed(values[1:]):
+            safe = v if v.const else b.select(v.eq(0), 1, v)
+            start.insert(0, b.binary("urem", rest, safe))
+            rest = b.binary("udiv", rest, safe)
+        if values:
+            start.insert(0, rest)
+        with b.loop(begin, end, carried=start if len(start) > 1 else []) as loop:
+            indices = loop.vars if loop.vars else ([loop.i] if values else [])
+            write(list(indices))
+            if loop.vars:
+                following = []
+                carry = b.const(True, "i1")
+                for index, extent in zip(reversed(indices), reversed(values)):
+                    up = b.select(carry, index + 1, index)
+                    full = up.ge(extent) if len(following) < len(indices) - 1 else b.const(False, "i1")
+                    following.insert(0, b.select(full, 0, up))
+                    carry = full
+                loop.next = following
+
+    def _cycles(self) -> Dim:
+        """Cycles of one vector of grid points (lanes over the grid) or of one grid point."""
+        total: Dim = 4
+        for axes, ops in self.plan.stages:
+            per = cycles_per_vector(ops)
+            extent = product(a.extent for a in axes)
+            if self.plan.vector is None and axes:
+                total = add(total, add(4, scaled(per, extent, self.plan.lanes)))
+            else:
+                total = add(total, mul(per, extent))
+        return total
+
+    # lanes over the grid
+
+    def _write_lanes_over_grid(self) -> tuple[Dim, Dim]:
+        plan = self.plan
+        outer, last = plan.grid[:-1], plan.grid[-1]
+        tile = self._tile_axis()
+        chunk = self._chunk()
+        extents: list[Dim] = [ceildiv(a.extent, _TILE) if a is tile else a.extent for a in outer]
+        chunks = ceildiv(last.extent, chunk)
+        one_chunk = chunks == 1
+        if not one_chunk:
+            extents.append(chunks)
+
+        def unit(indices: list[Val]) -> None:
+            b = self.b
+            axes = {a.symbol: i for a, i in zip(outer, indices)}
+            extent = emit_dim(b, last.extent, self.sizes)
+            start: Val = b.const(0, "i64")
+            stop = extent
+            if not one_chunk:
+                start = indices[-1] * chunk
+                stop = b.intrinsic("smin", start + chunk, extent)
+            width = self._known_width(last.extent, chunk)
+            if tile is None:
+                self._vector_loop(axes, start, stop, width)
+            else:
+                first = axes[tile.symbol] * _TILE
+                bound = b.intrinsic("smin", first + _TILE, emit_dim(b, tile.extent, self.sizes))
+                self._tiled_loop(axes, tile.symbol, first, bound, start, stop, width)
+
+        self._units(extents, unit)
+        size = last.extent if one_chunk else chunk
+        cycles = scaled(1, mul(self._cycles(), size), plan.lanes)
+        if tile is not None:
+            cycles = mul(cycles, _TILE)
+        return product(extents), grain_of(cycles)
+
+    def _chunk(self) -> int:
+        """Elements along the vector axis in one unit."""
+        width = self.plan.lanes * self.plan.unroll
+        if any(axes for axes, _ in self.plan.stages):
+            return width
+        cycles = self._cycles()
+        per_vector = cycles if isinstance(cycles, int) else 32
+        vectors = max(8, min(_CHUNK // self.plan.lanes, 40000 // max(1, per_vector)))
+        return max(width, vectors * self.plan.lanes // width * width)
+
+    @staticmethod
+    def _known_width(extent: Dim, chunk: int) -> int | None:
+        """Elements in a unit when it is the same for all units."""
+        if isinstance(extent, int) and (extent % chunk == 0 or extent <= chunk):
+            return min(extent, chunk)
+        return None
+
+    def _tile_axis(self) -> Axis | None:
+        """The outer grid axis along which strided loads are contiguous, if any: it is walked in small tiles."""
+        plan = self.plan
+        if any(axes for axes, _ in plan.stages):
+            return None
+        for _, ops in plan.stages:
+            for op in ops:
+                if isinstance(op, (FlatLoad, FlatStore)):
+                    form = linear(op.place.offset, [a.symbol for a in plan.grid])
+                    if form.along(plan.vector) in (0, 1, None):
+                        continue
+                    for axis in plan.grid[:-1]:
+                        if form.along(axis.symbol) == 1:
+                            return axis
+        return None
+
+    def _vector_loop(self, axes: dict[Symbol, Val], start: Val, stop: Val, width: int | None) -> None:
+        """Grid points [start, stop) of the vector axis."""
+        flags = self._nontemporal_condition(axes, start)
+        if flags is None:
+            self._vector_segments(axes, start, stop, width)
+            return
+        condition, buffers = flags
+
+        def fast() -> list[Val]:
+            self.body.nontemporal = buffers
+            self._vector_segments(axes, start, stop, width)
+            self.body.nontemporal = frozenset()
+            return []
+
+        def plain() -> list[Val]:
+            self._vector_segments(axes, start, stop, width)
+            return []
+
+        self.b.branch(condition, fast, plain)
+
+    def _segments(self, start: Val, stop: Val, width: int | None, lanes: int, unroll: int,
+                  write: Callable[[Val, int, Val | None], None]) -> None:
+        """Calls ``write(base, vectors, mask)`` in a main loop of full vectors and for the remainder."""
+        b = self.b
+        step = lanes * unroll
+        main = stop
+        whole = width is not None and width % step == 0
+        if not whole:
+            span = stop - start
+            main = start + (span - b.binary("urem", span, step))
+        if width is None or width >= step:
+            with b.loop(start, main, step) as loop:
+                write(loop.i, unroll, None)
+        if not whole:
+            with b.loop(main, stop, lanes) as loop:
+                write(loop.i, 1, self._tail_mask(stop - loop.i, lanes))
+
+    def _tail_mask(self, remaining: Val, lanes: int) -> Val | None:
+        b = self.b
+        if lanes == 1:
+            return None
+        count = b.convert("trunc", b.intrinsic("smin", remaining, lanes), "i32")
+        return b.iota("i32", lanes).ult(b.broadcast(count, lanes))
+
+    def _vector_segments(self, axes: dict[Symbol, Val], start: Val, stop: Val, width: int | None) -> None:
+        plan = self.plan
+
+        def write(base: Val, vectors: int, mask: Val | None) -> None:
+            points = [
+                Point({**axes, plan.vector: base + u * plan.lanes}, plan.vector, plan.lanes, mask)
+                for u in range(vectors)
+            ]
+            self._points(points)
+
+        self._segments(start, stop, width, plan.lanes, plan.unroll, write)
+
+    def _tiled_loop(self, axes: dict[Symbol, Val], tile: Symbol, first: Val, bound: Val, start: Val, stop: Val,
+                    width: int | None) -> None:
+        """Vectors outside, the tile axis inside: lines that strided loads touch are used while in cache."""
+        plan = self.plan
+
+        def write(base: Val, vectors: int, mask: Val | None) -> None:
+            with self.b.loop(first, bound) as loop:
+                self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, plan.lanes, mask)])
+
+        self._segments(start, stop, width, plan.lanes, 1, write)
+
+    def _nontemporal_condition(self, axes: dict[Symbol, Val], start: Val) -> tuple[Val, frozenset[int]] | None:
+        """When stores may bypass the caches: (aligned and large, buffers); None when they never should."""
+        plan, b = self.plan, self.b
+        if any(stage_axes for stage_axes, _ in plan.stages):
+            return None
+        total: Dim = 0
+        for buffer in self.kernel.buffers:
+            total = add(total, mul(product(buffer.shape), buffer.dtype.itemsize))
+        high = bounds(total)[1]
+        if high is not None and high < NONTEMPORAL_BYTES:
+            return None
+        stores = [o for _, ops in plan.stages for o in ops if isinstance(o, FlatStore)]
+        loaded = {o.place.buffer for _, ops in plan.stages for o in ops if isinstance(o, FlatLoad)}
+        condition = emit_dim(b, total, self.sizes).ge(NONTEMPORAL_BYTES)
+        buffers = set()
+        for op in stores:
+            buffer = self.kernel.buffers[op.place.buffer]
+            contiguous = linear(op.place.offset, [plan.vector]).along(plan.vector) == 1 if plan.vector else False
+            vector_bytes = buffer.dtype.itemsize * plan.lanes
+            if not contiguous or op.mode != "set" or op.mask is not None or op.place.indirect or vector_bytes < 16:
+                continue
+            if op.place.buffer in loaded or buffer.role != "out" or buffer.may_alias:
+                continue
+            offset = emit_dim(b, op.place.offset, {**self.sizes, **axes, plan.vector: start})
+            address = b.convert("ptrtoint", self.pointers[op.place.buffer], "i64") + offset * buffer.dtype.itemsize
+            condition = condition & (address & (vector_bytes - 1)).eq(0)
+            buffers.add(op.place.buffer)
+        if not buffers:
+            return None
+        self.fence = True
+        return condition, frozenset(buffers)
+
+    def _points(self, points: list[Point]) -> None:
+        """All stages for vectors of grid points in lockstep."""
+        for number, (axes, ops) in enumerate(self.plan.stages):
+            if axes:
+                self._stage_in_lockstep(points, number, axes, ops)
+            else:
+                for point in points:
+                    self._run_once(point, number, ops)
+
+    def _run_once(self, point: Point, number: int, ops: Sequence[FlatOp]) -> None:
+        """A stage without axes (or whose axes have extent 1): a reduction of one value."""
+
+        def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> Val:
+            acc = Accumulator(self.b, self.level, op.combine, dtype, op.dtype)
+            if acc.positional:
+                return self.b.const(0, "i64", value.n)
+            return acc.result([acc.lift(value)])
+
+        self.body.run(point, number, ops, combine)
+
+    def _stage_in_lockstep(self, points: list[Point], number: int, axes: list[Axis], ops: Sequence[FlatOp]) -> None:
+        b = self.b
+        accs = self._accumulators(number, ops)
+        n = self.plan.lanes if self.plan.vector is not None else 1
+        totals = {i: [acc.initial(n) for _ in points] for i, acc in accs.items()}
+        flat = [v for i in accs for t in totals[i] for v in t]
+
+        def nest(remaining: list[Axis], fixed: dict[Symbol, Val], carried: list[Val]) -> list[Val]:
+            if remaining:
+                axis = remaining[0]
+                with b.loop(0, emit_dim(b, axis.extent, self.sizes), carried=carried) as loop:
+                    loop.next = nest(remaining[1:], {**fixed, axis.symbol: loop.i}, loop.vars)
+                return loop.results
+            state = self._unpack(accs, carried, len(points))
+            for k, point in enumerate(points):
+                inner = point.inner(fixed)
+
+                def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> Val | None:
+                    position = fixed[axes[-1].symbol]
+                    state[i][k] = accs[i].add(state[i][k], [accs[i].lift(value), position][:len(state[i][k])])
+                    return accs[i].result(state[i][k]) if isinstance(op, Scan) else None
+
+                self.body.run(inner, number, ops, combine)
+            return [v for i in accs for t in state[i] for v in t]
+
+        results = self._unpack(accs, nest(axes, {}, flat), len(points))
+        for i, acc in accs.items():
+            if isinstance(ops[i], Reduce):
+                for k, point in enumerate(points):
+                    point.values[number, i] = (acc.result(results[i][k]), ops[i].dtype)
+
+    def _accumulators(self, number: int, ops: Sequence[FlatOp]) -> dict[int, Accumulator]:
+        """The accumulator of each Reduce and Scan of a stage."""
+        return {
+            i: Accumulator(self.b, self.level, op.combine, self._dtype_of(number, ops, op.value), op.dtype)
+            for i, op in enumerate(ops) if isinstance(op, (Reduce, Scan))
+        }
+
+    def _dtype_of(self, number: int, ops: Sequence[FlatOp], ref: Ref) -> DType:
+        op = ops[ref.index] if ref.scope == number else self.plan.stages[ref.scope][1][ref.index]
+        if isinstance(op, FlatLoad):
+            return self.kernel.buffers[op.place.buffer].dtype
+        if isinstance(op, (Compute, Const, Random, Reduce, Scan)):
+            return op.dtype
+        return i64
+
+    @staticmethod
+    def _unpack(accs: dict[int, Accumulator], flat: Sequence[Val], copies: int) -> dict[int, list[list[Val]]]:
+        out: dict[int, list[list[Val]]] = {}
+        at = 0
+        for i, acc in accs.items():
+            width = 2 if acc.positional else 1
+            out[i] = [list(flat[at + k * width: at + (k + 1) * width]) for k in range(copies)]
+            at += width * copies
+        return out
+
+    # lanes over the stages
+
+    def _write_rows(self) -> tuple[Dim, Dim]:
+        plan = self.plan
+
+        def unit(indices: list[Val]) -> None:
+            point = Point({a.symbol: i for a, i in zip(plan.grid, indices)})
+            for number, (axes, ops) in enumerate(plan.stages):
+                if not axes:
+                    self._run_once(point, number, ops)
+                elif plan.lanes == 1:
+                    self._stage_in_lockstep([point], number, axes, ops)
+                else:
+                    self._row_stage(point, number, axes, ops)
+
+        self._units([a.extent for a in plan.grid], unit)
+        return product(a.extent for a in plan.grid), grain_of(self._cycles())
+
+    def _row_stage(self, point: Point, number: int, axes: list[Axis], ops: Sequence[FlatOp]) -> None:
+        b, lanes = self.b, self.plan.lanes
+        accs = self._accumulators(number, ops)
+        last = axes[-1]
+        unroll = self.plan.unroll
+        if isinstance(last.extent, int):
+            while unroll > 1 and last.extent < lanes * unroll:
+                unroll //= 2
+        flat = [v for acc in accs.values() for _ in range(unroll) for v in acc.initial(lanes)]
+
+        def step(fixed: dict[Symbol, Val], base: Val, vectors: int, mask: Val | None, carried: list[Val]) -> list[Val]:
+            state = self._unpack(accs, carried, unroll)
+            for k in range(vectors):
+                position = base + k * lanes
+                inner = point.inner({**fixed, last.symbol: position}, last.symbol, lanes, mask)
+
+                def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> None:
+                    where = b.broadcast(position, lanes) + b.iota("i64", lanes) if accs[i].positional else position
+                    state[i][k] = accs[i].add(state[i][k], [accs[i].lift(value), where][:len(state[i][k])], mask)
+
+                self.body.run(inner, number, ops, combine)
+            return [v for i in accs for t in state[i] for v in t]
+
+        def nest(remaining: list[Axis], fixed: dict[Symbol, Val], carried: list[Val]) -> list[Val]:
+            if len(remaining) > 1:
+                axis = remaining[0]
+                with b.loop(0, emit_dim(b, axis.extent, self.sizes), carried=carried) as loop:
+                    loop.next = nest(remaining[1:], {**fixed, axis.symbol: loop.i}, loop.vars)
+                return loop.results
+            return self._row_loop(last, unroll, carried, lambda *a: step(fixed, *a))
+
+        results = self._unpack(accs, nest(axes, {}, flat), unroll)
+        for i, acc in accs.items():
+            point.values[number, i] = (acc.horizontal(results[i]), ops[i].dtype)
+
+    def _row_loop(self, axis: Axis, unroll: int, carried: list[Val],
+                  step: Callable[[Val, int, Val | None, list[Val]], list[Val]]) -> list[Val]:
+        """The innermost vector loop: full vectors, ``unroll`` at a time, then masked single ones."""
+        b, lanes = self.b, self.plan.lanes
+        extent = emit_dim(b, axis.extent, self.sizes)
+        block = lanes * unroll
+        whole = isinstance(axis.extent, int) and axis.extent % block == 0
+        main = extent if whole else extent - b.binary("urem", extent, block)
+        if not isinstance(axis.extent, int) or axis.extent >= block:
+            with b.loop(0, main, block, carried=carried) as loop:
+                loop.next = step(loop.i, unroll, None, loop.vars)
+            carried = loop.results
+        if not whole:
+            with b.loop(main, extent, lanes, carried=carried) as loop:
+                loop.next = step(loop.i, 1, self._tail_mask(extent - loop.i, lanes), loop.vars)
+            carried = loop.results
+        return carried

@@ -78,6 +78,8 @@ struct ArrayInterface {
 };
 constexpr int numpy_aligned = 0x100, numpy_native = 0x200, numpy_writeable = 0x400;
 
+std::string text_of(nb::object object) { return nb::cast<std::string>(nb::str(nb::handle(object))); }
+
 // The dtype of a NumPy array; -1 when Tessera has none. Types from ml_dtypes are known by name alone.
 tsr_dtype dtype_of(const ArrayInterface &a, nb::handle object) {
     if (a.kind == 'f')
@@ -88,7 +90,7 @@ tsr_dtype dtype_of(const ArrayInterface &a, nb::handle object) {
         return a.item_size == 1 ? TSR_U8 : -1;
     if (a.kind == 'b')
         return TSR_BOOL;
-    std::string name = nb::cast<std::string>(nb::str(object.attr("dtype").attr("name")));
+    std::string name = text_of(object.attr("dtype").attr("name"));
     return name == "bfloat16" ? TSR_BF16 : name == "float8_e4m3fn" ? TSR_F8E4M3 : name == "float8_e5m2" ? TSR_F8E5M2 : -1;
 }
 
@@ -101,8 +103,7 @@ Array from_numpy(nb::object object) {
         throw nb::python_error();
     tsr_dtype dtype = dtype_of(*a, object);
     if (dtype < 0) {
-        std::string message = "from_numpy: NumPy dtype " + nb::cast<std::string>(nb::str(object.attr("dtype"))) +
-                              " has no Tessera dtype";
+        std::string message = "from_numpy: NumPy dtype " + text_of(object.attr("dtype")) + " has no Tessera dtype";
         raise_error(TSR_DTYPE_ERROR, message.c_str());
     }
     std::vector<int64_t> shape(a->shape, a->shape + a->nd), strides(static_cast<size_t>(a->nd));

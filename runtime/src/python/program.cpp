@@ -151,7 +151,7 @@ class HandleList {
 tsr_tensor *handle_of(nb::handle object, const char *kind, Py_ssize_t index) {
     if (!nb::isinstance<Array>(object)) {
         std::string message = std::string(kind) + " " + std::to_string(index) + " is a " +
-                              nb::cast<std::string>(nb::str(object.type().attr("__name__"))) + ", expected an Array";
+                              nb::cast<std::string>(object.type().attr("__name__")) + ", expected an Array";
         raise_error(TSR_ARGUMENT_ERROR, message.c_str());
     }
     return nb::inst_ptr<Array>(object)->tensor.get();

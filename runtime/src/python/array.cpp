@@ -78,11 +78,11 @@ struct ArrayInterface {
 };
 constexpr int numpy_aligned = 0x100, numpy_native = 0x200, numpy_writeable = 0x400;
 
-std::string text_of(nb::object object) { return nb::cast<std::string>(nb::str(nb::handle(object))); }
+std::string text_of(nb::object object) { return nb::cast<std::string>(nb::steal<nb::str>(PyObject_Str(object.ptr()))); }
 
 // The dtype of a NumPy array; -1 when Tessera has none. Types from ml_dtypes are known by name alone.
 tsr_dtype dtype_of(const ArrayInterface &a, nb::handle object) {
-    if (a.kind == 'f')
+    if (a.kind == 'f' && a.item_size > 1) // float8_e5m2 calls itself an 'f' too
         return a.item_size == 4 ? TSR_F32 : a.item_size == 8 ? TSR_F64 : a.item_size == 2 ? TSR_F16 : -1;
     if (a.kind == 'i')
         return a.item_size == 8 ? TSR_I64 : a.item_size == 4 ? TSR_I32 : a.item_size == 2 ? TSR_I16 : TSR_I8;

@@ -17,7 +17,15 @@ from tessera.ir.dims import Dim, Expr, add, bounds, dmax, dmin, mul, nonnegative
 from tessera.ir.dtype import DType, as_dtype, bool_, f32, i64
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import (
-    ALL, INTEGERS, NUMBERS, SMALL_FLOATS, one_axis, require_count, require_dtype, require_index, shape_text,
+    ALL,
+    INTEGERS,
+    NUMBERS,
+    SMALL_FLOATS,
+    one_axis,
+    require_count,
+    require_dtype,
+    require_index,
+    shape_text,
 )
 from tessera.op.broadcasting import broadcast_shapes
 from tessera.op.lowering import CheckRange, Composite, IndexAdd, ScatterAdd, Take, TakeAlongAxis

@@ -16,7 +16,16 @@ import numpy as np
 from tessera.errors import DTypeError
 from tessera.ir.dtype import bool_, f32, promote
 from tessera.ir.value import Node, TensorType, Value
-from tessera.op.arguments import ALL, FLOATS, INTEGERS, NUMBERS, SMALL_FLOATS, require_count, require_dtype, require_equal_dtypes
+from tessera.op.arguments import (
+    ALL,
+    FLOATS,
+    INTEGERS,
+    NUMBERS,
+    SMALL_FLOATS,
+    require_count,
+    require_dtype,
+    require_equal_dtypes,
+)
 from tessera.op.broadcasting import broadcast_shapes, unbroadcast
 from tessera.op.lowering import Composite, Pointwise
 from tessera.op.opdef import Attrs, Input, NoVjp, OpDef, Sample, Vjp, build, no_vjp, register

@@ -18,7 +18,7 @@ from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dims import Dim, bounds, product
 from tessera.ir.dtype import DType, f32, i64
 from tessera.ir.value import Node, TensorType, Value
-from tessera.op.arguments import ALL, FLOATS, NUMBERS, one_axis, require_count, require_dtype, several_axes, shape_text
+from tessera.op.arguments import ALL, FLOATS, one_axis, require_count, require_dtype, several_axes, shape_text
 from tessera.op.lowering import Composite, Reduction, Scan
 from tessera.op.opdef import Attrs, Input, NoVjp, OpDef, Sample, Vjp, build, no_vjp, register
 from tessera.op.pointwise_binary import where

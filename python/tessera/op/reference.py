@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from tessera.errors import DTypeError, InternalError, NameMissingError, ShapeError
-from tessera.ir.dims import Dim, Expr, Symbol, evaluate as evaluate_dim, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, symbols
+from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Graph, topological
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, TensorType, Value

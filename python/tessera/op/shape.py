@@ -12,7 +12,15 @@ from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dims import Dim, Expr, add, bounds, ceildiv, floordiv, mod, mul, nonnegative, product
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import (
-    ALL, SMALL_FLOATS, as_dim, as_shape, one_axis, require_count, require_equal_dtypes, several_axes, shape_text,
+    ALL,
+    SMALL_FLOATS,
+    as_dim,
+    as_shape,
+    one_axis,
+    require_count,
+    require_equal_dtypes,
+    several_axes,
+    shape_text,
 )
 from tessera.op.broadcasting import unbroadcast
 from tessera.op.lowering import Composite, Concat, View

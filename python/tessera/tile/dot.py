@@ -5,13 +5,11 @@ from __future__ import annotations
 from tessera.errors import InternalError
 from tessera.ir.dims import Dim, Symbol
 from tessera.ir.dtype import DType, f32, f64, i32, i64
-from tessera.ir.value import Value
-from tessera.schedule.fusion import Group, seen_in
-from tessera.schedule.index import Axes, Index, symbol_of
+from tessera.schedule.index import symbol_of
 from tessera.schedule.pieces import DOT, Piece, dot_operands
-from tessera.schedule.placement import Placement
-from tessera.tile.emission import Argument, Emitter, Operand
+from tessera.tile.emission import Argument, Operand
 from tessera.tile.ir import Axis, DotKernel, Ref
+from tessera.tile.member import MemberEmitter
 
 LEFT, RIGHT, EPILOGUE, ACCUMULATOR = 0, 1, 2, 3
 
@@ -23,14 +21,8 @@ def accumulator(dtype: DType) -> DType:
     return i64 if dtype == i64 else i32
 
 
-class DotBuilder(Emitter):
+class DotBuilder(MemberEmitter):
     """One group around a matrix product."""
-
-    def __init__(self, group: Group, placement: Placement, axes: Axes, external: set[int]) -> None:
-        super().__init__(placement, axes)
-        self.group = group
-        self.external = external
-        self._canonical: dict[int, Index] = {r: group.canonical(p) for r, p in group.roots.items()}
 
     def build(self) -> tuple[DotKernel, list[Argument]]:
         """The kernel, over axes and sizes as the schedule names them, and its arguments."""
@@ -48,7 +40,7 @@ class DotBuilder(Emitter):
         self.enter(None, EPILOGUE)
         for member in self.group.members:
             if id(member.value) in self.external:
-                self.store(member.value, self._canonical[id(member.value)], self._member(member))
+                self.write(member)
         shape = node.results[0].shape
         batch = tuple(self._axis(d, n) for d, n in zip(piece.index[:-2], shape[:-2]) if n != 1)
         m, n = self._axis(piece.index[-2], shape[-2], "_m"), self._axis(piece.index[-1], shape[-1], "_n")
@@ -71,16 +63,9 @@ class DotBuilder(Emitter):
         if ref.scope != scope or ref.index != len(self.bodies[scope]) - 1:
             raise InternalError("the element of a product's operand is not the last op of its body")
 
-    def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
-        piece = self.group.roots.get(id(root))
-        if piece is None:
-            return self.load(root, shape, index, mask)
-        assert seen_in(self.axes, root, shape, index) == self._canonical[id(root)]
-        return self._member(piece)
-
-    def _member(self, piece: Piece) -> Operand:
+    def element(self, piece: Piece) -> Operand:
         if piece.kind != DOT:
-            return self.inline(piece.value, self._canonical[id(piece.value)])
+            return super().element(piece)
         acc = accumulator(piece.value.dtype)
         ref = Ref(ACCUMULATOR, 0)
         return ref if acc == piece.value.dtype else self.compute("cast", (ref,), piece.value.dtype)

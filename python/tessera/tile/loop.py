@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from tessera.ir.dims import Dim, Symbol
-from tessera.ir.value import Value
+from dataclasses import fields, replace
+
+from tessera.ir.dims import Dim
 from tessera.op import lowering as low
 from tessera.op.opdef import get
-from tessera.schedule.fusion import Group, seen_in
-from tessera.schedule.index import Axes, Index, rename, symbol_of
+from tessera.schedule.fusion import Group
+from tessera.schedule.index import Axes, Index, symbol_of
 from tessera.schedule.pieces import MAP, REDUCE, SCAN, Piece
 from tessera.schedule.placement import Placement
-from tessera.tile.emission import Argument, Emitter, Operand
+from tessera.tile.emission import Argument, Operand
 from tessera.tile.ir import Axis, LoopKernel, Op, Reduce, Ref, Scan, Stage
+from tessera.tile.member import MemberEmitter
 
 
-class LoopBuilder(Emitter):
+class LoopBuilder(MemberEmitter):
     """One group as a loop kernel.
 
     Level k consists of a body that runs once per grid point (2k) and a loop over the reduced axes (2k + 1). A value
@@ -22,9 +24,7 @@ class LoopBuilder(Emitter):
     """
 
     def __init__(self, group: Group, placement: Placement, axes: Axes, external: set[int]) -> None:
-        super().__init__(placement, axes)
-        self.group = group
-        self.external = external
+        super().__init__(group, placement, axes, external)
         everything = axes.space(group.space)
         self.loop = [self._axis(everything[i]) for i in group.reduced]
         self.grid = [self._axis(d) for i, d in enumerate(everything) if i not in group.reduced]
@@ -32,7 +32,6 @@ class LoopBuilder(Emitter):
         self._level = 0
         self._results: dict[int, Ref] = {}
         self._written: dict[int, int] = {}
-        self._canonical: dict[int, Index] = {r: group.canonical(p) for r, p in group.roots.items() if p.part is None}
 
     def _axis(self, d: Dim) -> Axis:
         symbol = symbol_of(d)
@@ -50,12 +49,12 @@ class LoopBuilder(Emitter):
                     self._reduce(piece)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind != REDUCE and id(piece.value) in self.external:
-                    self._write(piece)
+                    self.write(piece)
         for piece in self.group.members:
             if piece.kind == REDUCE and id(piece.value) in self.external:
                 scope = 2 * levels[piece] + 2
                 self.enter(scope, None)
-                self.store(piece.value, self._canonical[id(piece.value)], self._results[id(piece.value)])
+                self.store(piece.value, self.canonical[id(piece.value)], self._results[id(piece.value)])
         return self.finish(), self.arguments
 
     def _levels(self) -> dict[Piece, int]:
@@ -69,31 +68,19 @@ class LoopBuilder(Emitter):
             levels[piece] = level
         return levels
 
-    def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
-        if id(root) not in self.group.roots:
-            return self.load(root, shape, index, mask)
-        at = seen_in(self.axes, root, shape, index)
-        assert at == self._canonical[id(root)], f"{root} is read at {at}"
-        if id(root) in self._results:
-            return self._results[id(root)]
-        if self._written.get(id(root), self._level) < self._level:
-            return self.load(root, root.shape, at, None)
-        return self._element(self.group.roots[id(root)])
+    def member(self, piece: Piece) -> Operand:
+        root = id(piece.value)
+        if root in self._results:
+            return self._results[root]
+        if self._written.get(root, self._level) < self._level:
+            return self.load(piece.value, piece.value.shape, self.canonical[root], None)
+        return self.element(piece)
 
-    def _element(self, piece: Piece) -> Operand:
-        """The value that a member computes at a point of the space."""
+    def element(self, piece: Piece) -> Operand:
+        if piece.kind != SCAN:
+            return super().element(piece)
         at = self.group.canonical(piece)
-        if piece.part is not None:
-            operand = piece.node.operands[piece.part]
-            return self.value(operand, self._own_index(piece, operand))
-        if piece.kind == SCAN:
-            return self.remembered(("scan", id(piece.value)), lambda: self._scan(piece, at))
-        return self.inline(piece.value, at)
-
-    def _own_index(self, piece: Piece, operand: Value) -> Index:
-        own = iter(self.axes.space(piece.space))
-        index = tuple(0 if d == 1 else next(own) for d in operand.shape)
-        return rename(index, self.group.mappings[piece])
+        return self.remembered(("scan", id(piece.value)), lambda: self._scan(piece, at))
 
     def _converted(self, value: Operand, piece: Piece) -> Operand:
         operand = piece.node.operands[0]
@@ -110,7 +97,7 @@ class LoopBuilder(Emitter):
         operand = piece.node.operands[0]
         rule = get(piece.node.op).lower
         assert isinstance(rule, low.Reduction)
-        value = self.value(operand, self._own_index(piece, operand))
+        value = self.value(operand, self.own_index(piece, operand))
         self.visit(piece.node)
         if not rule.combine.startswith("arg"):
             value = self._converted(value, piece)
@@ -125,10 +112,8 @@ class LoopBuilder(Emitter):
         body.append(make(ref))
         return Ref(self.inner, len(body) - 1)
 
-    def _write(self, piece: Piece) -> None:
-        value = self._element(piece)
-        self.note(piece.node.op)
-        self.store(piece.value, self.group.canonical(piece), value)
+    def write(self, piece: Piece) -> None:
+        super().write(piece)
         if piece.kind == MAP and piece.part is None:
             self._written[id(piece.value)] = self._level
 
@@ -147,8 +132,6 @@ class LoopBuilder(Emitter):
 
 def renumber(op: Op, number: dict[int, int]) -> Op:
     """The op with the scopes of its references replaced."""
-    from dataclasses import fields, replace
-
     changes = {}
     for f in fields(op):
         value = getattr(op, f.name)
@@ -178,7 +161,7 @@ class ScatterBuilder(LoopBuilder):
         self.fresh()
         self.varying = {a.symbol for a in loop}
         self.enter(2, 3)
-        at = self._own_index(piece, updates)
+        at = self.own_index(piece, updates)
         rank = indices.ndim if isinstance(get(node.op).lower, low.IndexAdd) else 1
         position = at[axis : axis + rank] if isinstance(get(node.op).lower, low.IndexAdd) else at
         target = self.gathered(indices, position, base.shape[axis], None)
@@ -191,6 +174,4 @@ class ScatterBuilder(LoopBuilder):
             Stage(tuple(first if scope == 1 else loop if scope == 3 else ()), stage.ops)
             for scope, stage in zip(order, kernel.stages)
         )
-        from dataclasses import replace
-
         return replace(kernel, stages=stages), self.arguments

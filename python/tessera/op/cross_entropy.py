@@ -131,9 +131,12 @@ class _Rows:
         """The sum over everything but the classes."""
         return total(contribution, [a for a in range(contribution.ndim) if a != self.axis], keepdims=False)
 
-    def without_mean(self, scale: Value, loss: Value) -> Value:
-        """What the mean's denominator adds to each row's gradient of its label's weight."""
-        return scale * widen(loss) if self.reduction == "mean" else scale * 0
+    def above_mean(self, rows: Value, loss: Value) -> Value:
+        """What each row's loss per weight contributes to the gradient of its label's weight.
+
+        A mean divides by the total weight, so that only what lies above the mean counts.
+        """
+        return rows - widen(loss) if self.reduction == "mean" else rows
 
 
 # --- index labels ---------------------------------------------------------------------------------------------------
@@ -182,7 +185,7 @@ def _cross_entropy_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequ
     found: list[Value | None] = [cast_to(to_logits, logits.dtype), None]
     if weights:
         log_s = log(s)
-        share = scale * (1.0 - smoothing) * (log_s - rows.pick(d)) - rows.without_mean(scale, node.results[0])
+        share = scale * rows.above_mean((log_s - rows.pick(d)) * (1.0 - smoothing), node.results[0])
         contribution = where(rows.matches, share, 0)
         if part is not None:
             contribution = contribution + part * (log_s - d)
@@ -239,7 +242,7 @@ def _label_samples(smoothing: bool) -> list[Sample]:
 
     cases = [
         sample((5, 7)), sample((5, 7), reduction="sum"), sample((5, 7), reduction="none"), sample((5, 7), weight=True),
-        sample((5, 3), ignore=1), sample((5, 3), weight=True, ignore=1), sample((2, 5, 3)), sample((2, 3, 5), axis=2),
+        sample((5, 3), ignore=1), sample((9, 4), weight=True, ignore=1), sample((2, 5, 3)), sample((2, 3, 5), axis=2),
         sample((7,), axis=0), sample((4, 1)), sample((0, 3), reduction="sum"),
     ]
     if smoothing:
@@ -414,7 +417,7 @@ def _nll_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value
     scale = rows.scale(widen(g))
     found: list[Value | None] = [cast_to(where(rows.matches, -rows.weighted(scale), 0), log_p.dtype), None]
     if weights:
-        share = -scale * rows.pick(widen(log_p)) - rows.without_mean(scale, node.results[0])
+        share = scale * rows.above_mean(-rows.pick(widen(log_p)), node.results[0])
         found.append(cast_to(rows.over_rows(where(rows.matches, share, 0)), weights[0].dtype))
     return found
 

@@ -280,10 +280,10 @@ TSR_API void tsr_text_release(tsr_text *text);
 
 /* A named input of a traced graph: a lazy tensor of info's dtype and shape that cannot be evaluated by itself. */
 TSR_API tsr_status tsr_op_input(const char *name, const tsr_tensor_info *info, tsr_tensor **tensor);
-/* The text of Graph IR of the graph that computes the named outputs from the inputs they depend on. Tensors that exist
- * become constants. */
-TSR_API tsr_status tsr_op_trace_text(const char *graph_name, const char *const *names, tsr_tensor *const *outputs,
-                                     int32_t count, tsr_text **text);
+/* The graph that computes the named outputs from the inputs they depend on, executed by the portable kernels. Tensors
+ * that exist become its constants, sharing their memory. Its text is the metadata entry "tessera.graph". */
+TSR_API tsr_status tsr_graph_trace(const char *graph_name, const char *const *names, tsr_tensor *const *outputs,
+                                   int32_t count, tsr_graph **graph);
 /* Reads text of Graph IR and gives it in its one canonical form; operators and types are not judged. */
 TSR_API tsr_status tsr_graph_text_normalize(const char *text, size_t bytes, tsr_text **normalized);
 /* The primitives that tsr_op_apply knows, sorted by name; NULL beyond the last. */

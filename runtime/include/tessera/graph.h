@@ -62,6 +62,20 @@ class Graph {
         return adopt(handle);
     }
 
+    // The graph that computes named lazy tensors (see tessera/ops.h) from the op::input tensors they depend on. Tensors
+    // that exist are its constants and share their memory with it.
+    static Graph trace(const NamedTensors &outputs, const std::string &name = "main") {
+        std::vector<const char *> names;
+        std::vector<tsr_tensor *> handles;
+        for (const auto &output : outputs) {
+            names.push_back(output.first.c_str());
+            handles.push_back(output.second.handle());
+        }
+        tsr_graph *handle = nullptr;
+        check(tsr_graph_trace(name.c_str(), names.data(), handles.data(), static_cast<int32_t>(names.size()), &handle));
+        return adopt(handle);
+    }
+
     static Graph adopt(tsr_graph *handle) {
         Graph g;
         g.handle_ = detail::Handle<tsr_graph, tsr_graph_retain, tsr_graph_release>(handle);
@@ -69,6 +83,11 @@ class Graph {
     }
     tsr_graph *handle() const noexcept { return handle_.get(); }
 
+    // Graph IR as text, as the graph was written.
+    std::string to_text() const {
+        std::map<std::string, std::string> entries = metadata();
+        return entries["tessera.graph"];
+    }
     std::string target() const { return tsr_graph_target(handle()); }
     std::string level() const { return tsr_graph_level(handle()); }
     std::vector<ValueInfo> inputs() const { return values(TSR_INPUT); }

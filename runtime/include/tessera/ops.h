@@ -30,9 +30,9 @@ using Shape = std::vector<int64_t>;
 class Axes {
   public:
     Axes() : all_(true) {}
-    Axes(int64_t axis) : axes_{axis} {}                        // NOLINT: an axis is a list of one
-    Axes(int axis) : axes_{axis} {}                            // NOLINT
-    Axes(std::initializer_list<int64_t> axes) : axes_(axes) {} // NOLINT
+    template <class T, class = std::enable_if_t<std::is_integral<T>::value>>
+    Axes(T axis) : axes_{static_cast<int64_t>(axis)} {}         // NOLINT: an axis is a list of one
+    Axes(std::initializer_list<int64_t> axes) : axes_(axes) {}  // NOLINT
     Axes(std::vector<int64_t> axes) : axes_(std::move(axes)) {} // NOLINT
 
     bool all() const { return all_; }
@@ -154,10 +154,7 @@ inline Tensor apply(const char *name, const std::vector<Tensor> &operands, const
     return Tensor::adopt(result);
 }
 
-[[noreturn]] inline void fail(tsr_status status, const std::string &message) {
-    check(tsr_set_error(status, message.c_str()));
-    std::abort(); // not reached: `check` throws
-}
+[[noreturn]] inline void fail(tsr_status status, const std::string &message) { throw Error(status, message); }
 
 inline int64_t rank(const Tensor &x) { return static_cast<int64_t>(x.shape().size()); }
 
@@ -184,7 +181,7 @@ inline std::vector<int64_t> several_axes(const char *op, const Axes &axes, int64
     return out;
 }
 
-inline Shape shape_of(const Tensor &x) { return Shape(x.shape().begin(), x.shape().end()); }
+inline Shape shape_of(const Tensor &x) { return x.shape().vector(); }
 
 } // namespace detail
 
@@ -392,7 +389,7 @@ inline Tensor transpose(const Tensor &x, std::vector<int64_t> perm = {}) {
 }
 
 inline Tensor broadcast_to(const Tensor &x, const Shape &shape) {
-    return x.dtype() == x.dtype() && detail::shape_of(x) == shape
+    return x.shape() == shape
                ? x
                : detail::apply("broadcast_to", {x}, detail::Attributes().set("shape", shape));
 }
@@ -562,7 +559,7 @@ inline Tensor scatter_add(const Tensor &x, const Tensor &index, const Operand &u
 
 // ---- Graphs ----
 
-// A named input of a graph that is built in C++: it has a dtype and a shape, and no elements.
+// A named input of a graph that is built in C++, for Graph::trace: it has a dtype and a shape, and no elements.
 inline Tensor input(const std::string &name, const Shape &shape, DType dtype) {
     tsr_tensor_info info{};
     info.size = sizeof info;
@@ -572,22 +569,6 @@ inline Tensor input(const std::string &name, const Shape &shape, DType dtype) {
     tsr_tensor *result = nullptr;
     check(tsr_op_input(name.c_str(), &info, &result));
     return Tensor::adopt(result);
-}
-
-// The text of Graph IR of the graph that computes these outputs from the inputs they depend on; tensors that exist are
-// its constants.
-inline std::string graph_text(const std::vector<std::pair<std::string, Tensor>> &outputs, const std::string &name = "main") {
-    std::vector<const char *> names;
-    std::vector<tsr_tensor *> handles;
-    for (const auto &output : outputs) {
-        names.push_back(output.first.c_str());
-        handles.push_back(output.second.handle());
-    }
-    tsr_text *text = nullptr;
-    check(tsr_op_trace_text(name.c_str(), names.data(), handles.data(), static_cast<int32_t>(names.size()), &text));
-    std::string out(tsr_text_data(text), tsr_text_size(text));
-    tsr_text_release(text);
-    return out;
 }
 
 } // namespace op

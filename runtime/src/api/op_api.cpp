@@ -1,4 +1,5 @@
 // The C ABI of operators: lazy application, tracing, text of Graph IR.
+#include "api/graph_handle.h"
 #include "api/handles.h"
 #include "graph/infer.h"
 #include "graph/parser.h"
@@ -73,11 +74,11 @@ tsr_status tsr_op_input(const char *name, const tsr_tensor_info *info, tsr_tenso
     });
 }
 
-tsr_status tsr_op_trace_text(const char *graph_name, const char *const *names, tsr_tensor *const *outputs, int32_t count,
-                             tsr_text **text) {
+tsr_status tsr_graph_trace(const char *graph_name, const char *const *names, tsr_tensor *const *outputs, int32_t count,
+                           tsr_graph **graph) {
     return guarded([&] {
         require(graph_name, "the graph's name");
-        require(text, "text");
+        require(graph, "graph");
         require_count(count, names, "names");
         require_count(count, outputs, "outputs");
         std::vector<std::pair<std::string, portable::LazyOperand>> list;
@@ -85,7 +86,8 @@ tsr_status tsr_op_trace_text(const char *graph_name, const char *const *names, t
             require(names[i], "an output's name");
             list.emplace_back(names[i], operand_of(outputs[i]));
         }
-        *text = new tsr_text{graph::to_text(portable::trace(graph_name, list).graph)};
+        portable::Traced traced = portable::trace(graph_name, list);
+        *graph = new tsr_graph(core::Program::from_graph(std::move(traced.graph), std::move(traced.constants)));
     });
 }
 

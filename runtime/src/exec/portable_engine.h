@@ -11,6 +11,7 @@ namespace tessera::core {
 class PortableEngine : public Engine {
   public:
     explicit PortableEngine(std::string_view text) : program_(portable::Program::parse(text)) {}
+    explicit PortableEngine(portable::Program program) : program_(std::move(program)) {}
 
     const Signature &signature() const override { return program_.signature(); }
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;

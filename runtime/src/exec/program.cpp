@@ -9,6 +9,7 @@
 #include "device/cpu/cpu_level.h"
 #include "exec/plan_engine.h"
 #include "exec/portable_engine.h"
+#include "graph/printer.h"
 
 namespace tessera::core {
 
@@ -127,6 +128,16 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     program->engine_ = make_engine(file, level);
     program->metadata_ = file.metadata();
     program->read_tensors(file, complete);
+    return program;
+}
+
+std::shared_ptr<Program> Program::from_graph(graph::Graph graph, std::vector<Tensor> constants) {
+    auto program = std::shared_ptr<Program>(new Program());
+    program->target_ = "portable";
+    std::string text = graph::to_text(graph);
+    program->metadata_ = {{"tessera.graph", text}, {portable_key, text}};
+    program->engine_ = std::make_unique<PortableEngine>(portable::Program(std::move(graph)));
+    program->table_.constants = std::move(constants);
     return program;
 }
 

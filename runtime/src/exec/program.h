@@ -12,6 +12,7 @@
 #include "core/thread_pool.h"
 #include "exec/engine.h"
 #include "format/safetensors.h"
+#include "graph/graph.h"
 
 namespace tessera::core {
 
@@ -27,6 +28,9 @@ class Program {
     // left out are bound later. FormatError, VersionError, DeviceError, UnsupportedError.
     static std::shared_ptr<Program> load(std::shared_ptr<Mapping> bytes, const std::string &where,
                                          const LoadOptions &options, bool complete);
+
+    // A graph of primitives that was built here, run by the portable kernels; `constants` in the order of its nodes.
+    static std::shared_ptr<Program> from_graph(graph::Graph graph, std::vector<Tensor> constants);
 
     const std::string &target() const { return target_; }
     const std::string &level() const { return level_; }

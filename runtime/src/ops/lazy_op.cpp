@@ -176,7 +176,7 @@ class Tracer {
             const std::string name = "constant_" + std::to_string(out_.constants.size());
             node.op = "constant";
             node.attrs.set("name", graph::Attribute::string(name));
-            out_.constants.emplace_back(name, x.lazy ? x.lazy->value() : x.tensor);
+            out_.constants.push_back(x.lazy ? x.lazy->value() : x.tensor);
         }
         values_.emplace(key(x), out_.graph.add(std::move(node)).first);
         alive_.push_back(x);

@@ -64,7 +64,7 @@ class LazyOp final : public core::Lazy, public std::enable_shared_from_this<Lazy
 // A graph traced from lazy tensors, with the data of its constants (named "constant_0", …) in the order of the nodes.
 struct Traced {
     graph::Graph graph;
-    std::vector<std::pair<std::string, core::Tensor>> constants;
+    std::vector<core::Tensor> constants;
 };
 
 // The graph that computes the named outputs from the inputs that they depend on. Tensors that exist, and results that

@@ -32,6 +32,7 @@ _COLUMNS = 128
 _ROWS = 128
 _WHOLE_B_BYTES = 8 << 20
 _UNBOUNDED_K = 16384
+_OVERLAP = 0.02  # tolerated share of rows that are computed twice
 ACCUMULATOR = 3  # scope of the accumulator in an epilogue
 
 
@@ -166,10 +167,17 @@ class _BlockedDot:
     # decisions
 
     def _row_panels(self, rows: int) -> tuple[tuple[int, int, int], Dim]:
-        """((most rows, fewer rows, panels with most), panels): constant extents are divided evenly."""
+        """((most rows, fewer rows, panels with most), panels).
+
+        One size of panel when the overlap of the last with the one before costs little (it saves compiling a second
+        microkernel), otherwise a constant extent is divided evenly in two sizes.
+        """
         m = self.f.m.extent
         if not isinstance(m, int):
             return (rows, rows, 0), ceildiv(m, rows)
+        size = min(range(rows - rows // 7, rows + 1), key=lambda r: (-(-m // r) * r, -r))
+        if -(-m // size) * size <= m * (1 + _OVERLAP):
+            return (size, size, 0), -(-m // size)
         panels = max(1, -(-m // rows))
         few, more = divmod(m, panels)
         return (few + (more > 0), few, more), panels
@@ -361,11 +369,13 @@ class _BlockedDot:
         most, few, count = self.rows_of_two
         m_extent = emit_dim(b, f.m.extent, f.sizes)
         with b.loop(p0, p1) as panel:
-            if isinstance(f.m.extent, int):
+            if most != few:
                 first = panel.i * few + b.intrinsic("smin", panel.i, count)
                 skip = b.const(0, "i64")
-                larger = panel.i.lt(count) if count else None
-                rows = b.select(larger, most, b.const(few, "i64")) if larger is not None else b.const(few, "i64")
+                larger = panel.i.lt(count)
+                rows = b.select(larger, most, b.const(few, "i64"))
+            elif isinstance(f.m.extent, int) and f.m.extent % most == 0:
+                first, skip, larger, rows = panel.i * most, b.const(0, "i64"), None, b.const(most, "i64")
             else:
                 # the last panel overlaps the one before it: rows below ``skip`` are computed but not stored again
                 wanted = panel.i * most

@@ -235,9 +235,8 @@ def sigmoid(b: Builder, x: Val) -> Val:
 def erf(b: Builder, x: Val) -> Val:
     if x.t == "double":
         return _erf_f64(b, x)
-    c = b.call("copysign", at_most(b, x.abs(), 3.925), x)
-    z = c * c
-    y = c * polynomial(b, z, _ERF_P) / polynomial(b, z, _ERF_Q)
+    z = at_most(b, x * x, 3.925 * 3.925)  # from here on the quotient is constant and x passes 1
+    y = x * polynomial(b, z, _ERF_P) / polynomial(b, z, _ERF_Q)
     return at_least(b, at_most(b, y, 1.0), -1.0)
 
 

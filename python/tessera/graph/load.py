@@ -98,12 +98,13 @@ def load(path: str | os.PathLike[str], *, verify: bool = True, allow_native_code
         raise FormatError(f"{artifact.where}: the file holds no graph (entry {layout.GRAPH!r})")
     graph = _with_data(parse_graph(text), artifact)
     loaded = Loaded(artifact.where, graph, artifact.user_metadata(), None)
-    if allow_native_code and artifact.plans():
-        loaded._program = _runner(path, loaded.parameters)
+    compiled = any(name.startswith(layout.PLAN) for name in artifact.metadata)
+    if layout.PORTABLE in artifact.metadata or (compiled and allow_native_code):
+        loaded._program = _runner(path, loaded.parameters, allow_native_code)
     return loaded
 
 
-def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter]) -> Any:
+def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter], allow_native_code: bool) -> Any:
     """A function that runs the file's own program; None when this machine cannot run it."""
     from tessera._core import Program, default_runtime
     from tessera.errors import DeviceError
@@ -111,7 +112,7 @@ def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter]) -
     from tessera.interop.parameters import shared_array
 
     try:
-        program = Program.load_file(os.fspath(path), verify=False)
+        program = Program.load_file(os.fspath(path), verify=False, allow_native_code=allow_native_code)
     except DeviceError:
         return None
     for name, parameter in parameters.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,31 +18,28 @@ from tessera.op.pointwise_binary import logical_and, maximum, minimum, where
 from tessera.op.pointwise_unary import abs, erf, exp, expm1, log1p, sigmoid, tanh
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to
 
-Rule = Callable[..., Value]
+Array = Any  # what a reference computes with
 _SHAPES = ((3, 4), (), (2, 0), (1, 1, 5), (33,))
 
 
-def _wide_vjp(rule: Rule) -> Vjp:
-    """The vjp from ``rule(x, y, g, **attrs)``, computed in f32 for bf16 and f16."""
+def _wide_vjp(rule: Callable[..., Value]) -> Vjp:
+    """The vjp from ``rule(x, y, g, *attributes)``, computed in f32 for bf16 and f16."""
 
     def vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None]:
         g = cotangents[0]
         if g is None:
             return (None,)
         (x,), (y,) = node.operands, node.results
-        return (cast_to(rule(widen(x), widen(y), widen(g), **node.attrs), x.dtype),)
+        return (cast_to(rule(widen(x), widen(y), widen(g), *node.attrs.values()), x.dtype),)
 
     return vjp
 
 
-def _activation(
-    name: str, doc: str, body: Callable[..., Value], reference: Callable[..., Any], rule: Rule | None = None,
-    attrs: tuple[dict[str, Any], ...] = ({},), dtypes: tuple[str, ...] = FLOATS, kinks: bool = False,
+def _define(
+    name: str, doc: str, body: Callable[..., Value], reference: Callable[..., Array], rule: Callable[..., Value] | None,
+    attrs: Sequence[dict[str, Any]], dtypes: tuple[str, ...],
 ) -> None:
-    """Register an activation; without ``rule`` its gradient follows from the body.
-
-    ``kinks``: finite differences are not valid for it at some points of the samples' range.
-    """
+    """Register an activation with at most one attribute; without ``rule`` its gradient follows from the body."""
 
     def infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         require_count(name, types, 1)
@@ -50,26 +47,40 @@ def _activation(
         return types[0]
 
     def wide_body(x: Value, **attrs: Any) -> Value:
-        return cast_to(body(widen(x), **attrs), x.dtype)
+        return cast_to(body(widen(x), *attrs.values()), x.dtype)
 
-    def wide_reference(x: np.ndarray, **attrs: Any) -> np.ndarray:
-        return reference(x if x.dtype.kind in "iu" else x.astype(np.float64), **attrs)
+    def wide_reference(x: np.ndarray, **attrs: Any) -> Array:
+        return reference(x if x.dtype.kind in "iu" else x.astype(np.float64), *attrs.values())
 
     def samples() -> list[Sample]:
-        return [
-            Sample((Input(shape, "any", -4.0, 4.0),), dict(chosen), not kinks or shape == (33,), 4.0)
-            for chosen in attrs for shape in _SHAPES
-        ]
+        inputs = [Input(shape, "any", -4.0, 4.0) for shape in _SHAPES]
+        return [Sample((one,), dict(chosen), tolerance=4.0) for chosen in attrs for one in inputs]
 
     vjp = _wide_vjp(rule) if rule else None
     register(OpDef(name, infer, vjp, "*->*", Composite(wide_body), wide_reference, samples, dtypes, doc))
+
+
+def _activation(
+    name: str, doc: str, body: Callable[[Value], Value], reference: Callable[[Array], Array],
+    rule: Callable[[Value, Value, Value], Value] | None = None, dtypes: tuple[str, ...] = FLOATS,
+) -> None:
+    """Register an activation from ``body(x)`` and, unless it follows, the gradient ``rule(x, y, g)``."""
+    _define(name, doc, body, reference, rule, [{}], dtypes)
+
+
+def _parametric(
+    name: str, doc: str, attribute: str, tried: tuple[float, float], body: Callable[[Value, float], Value],
+    reference: Callable[[Array, float], Array], rule: Callable[[Value, Value, Value, float], Value],
+) -> None:
+    """Register an activation with a parameter, from ``body(x, a)`` and the gradient ``rule(x, y, g, a)``."""
+    _define(name, doc, body, reference, rule, [{attribute: a} for a in tried], FLOATS)
 
 
 def _inside(x: Value, low: float, high: float) -> Value:
     return logical_and(x > low, x < high)
 
 
-def _sigmoid(x: np.ndarray) -> np.ndarray:
+def _sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
@@ -94,34 +105,31 @@ def _gelu_body(x: Value, approximate: str) -> Value:
     return x * 0.5 * (erf(x * _ROOT_HALF) + 1)
 
 
-def _gelu_reference(x: np.ndarray, approximate: str) -> np.ndarray:
+def _gelu_reference(x: Array, approximate: str) -> Array:
     if approximate == "tanh":
         return 0.5 * x * (1 + np.tanh(_ROOT_2_OVER_PI * (x + 0.044715 * x**3)))
     return 0.5 * x * (1 + _erf(x * _ROOT_HALF))
 
 
-_activation(
+_define(
     "gelu", "x · Φ(x), Φ the normal distribution function; or its tanh approximation.", _gelu_body, _gelu_reference,
-    attrs=({"approximate": "none"}, {"approximate": "tanh"}),
+    None, [{"approximate": "none"}, {"approximate": "tanh"}], FLOATS,
 )
 _activation("silu", "x · sigmoid(x).", lambda x: x * sigmoid(x), lambda x: x * _sigmoid(x))
-_activation(
-    "leaky_relu", "x where positive, else slope · x.", lambda x, slope: where(x > 0, x, x * slope),
-    lambda x, slope: np.where(x > 0, x, x * slope), lambda x, y, g, slope: where(x > 0, g, g * slope),
-    attrs=({"slope": 0.01}, {"slope": 0.3}),
+_parametric(
+    "leaky_relu", "x where positive, else slope · x.", "slope", (0.01, 0.3), lambda x, a: where(x > 0, x, x * a),
+    lambda x, a: np.where(x > 0, x, x * a), lambda x, y, g, a: where(x > 0, g, g * a),
 )
-_activation(
-    "elu", "x where positive, else alpha · (exp(x) - 1).",
-    lambda x, alpha: where(x > 0, x, expm1(minimum(x, 0)) * alpha),
-    lambda x, alpha: np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0))),
-    lambda x, y, g, alpha: where(x > 0, g, g * (exp(minimum(x, 0)) * alpha)),
-    attrs=({"alpha": 1.0}, {"alpha": 0.5}),
+_parametric(
+    "elu", "x where positive, else alpha · (exp(x) - 1).", "alpha", (1.0, 0.5),
+    lambda x, a: where(x > 0, x, expm1(minimum(x, 0)) * a),
+    lambda x, a: np.where(x > 0, x, a * np.expm1(np.minimum(x, 0))),
+    lambda x, y, g, a: where(x > 0, g, g * (exp(minimum(x, 0)) * a)),
 )
-_activation(
-    "softplus", "log(1 + exp(beta · x)) / beta, without overflow.",
-    lambda x, beta: (maximum(x * beta, 0) + log1p(exp(-abs(x * beta)))) / beta,
-    lambda x, beta: np.logaddexp(beta * x, 0) / beta, lambda x, y, g, beta: g * sigmoid(x * beta),
-    attrs=({"beta": 1.0}, {"beta": 2.0}),
+_parametric(
+    "softplus", "log(1 + exp(beta · x)) / beta, without overflow.", "beta", (1.0, 2.0),
+    lambda x, a: (maximum(x * a, 0) + log1p(exp(-abs(x * a)))) / a, lambda x, a: np.logaddexp(a * x, 0) / a,
+    lambda x, y, g, a: g * sigmoid(x * a),
 )
 _activation(
     "hard_sigmoid", "min(max(x / 6 + 1/2, 0), 1).", lambda x: minimum(maximum(x / 6 + 0.5, 0), 1),

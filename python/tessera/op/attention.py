@@ -9,7 +9,7 @@ import numpy as np
 
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.ir.dims import Dim
-from tessera.ir.dtype import bool_, i64
+from tessera.ir.dtype import bool_, i32
 from tessera.ir.value import TensorType, Value
 from tessera.op.accumulate import widen
 from tessera.op.arguments import FLOATS, require_dtype, require_equal_dtypes, shape_text
@@ -84,7 +84,7 @@ def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bo
         mask = _grouped_mask(mask, group)
         scores = where(mask, scores, float("-inf")) if mask.dtype == bool_ else scores + widen(mask)
     if causal:
-        rows, columns = (build("iota", shape=list(scores.shape[-2:]), axis=a, dtype=i64) for a in (0, 1))
+        rows, columns = (build("iota", shape=list(scores.shape[-2:]), axis=a, dtype=i32) for a in (0, 1))
         scores = where(columns <= rows, scores, float("-inf"))
     weights = build("safe_softmax", scores, axis=scores.ndim - 1)
     result = build("matmul", weights, widen(v))

@@ -218,7 +218,7 @@ def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
 
     def text(labels: Labels, shape: Sequence[Dim]) -> str:
         # A diagonal needs its dimensions whole, each under its own letter; so does a size of 1 that broadcasts.
-        factors = []
+        factors: list[str] = []
         for i, (c, d) in enumerate(zip(labels, shape, strict=True)):
             letter = names[c] if c not in labels[:i] else next(free)
             factors.append(letter + ("!" if labels.count(c) > 1 or d != sizes[c] else ""))

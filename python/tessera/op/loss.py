@@ -19,13 +19,12 @@ from tessera.op.pointwise_unary import abs, exp, log1p, sigmoid, sign
 from tessera.op.promotion import TensorLike, as_floating, cast_to, promote_operands
 from tessera.op.shape import letters
 
-Each = Callable[..., Value]
-Slopes = Callable[..., tuple[Value, Value]]
+Array = Any  # what a reference computes with
 
 
-def _elementwise_loss(
-    name: str, doc: str, each: Each, slopes: Slopes, reference: Callable[..., np.ndarray],
-    attrs: tuple[dict[str, Any], ...] = ({},), target_range: tuple[float, float] = (-2.0, 2.0),
+def _define(
+    name: str, doc: str, each: Callable[..., Value], slopes: Callable[..., tuple[Value, Value]],
+    reference: Callable[..., Array], attrs: Sequence[dict[str, Any]], target_range: tuple[float, float],
 ) -> None:
     """Register a loss from ``each(x, t, **attrs)`` per element and ``slopes``, its derivatives by x and t."""
 
@@ -80,6 +79,14 @@ def _elementwise_loss(
     register(OpDef(name, infer, vjp, shard, Composite(body), wide_reference, samples, FLOATS, doc))
 
 
+def _elementwise_loss(
+    name: str, doc: str, each: Callable[[Value, Value], Value], slopes: Callable[[Value, Value], tuple[Value, Value]],
+    reference: Callable[[Array, Array], Array], target_range: tuple[float, float] = (-2.0, 2.0),
+) -> None:
+    """Register a loss without further attributes."""
+    _define(name, doc, each, slopes, reference, [{}], target_range)
+
+
 def _mse_slopes(x: Value, t: Value) -> tuple[Value, Value]:
     slope = (x - t) * 2
     return slope, -slope
@@ -100,7 +107,7 @@ def _huber_slopes(x: Value, t: Value, delta: float) -> tuple[Value, Value]:
     return slope, -slope
 
 
-def _huber_reference(x: np.ndarray, t: np.ndarray, delta: float) -> np.ndarray:
+def _huber_reference(x: Array, t: Array, delta: float) -> Array:
     size = np.abs(x - t)
     return np.where(size < delta, 0.5 * size**2, delta * (size - 0.5 * delta))
 
@@ -113,9 +120,9 @@ _elementwise_loss(
     "mse", "The squared difference.", lambda x, t: (x - t) * (x - t), _mse_slopes, lambda x, t: (x - t) ** 2,
 )
 _elementwise_loss("l1", "The absolute difference.", lambda x, t: abs(x - t), _l1_slopes, lambda x, t: np.abs(x - t))
-_elementwise_loss(
+_define(
     "huber", "Quadratic up to delta, then linear.", _huber, _huber_slopes, _huber_reference,
-    attrs=({"delta": 1.0}, {"delta": 0.5}),
+    [{"delta": 1.0}, {"delta": 0.5}], (-2.0, 2.0),
 )
 _elementwise_loss(
     "binary_cross_entropy_with_logits", "-(t log σ(x) + (1 - t) log(1 - σ(x))), without overflow.",

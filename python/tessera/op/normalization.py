@@ -128,7 +128,7 @@ def _samples(most: int) -> list[Sample]:
         ((3, 8), [1], 1), ((3, 8), [1], 2), ((3, 8), [1], 3), ((2, 3, 4), [1, 2], 3), ((2, 3, 4), [1], 3),
         ((7,), [0], 3), ((0, 4), [1], 3), ((5, 1), [1], 2),
     ]
-    out = []
+    out: list[Sample] = []
     for shape, axes, operands in cases:
         weight = tuple(shape[a] for a in axes)
         inputs = (Input(shape), *[Input(weight)] * (min(operands, most) - 1))

@@ -179,7 +179,7 @@ def parameter_of(tensor: Value) -> Parameter:
 
 
 def _static_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
-    sizes = []
+    sizes: list[int] = []
     for d in shape if isinstance(shape, (tuple, list)) else (shape,):
         if isinstance(d, (bool, float)) or not isinstance(d, (int, np.integer)):
             raise ShapeError(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tessera.ir.dims import Dim, substitute, symbols
-from tessera.ir.value import Node
+from tessera.ir.value import Node, Value
 from tessera.op import lowering as low
 from tessera.op.opdef import get
+from tessera.schedule.placement import Placement
 
 TYPICAL = 1024
 """The size assumed for a symbolic dimension, within its range, when sizes are compared."""
@@ -23,6 +24,8 @@ CHEAP = 4
 """Work per element that is less than writing and reading a tensor."""
 CHEAP_BROADCAST = 3
 """Work per element that may be repeated for every element of a larger tensor."""
+EXPENSIVE = 8
+"""Work per element that is more than writing and reading it in the cache."""
 MOST_WORK = 300
 MOST_TENSORS = 24
 MOST_DEPTH = 60
@@ -40,6 +43,20 @@ def work(node: Node) -> int:
     if isinstance(rule, (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)):
         return 2
     return 1 if isinstance(rule, (low.Dot, low.Reduction)) else 0
+
+
+def element_work(v: Value, placement: Placement) -> int:
+    """Work to compute an element of a value from stored values."""
+    total = 0
+    stack: list[Value] = [v]
+    seen: set[int] = set()
+    while stack:
+        node = stack.pop().node
+        if id(node) not in seen:
+            seen.add(id(node))
+            total += work(node)
+            stack += [o for o in node.operands if placement.root(o) is None]
+    return total
 
 
 def typical(d: Dim) -> int:

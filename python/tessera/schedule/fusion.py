@@ -44,20 +44,15 @@ class Group:
     successors: dict[Group, None] = field(default_factory=dict)
     predecessors: dict[Group, None] = field(default_factory=dict)
 
-    @property
-    def anchor(self) -> Piece:
-        """The member that gives the group its form."""
-        return next((m for m in self.members if m.kind != MAP), self.members[0])
+    anchor: Piece = field(init=False)
+    kind: str = field(init=False)
+    position: int = field(init=False)
 
-    @property
-    def kind(self) -> str:
-        """The kind of the anchor."""
-        return self.anchor.kind
-
-    @property
-    def position(self) -> int:
-        """Where the first member stood in the graph."""
-        return self.members[0].position
+    def __post_init__(self) -> None:
+        """The anchor, the member that gives the group its form; its kind; where the first member stood in the graph."""
+        self.anchor = next((m for m in self.members if m.kind != MAP), self.members[0])
+        self.kind = self.anchor.kind
+        self.position = self.members[0].position
 
     def canonical(self, piece: Piece) -> Index:
         """Where a member's value is computed, over the group's axes."""
@@ -156,11 +151,31 @@ class Fusion:
         """Mappings of the other group's members onto the main group's space."""
         out: dict[Piece, Mapping] = {}
         for piece in other.members:
-            mapping = self._place(piece, main)
+            mapping = self._permuted(piece, main, other, out) if main.kind == DOT else None
+            if mapping is None:
+                mapping = self._place(piece, main)
             if mapping is None:
                 return None
             out[piece] = mapping
         return out
+
+    def _permuted(self, piece: Piece, main: Group, other: Group, placed: dict[Piece, Mapping]) -> Mapping | None:
+        """A mapping for a transposing consumer of a product: its rows stay rows, so that it is stored as it is computed."""
+        own = [symbol_of(d) for d in self.axes.space(piece.space)]
+        if piece.kind != MAP or piece.part is not None or len(own) != len(main.space) or len(own) < 3:
+            return None
+        for read in piece.reads:
+            source = main.roots.get(id(read.root)) or other.roots.get(id(read.root))
+            if source is None or source.part is not None or read.shape != read.root.shape:
+                continue
+            mapping = main.mappings.get(source, placed.get(source))
+            if mapping is None:
+                continue
+            pairs = {symbol_of(a): b for a, b in zip(read.index, rename(source.index, mapping)) if a != 0 or b != 0}
+            last = self.axes.axis(len(main.space) - 1, main.space[-1])
+            if set(pairs) == set(own) and pairs[own[-1]] == last and len({str(d) for d in pairs.values()}) == len(own):
+                return {s: d for s, d in pairs.items() if s is not None}
+        return None
 
     def _place(self, piece: Piece, group: Group) -> Mapping | None:
         if piece.kind not in (MAP, REDUCE, SCAN):

@@ -15,16 +15,18 @@ def may_replace(kernel: Kernel, source: int, target: int) -> bool:
     Every element of the source must be read at the very index at which the target is written, and not after it.
     """
     loads: list[tuple[int, int, tuple[Any, ...]]] = []
+    again: list[tuple[int, int]] = []
     stores: list[tuple[int, int, Store]] = []
     for scope, position, op in accesses(kernel):
-        if isinstance(op, Load) and op.buffer == source:
+        if op.buffer == source:
+            if isinstance(op, Store):
+                return False
             loads.append((scope, position, op.index))
         elif op.buffer == target:
             if isinstance(op, Load):
-                return False
-            stores.append((scope, position, op))
-        elif isinstance(op, Store) and op.buffer == source:
-            return False
+                again.append((scope, position))
+            else:
+                stores.append((scope, position, op))
     a, b = kernel.buffers[source], kernel.buffers[target]
     if not stores or a.dtype.bits != b.dtype.bits or a.shape != b.shape:
         return False
@@ -33,10 +35,12 @@ def may_replace(kernel: Kernel, source: int, target: int) -> bool:
     scope, position, first = stores[0]
     if any(isinstance(e, Ref) for e in first.index) or first.mode != "set":
         return False
-    if any(s.mode == "set" for _, _, s in stores[1:]):
+    if any(at < (scope, position) for at in again):
         return False
-    if len(stores) > 1:  # a scatter: the base is copied in a stage of its own and not read again
+    if any(s.mode == "add" for _, _, s in stores):  # a scatter: the base is copied in a stage of its own
         return all(s == scope and i == first.index for s, _, i in loads) and a.dtype == b.dtype
+    if any(s.index != first.index for _, _, s in stores):
+        return False
     return all(index == first.index and (s, p) < (scope, position) for s, p, index in loads)
 
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 from tessera.ir.dims import Dim
+from tessera.ir.value import Value
 from tessera.op import lowering as low
 from tessera.op.opdef import get
+from tessera.schedule import cost
 from tessera.schedule.fusion import Group
-from tessera.schedule.index import Axes, Index, symbol_of
+from tessera.schedule.index import Axes, Index, symbol_of, uses
 from tessera.schedule.pieces import MAP, REDUCE, SCAN, Piece
 from tessera.schedule.placement import Placement
 from tessera.tile.emission import Argument, Operand
@@ -31,7 +33,8 @@ class LoopBuilder(MemberEmitter):
         self.varying = {a.symbol for a in self.loop}
         self._level = 0
         self._results: dict[int, Ref] = {}
-        self._written: dict[int, int] = {}
+        self._needed: dict[Piece, set[int]] = {}
+        self._written: dict[int, tuple[int, Value]] = {}
 
     def _axis(self, d: Dim) -> Axis:
         symbol = symbol_of(d)
@@ -41,14 +44,23 @@ class LoopBuilder(MemberEmitter):
     def build(self) -> tuple[LoopKernel, list[Argument]]:
         """The kernel, over axes and sizes as the schedule names them, and its arguments."""
         levels = self._levels()
+        self._needed = self._use_levels(levels)
+        spills = self._spills(levels)
         for level in range(max(levels.values()) + 1):
             self._level = level
             self.enter(2 * level, 2 * level + 1 if self.loop else None)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind == REDUCE:
                     self._reduce(piece)
+            for piece, place in spills.items():
+                if levels[piece] == level:
+                    self.store(place, self.canonical[id(piece.value)], self.element(piece))
+                    self._written[id(piece.value)] = (level, place)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind != REDUCE and id(piece.value) in self.external:
+                    for spilled, place in spills.items():
+                        if place is piece.value and level in self._needed[spilled]:
+                            self.member(spilled)  # before it is overwritten
                     self.write(piece)
         for piece in self.group.members:
             if piece.kind == REDUCE and id(piece.value) in self.external:
@@ -68,12 +80,51 @@ class LoopBuilder(MemberEmitter):
             levels[piece] = level
         return levels
 
+    def _spills(self, levels: dict[Piece, int]) -> dict[Piece, Value]:
+        """Expensive values that later loops need again, and the output that holds them until it is written itself."""
+        full = [p for p in self.group.members if p.kind == MAP and p.part is None and self._varies(p)]
+        free = [p for p in full if id(p.value) in self.external]
+        spills: dict[Piece, Value] = {}
+        for piece in full:
+            last = max(self._needed[piece], default=0)
+            if last <= levels[piece] or id(piece.value) in self.external:
+                continue
+            if cost.element_work(piece.value, self.placement) < cost.EXPENSIVE:
+                continue
+            for place in free:
+                fits = place.value.dtype == piece.value.dtype and place.value.shape == piece.value.shape
+                if fits and levels[place] >= last and self._same_place(place, piece):
+                    spills[piece] = place.value
+                    free.remove(place)
+                    break
+        return spills
+
+    def _use_levels(self, levels: dict[Piece, int]) -> dict[Piece, set[int]]:
+        """The levels at which each member's value is needed; one that is not written is computed again by its readers."""
+        needed: dict[Piece, set[int]] = {p: set() for p in self.group.members}
+        for piece in reversed(self.group.members):
+            at = {levels[piece]}
+            if piece.kind != REDUCE and id(piece.value) not in self.external:
+                at |= needed[piece]
+            for read in piece.reads:
+                source = self.group.roots.get(id(read.root))
+                if source is not None:
+                    needed[source] |= at
+        return needed
+
+    def _varies(self, piece: Piece) -> bool:
+        return any(uses(d, self.varying) for d in self.group.canonical(piece))
+
+    def _same_place(self, a: Piece, b: Piece) -> bool:
+        return self.canonical[id(a.value)] == self.canonical[id(b.value)]
+
     def member(self, piece: Piece) -> Operand:
         root = id(piece.value)
         if root in self._results:
             return self._results[root]
-        if self._written.get(root, self._level) < self._level:
-            return self.load(piece.value, piece.value.shape, self.canonical[root], None)
+        level, place = self._written.get(root, (self._level, piece.value))
+        if level < self._level:
+            return self.load(place, place.shape, self.canonical[root], None)
         return self.element(piece)
 
     def element(self, piece: Piece) -> Operand:
@@ -115,7 +166,7 @@ class LoopBuilder(MemberEmitter):
     def write(self, piece: Piece) -> None:
         super().write(piece)
         if piece.kind == MAP and piece.part is None:
-            self._written[id(piece.value)] = self._level
+            self._written[id(piece.value)] = (self._level, piece.value)
 
     def finish(self) -> LoopKernel:
         """Number the stages that have ops, and assemble the kernel."""

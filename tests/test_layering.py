@@ -26,9 +26,6 @@ ORDER: tuple[tuple[str, ...], ...] = (
 )
 RANK = {name: rank for rank, names in enumerate(ORDER) for name in names}
 
-# (file, package): upward imports that stay, each with its reason.
-ALLOWED: dict[tuple[str, str], str] = {}
-
 # The top of the tree re-exports, so it stands above everything and nothing below may need it.
 TOP = {"__init__.py", "__main__.py"}
 
@@ -60,7 +57,6 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
 
 def test_lower_packages_never_import_higher_ones() -> None:
     wrong: list[str] = []
-    used: set[tuple[str, str]] = set()
     for path in sorted(ROOT.rglob("*.py")):
         file = path.relative_to(ROOT).as_posix()
         if file in TOP:
@@ -70,12 +66,8 @@ def test_lower_packages_never_import_higher_ones() -> None:
             parts = module.split(".")
             target = parts[1] if len(parts) > 1 else ""
             if RANK.get(target, len(ORDER)) > RANK[own]:
-                if (file, target) in ALLOWED:
-                    used.add((file, target))
-                else:
-                    wrong.append(f"{file}:{line}: {own} imports {module}")
+                wrong.append(f"{file}:{line}: {own} imports {module}")
     assert not wrong, "\n".join(wrong)
-    assert used == set(ALLOWED), f"no longer needed in ALLOWED: {set(ALLOWED) - used}"
 
 
 def test_every_package_has_a_place() -> None:

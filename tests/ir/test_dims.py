@@ -8,10 +8,22 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from tessera.errors import ArgumentError, GraphError, NameMissingError, ShapeError
 from tessera.ir import dims
-from tessera.ir.dims import Call, Dim, Expr, Symbol, bounds, ceildiv, evaluate, floordiv, mod, parse_dim, substitute, sym
+from tessera.ir.dims import (
+    Call,
+    Dim,
+    Expr,
+    Symbol,
+    bounds,
+    ceildiv,
+    evaluate,
+    floordiv,
+    mod,
+    parse_dim,
+    substitute,
+    sym,
+)
 
 A = Symbol("A")
 B = Symbol("B", min=1, max=64)

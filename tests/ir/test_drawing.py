@@ -16,7 +16,7 @@ SVG = "{http://www.w3.org/2000/svg}"
 
 def small() -> Graph:
     with location(Location('<"&file>.py', 3)):
-        x = op.tensor((op.dim("B", min=1), 4), dtype="f32", name="<x> & \"y\"")
+        x = op.tensor((op.dim("B", min=1), 4), dtype="f32", name='<x> & "y"')
         w = Node("param", (), {"name": "w", "trainable": True}, op.tensor((4, 4), dtype="f32").node.types).results[0]
         y = op.relu(x @ w) * 2.0
     return Graph({"out</svg>": y}, updates={w: w * 0.5})
@@ -29,7 +29,16 @@ def texts(svg: str) -> list[str]:
 def test_svg_shows_every_node_with_its_type() -> None:
     svg = to_svg(small())
     found = texts(svg)
-    for expected in ('input <x> & "y"', "param w", "matmul", "mul (2.0)", "mul (0.5)", "output out</svg>", "update w", "f32[B, 4]"):
+    for expected in (
+        'input <x> & "y"',
+        "param w",
+        "matmul",
+        "mul (2.0)",
+        "mul (0.5)",
+        "output out</svg>",
+        "update w",
+        "f32[B, 4]",
+    ):
         assert expected in found
     tips = [t.text or "" for t in ElementTree.fromstring(svg).iter(f"{SVG}title")]
     assert any('<"&file>.py:3' in tip for tip in tips)

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.errors import GraphError
 from tessera.ir.dims import Symbol, sym
@@ -27,7 +26,11 @@ def leaf(kind: str, name: object, t: TensorType = MATRIX, payload: object = None
 
 def test_well_formed_graphs_pass() -> None:
     x, w = leaf("input", "x"), leaf("param", "w")
-    verify(Graph({"y": op.softmax(x * w + leaf("constant", "c", payload=np.zeros((2, 3), np.float32)))}, updates={w: w * 2.0}))
+    verify(
+        Graph(
+            {"y": op.softmax(x * w + leaf("constant", "c", payload=np.zeros((2, 3), np.float32)))}, updates={w: w * 2.0}
+        )
+    )
     verify(Graph({}))
 
 
@@ -79,9 +82,14 @@ B1, B2 = (sym(Symbol("B", 1, high)) for high in (8, 9))
         (lambda: _with_output(3), "output 'y' is a int, not a value"),
         (lambda: Graph({}, inputs=[leaf("param", "w")]), "it is listed among the graph's inputs"),
         (lambda: updated(X, X), r"node \(input\): it is updated, but only a param can be"),
-        (lambda: updated(leaf("param", "w"), op.sum(X)), r"it updates the parameter 'w' of type f32\[2, 3\] with a f32\[\]"),
-        (lambda: node("exp", (X,), TensorType(f32, (3, 2))),
-         r"node 1 \(exp\): its type is f32\[3, 2\] but the operator gives f32\[2, 3\]\n  at m.py:9"),
+        (
+            lambda: updated(leaf("param", "w"), op.sum(X)),
+            r"it updates the parameter 'w' of type f32\[2, 3\] with a f32\[\]",
+        ),
+        (
+            lambda: node("exp", (X,), TensorType(f32, (3, 2))),
+            r"node 1 \(exp\): its type is f32\[3, 2\] but the operator gives f32\[2, 3\]\n  at m.py:9",
+        ),
         (lambda: node("exp", (X, X), MATRIX), r"node 1 \(exp\): \[exp\] takes 1 operand"),
         (lambda: node("nothing", (X,), MATRIX), "unknown operator 'nothing'"),
         (lambda: node("exp", (X,), MATRIX, tag=object()), r"attribute 'tag': an attribute cannot be a builtins.object"),
@@ -91,10 +99,20 @@ B1, B2 = (sym(Symbol("B", 1, high)) for high in (8, 9))
         (lambda: Graph({"y": leaf("input", 3)}), "name must be a string and trainable a bool"),
         (lambda: Graph({"y": leaf("param", "w", trainable=1)}), "name must be a string and trainable a bool"),
         (lambda: Graph({"y": leaf("input", "a", extra=1)}), "the attributes must be name, not extra, name"),
-        (lambda: Graph({"y": Node("input", (X,), {"name": "z"}, (MATRIX,)).results[0]}), "a leaf has no operands and one result"),
-        (lambda: Graph({"y": leaf("constant", "c", payload=np.zeros(3))}), r"the data has shape \(3,\) but the type is f32\[2, 3\]"),
-        (lambda: Graph({"a": leaf("input", "a", TensorType(f32, (B1,))), "b": leaf("input", "b", TensorType(i64, (B2,)))}),
-         "two symbolic dimensions are named 'B' but differ: min=1, max=8, multiple_of=1 and min=1, max=9"),
+        (
+            lambda: Graph({"y": Node("input", (X,), {"name": "z"}, (MATRIX,)).results[0]}),
+            "a leaf has no operands and one result",
+        ),
+        (
+            lambda: Graph({"y": leaf("constant", "c", payload=np.zeros(3))}),
+            r"the data has shape \(3,\) but the type is f32\[2, 3\]",
+        ),
+        (
+            lambda: Graph(
+                {"a": leaf("input", "a", TensorType(f32, (B1,))), "b": leaf("input", "b", TensorType(i64, (B2,)))}
+            ),
+            "two symbolic dimensions are named 'B' but differ: min=1, max=8, multiple_of=1 and min=1, max=9",
+        ),
     ],
 )
 def test_malformed_graphs(make: Callable[[], Graph], message: str) -> None:

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError, GradientError, InternalError, ShapeError
 from tessera.ir.graph import Graph, topological
@@ -30,7 +29,8 @@ EXPRESSIONS: dict[str, tuple[Callable[..., Value], Callable[..., torch.Tensor]]]
     "product": (lambda x, y: op.tanh(x @ y), lambda x, y: torch.tanh(x @ y)),
     "shared": (lambda x, y: (x @ y) * (x @ y) + op.sum(x), lambda x, y: (x @ y) * (x @ y) + x.sum()),
     "broadcast": (
-        lambda x, y: x[:, :1] * y[0] + op.exp(y[:, :1].T) @ y, lambda x, y: x[:, :1] * y[0] + torch.exp(y[:, :1].T) @ y,
+        lambda x, y: x[:, :1] * y[0] + op.exp(y[:, :1].T) @ y,
+        lambda x, y: x[:, :1] * y[0] + torch.exp(y[:, :1].T) @ y,
     ),
     "softmax": (lambda x, y: op.softmax(x, axis=-1) @ y, lambda x, y: torch.softmax(x, -1) @ y),
     "log_softmax": (lambda x, y: op.log_softmax(x @ y, axis=0), lambda x, y: torch.log_softmax(x @ y, 0)),
@@ -53,7 +53,8 @@ EXPRESSIONS: dict[str, tuple[Callable[..., Value], Callable[..., torch.Tensor]]]
         lambda x, y: (x @ y).T.reshape(3, 5) * 2.0 / (1.0 + x[:, :1] ** 2.0),
     ),
     "casts": (
-        lambda x, y: op.cast(op.cast(x, "f32") * 2.0, "f64") @ y, lambda x, y: (x.to(torch.float32) * 2.0).to(torch.float64) @ y,
+        lambda x, y: op.cast(op.cast(x, "f32") * 2.0, "f64") @ y,
+        lambda x, y: (x.to(torch.float32) * 2.0).to(torch.float64) @ y,
     ),
     "layer_norm": (
         lambda x, y: op.layer_norm(x, y[:, 0], y[:, 1]) @ y,
@@ -210,8 +211,14 @@ def define() -> Iterator[Callable[..., None]]:
 
     def register(name: str, **fields: Any) -> None:
         rules: dict[str, Any] = {
-            "infer": lambda types, attrs: types[0], "vjp": None, "shard": "*->*", "lower": Pointwise("neg"),
-            "reference": None, "samples": list, "dtypes": ("f32",), **fields,
+            "infer": lambda types, attrs: types[0],
+            "vjp": None,
+            "shard": "*->*",
+            "lower": Pointwise("neg"),
+            "reference": None,
+            "samples": list,
+            "dtypes": ("f32",),
+            **fields,
         }
         opdef.register(OpDef(name, **rules))
 
@@ -267,7 +274,9 @@ def test_no_gradient_is_a_stated_reason(define: Callable[..., None]) -> None:
 def test_wrong_vjps_are_internal_errors(define: Callable[..., None]) -> None:
     x = op.tensor((3,), dtype="f32", name="x")
     define("test_wrong_shape", vjp=lambda node, g: [op.sum(g[0])])
-    with pytest.raises(InternalError, match=r"test_wrong_shape: vjp gave a gradient of type f32\[\] for operand 0 of type f32\[3\]"):
+    with pytest.raises(
+        InternalError, match=r"test_wrong_shape: vjp gave a gradient of type f32\[\] for operand 0 of type f32\[3\]"
+    ):
         gradients([op.sum(build("test_wrong_shape", x))], [x])
     define("test_wrong_count", vjp=lambda node, g: [g[0], g[0]])
     with pytest.raises(InternalError, match="test_wrong_count: vjp gave 2 gradients for 1 operands"):
@@ -276,7 +285,9 @@ def test_wrong_vjps_are_internal_errors(define: Callable[..., None]) -> None:
     with pytest.raises(InternalError, match="test_none: the operator is not a composite and states no vjp"):
         gradients([op.sum(build("test_none", x))], [x])
     define("test_wrong_body", lower=Composite(lambda a: op.sum(a)))
-    with pytest.raises(InternalError, match=r"test_wrong_body: the body gives f32\[\], the operator's type rule f32\[3\]"):
+    with pytest.raises(
+        InternalError, match=r"test_wrong_body: the body gives f32\[\], the operator's type rule f32\[3\]"
+    ):
         gradients([op.sum(build("test_wrong_body", x))], [x])
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.errors import InternalError
 from tessera.ir.graph import Graph
@@ -63,9 +62,18 @@ def counted() -> list[int]:
         calls[0] += 1
         return op.exp(x) * scale, x
 
-    opdef.register(OpDef(
-        "test_counted", lambda types, attrs: (types[0], types[0]), None, "*->*", Composite(body), None, list, ("f32",)
-    ))
+    opdef.register(
+        OpDef(
+            "test_counted",
+            lambda types, attrs: (types[0], types[0]),
+            None,
+            "*->*",
+            Composite(body),
+            None,
+            list,
+            ("f32",),
+        )
+    )
     yield calls
     del opdef.REGISTRY["test_counted"]
 
@@ -86,10 +94,23 @@ def test_several_results_and_operands_passed_through(counted: list[int]) -> None
 
 
 def test_a_body_of_another_type_is_an_internal_error() -> None:
-    opdef.register(OpDef("test_liar", lambda types, attrs: types[0], None, "*->*", Composite(lambda x: op.sum(x)), None, list, ("f32",)))
+    opdef.register(
+        OpDef(
+            "test_liar",
+            lambda types, attrs: types[0],
+            None,
+            "*->*",
+            Composite(lambda x: op.sum(x)),
+            None,
+            list,
+            ("f32",),
+        )
+    )
     try:
         value = build("test_liar", op.tensor((3,), dtype="f32", name="x"))
-        with pytest.raises(InternalError, match=r"test_liar: the body gives \(f32\[\]\), the operator's type rule \(f32\[3\]\)"):
+        with pytest.raises(
+            InternalError, match=r"test_liar: the body gives \(f32\[\]\), the operator's type rule \(f32\[3\]\)"
+        ):
             decompose(Graph({"y": value}))
     finally:
         del opdef.REGISTRY["test_liar"]

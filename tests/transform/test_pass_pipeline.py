@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-
 from tessera import op
 from tessera.errors import GraphError, InternalError, NameMissingError
 from tessera.ir.graph import Graph
@@ -20,7 +19,9 @@ def test_passes_run_in_order_and_are_timed() -> None:
     timings = Timings()
     found = run_passes(model(), ["decompose", "simplify"], timings=timings)
     assert [p.name for p in timings.passes] == ["decompose", "simplify"]
-    assert timings.passes[0].nodes_before == len(model().nodes()) and timings.passes[1].nodes_after == len(found.nodes())
+    assert timings.passes[0].nodes_before == len(model().nodes()) and timings.passes[1].nodes_after == len(
+        found.nodes()
+    )
     assert all(p.seconds >= 0 for p in timings.passes)
     assert str(timings).splitlines()[1].startswith("decompose ")
     assert str(found) == str(run_passes(model(), [PASSES["decompose"], "algebra", "fold", "cse", "dce"]))

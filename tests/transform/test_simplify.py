@@ -1,9 +1,10 @@
 """Each simplification as text: what goes in and what comes out."""
 
+# ruff: noqa: E501  a statement of a graph is one line
+
 from __future__ import annotations
 
 import pytest
-
 from tessera.ir.parser import parse_graph
 from tessera.ir.verify import verify
 from tessera.transform.algebra import simplify_algebra
@@ -11,6 +12,7 @@ from tessera.transform.cse import eliminate_common_subexpressions
 from tessera.transform.dce import drop_dead_updates
 from tessera.transform.fold import fold_constants
 from tessera.transform.simplify import simplify
+
 from tests.transform.text_graphs import graph_of
 
 F, S = "f32[4, 8]", "f32[]"
@@ -39,13 +41,18 @@ REWRITES = {
     "x / 1": (scalar(0, "1.0") + f"%1 = div(%x, %0) : {F}", 'output "y" = %x'),
     "x / -1": (scalar(0, "-1.0") + f"%1 = div(%x, %0) : {F}", f"%0 = neg(%x) : {F}"),
     "x / 8": (
-        scalar(0, "8.0") + f"%1 = div(%x, %0) : {F}", scalar(0, "0.125") + f"%1 = mul(%x, %0) : {F}",
+        scalar(0, "8.0") + f"%1 = div(%x, %0) : {F}",
+        scalar(0, "0.125") + f"%1 = mul(%x, %0) : {F}",
     ),
     "x / -0.25": (
-        scalar(0, "-0.25") + f"%1 = div(%x, %0) : {F}", scalar(0, "-4.0") + f"%1 = mul(%x, %0) : {F}",
+        scalar(0, "-0.25") + f"%1 = div(%x, %0) : {F}",
+        scalar(0, "-4.0") + f"%1 = mul(%x, %0) : {F}",
     ),
     "x / 3 stays": (scalar(0, "3.0") + f"%1 = div(%x, %0) : {F}", None),
-    "x / 2**-140 stays: the inverse is infinite": (scalar(0, "7.174648137343064e-43") + f"%1 = div(%x, %0) : {F}", None),
+    "x / 2**-140 stays: the inverse is infinite": (
+        scalar(0, "7.174648137343064e-43") + f"%1 = div(%x, %0) : {F}",
+        None,
+    ),
     "integer x // 1": (scalar(0, "1", "i64") + "%1 = floordiv(%i, %0) : i64[4, 8]", 'output "y" = %i'),
     "float x // 1 stays": (scalar(0, "1.0") + f"%1 = floordiv(%x, %0) : {F}", None),
     "x ** 1": (scalar(0, "1.0") + f"%1 = pow(%x, %0) : {F}", 'output "y" = %x'),
@@ -77,16 +84,21 @@ REWRITES = {
     "where(c, x, x)": (f"%0 = where(%c, %x, %x) : {F}", 'output "y" = %x'),
     "where(true, x, y)": (scalar(0, "true", "bool") + f"%1 = where(%0, %x, %y) : {F}", 'output "y" = %x'),
     "where(not c, x, y)": (
-        f"%0 = logical_not(%c) : bool[4, 8]\n%1 = where(%0, %x, %y) : {F}", f"%0 = where(%c, %y, %x) : {F}",
+        f"%0 = logical_not(%c) : bool[4, 8]\n%1 = where(%0, %x, %y) : {F}",
+        f"%0 = where(%c, %y, %x) : {F}",
     ),
     "cast to the same dtype": ("%0 = cast(%x) {dtype = f32} : f32[4, 8]", 'output "y" = %x'),
-    "cast up and back": ("%0 = cast(%x) {dtype = f64} : f64[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]", 'output "y" = %x'),
+    "cast up and back": (
+        "%0 = cast(%x) {dtype = f64} : f64[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]",
+        'output "y" = %x',
+    ),
     "cast up twice": (
         "%0 = cast(%c) {dtype = i32} : i32[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]",
         "%0 = cast(%c) {dtype = f32} : f32[4, 8]",
     ),
     "cast down and back stays": (
-        "%0 = cast(%x) {dtype = bf16} : bf16[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]", None,
+        "%0 = cast(%x) {dtype = bf16} : bf16[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]",
+        None,
     ),
     "integer over a float to a narrower integer stays: floats saturate": (
         "%0 = cast(%i) {dtype = i8} : i8[4, 8]\n%1 = cast(%0) {dtype = f32} : f32[4, 8]\n%2 = cast(%1) {dtype = u8} : u8[4, 8]",
@@ -95,58 +107,61 @@ REWRITES = {
     "stop_gradient": (f"%0 = stop_gradient(%x) : {F}\n%1 = exp(%0) : {F}", f"%0 = exp(%x) : {F}"),
     # broadcasting
     "broadcast operand": (
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n%2 = add(%1, %x) : f32[4, 8]",
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = add(%0, %x) : f32[4, 8]",
+        '%0 = input {name = "r"} : f32[8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n%2 = add(%1, %x) : f32[4, 8]',
+        '%0 = input {name = "r"} : f32[8]\n%1 = add(%0, %x) : f32[4, 8]',
     ),
     "broadcast moves behind": (
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n%2 = exp(%1) : f32[4, 8]",
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = exp(%0) : f32[8]\n%2 = broadcast_to(%1) {shape = [4, 8]} : f32[4, 8]",
+        '%0 = input {name = "r"} : f32[8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n%2 = exp(%1) : f32[4, 8]',
+        '%0 = input {name = "r"} : f32[8]\n%1 = exp(%0) : f32[8]\n%2 = broadcast_to(%1) {shape = [4, 8]} : f32[4, 8]',
     ),
     "full operand becomes a scalar": (
         "%0 = full {dtype = f32, shape = [4, 8], value = 2.5} : f32[4, 8]\n%1 = mul(%0, %x) : f32[4, 8]",
         scalar(0, "2.5") + f"%1 = mul(%x, %0) : {F}",
     ),
     "leading ones are implied": (
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = reshape(%0) {shape = [1, 8]} : f32[1, 8]\n%2 = mul(%x, %1) : f32[4, 8]",
-        "%0 = input {name = \"r\"} : f32[8]\n%2 = mul(%x, %0) : f32[4, 8]",
+        '%0 = input {name = "r"} : f32[8]\n%1 = reshape(%0) {shape = [1, 8]} : f32[1, 8]\n%2 = mul(%x, %1) : f32[4, 8]',
+        '%0 = input {name = "r"} : f32[8]\n%2 = mul(%x, %0) : f32[4, 8]',
     ),
     "identity keeps the result's shape": (
-        "%0 = input {name = \"r\"} : f32[8]\n%1 = full {dtype = f32, shape = [4, 1], value = 1.0} : f32[4, 1]\n"
+        '%0 = input {name = "r"} : f32[8]\n%1 = full {dtype = f32, shape = [4, 1], value = 1.0} : f32[4, 1]\n'
         "%2 = mul(%0, %1) : f32[4, 8]",
-        "%0 = input {name = \"r\"} : f32[8]\n%2 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]",
+        '%0 = input {name = "r"} : f32[8]\n%2 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]',
     ),
     "matmul broadcasts its batch": (
-        "%0 = input {name = \"a\"} : f32[3, 4, 5]\n%1 = input {name = \"b\"} : f32[5, 6]\n"
+        '%0 = input {name = "a"} : f32[3, 4, 5]\n%1 = input {name = "b"} : f32[5, 6]\n'
         "%2 = broadcast_to(%1) {shape = [3, 5, 6]} : f32[3, 5, 6]\n%3 = matmul(%0, %2) : f32[3, 4, 6]",
-        "%0 = input {name = \"a\"} : f32[3, 4, 5]\n%1 = input {name = \"b\"} : f32[5, 6]\n%3 = matmul(%0, %1) : f32[3, 4, 6]",
+        '%0 = input {name = "a"} : f32[3, 4, 5]\n%1 = input {name = "b"} : f32[5, 6]\n%3 = matmul(%0, %1) : f32[3, 4, 6]',
     ),
     # views
     "transpose twice": (
-        "%0 = transpose(%x) {perm = [1, 0]} : f32[8, 4]\n%1 = transpose(%0) {perm = [1, 0]} : f32[4, 8]", 'output "y" = %x',
+        "%0 = transpose(%x) {perm = [1, 0]} : f32[8, 4]\n%1 = transpose(%0) {perm = [1, 0]} : f32[4, 8]",
+        'output "y" = %x',
     ),
     "transpose of sizes 1 is a reshape": (
-        "%0 = input {name = \"r\"} : f32[1, 8, 1]\n%1 = transpose(%0) {perm = [1, 0, 2]} : f32[8, 1, 1]",
-        "%0 = input {name = \"r\"} : f32[1, 8, 1]\n%1 = reshape(%0) {shape = [8, 1, 1]} : f32[8, 1, 1]",
+        '%0 = input {name = "r"} : f32[1, 8, 1]\n%1 = transpose(%0) {perm = [1, 0, 2]} : f32[8, 1, 1]',
+        '%0 = input {name = "r"} : f32[1, 8, 1]\n%1 = reshape(%0) {shape = [8, 1, 1]} : f32[8, 1, 1]',
     ),
     "transpose of a product": (
-        "%0 = input {name = \"a\"} : f32[4, 5]\n%1 = transpose(%x) {perm = [1, 0]} : f32[8, 4]\n"
+        '%0 = input {name = "a"} : f32[4, 5]\n%1 = transpose(%x) {perm = [1, 0]} : f32[8, 4]\n'
         "%2 = matmul(%1, %0) : f32[8, 5]\n%3 = transpose(%2) {perm = [1, 0]} : f32[5, 8]",
-        "%0 = input {name = \"a\"} : f32[4, 5]\n%1 = transpose(%0) {perm = [1, 0]} : f32[5, 4]\n%2 = matmul(%1, %x) : f32[5, 8]",
+        '%0 = input {name = "a"} : f32[4, 5]\n%1 = transpose(%0) {perm = [1, 0]} : f32[5, 4]\n%2 = matmul(%1, %x) : f32[5, 8]',
     ),
     "reshape of a reshape": (
         "%0 = reshape(%x) {shape = [2, 16]} : f32[2, 16]\n%1 = reshape(%0) {shape = [32]} : f32[32]",
         "%0 = reshape(%x) {shape = [32]} : f32[32]",
     ),
     "reshape there and back": (
-        "%0 = reshape(%x) {shape = [2, 16]} : f32[2, 16]\n%1 = reshape(%0) {shape = [4, 8]} : f32[4, 8]", 'output "y" = %x',
+        "%0 = reshape(%x) {shape = [2, 16]} : f32[2, 16]\n%1 = reshape(%0) {shape = [4, 8]} : f32[4, 8]",
+        'output "y" = %x',
     ),
     "broadcast of a broadcast": (
-        "%0 = input {name = \"r\"} : f32[1, 8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n"
+        '%0 = input {name = "r"} : f32[1, 8]\n%1 = broadcast_to(%0) {shape = [4, 8]} : f32[4, 8]\n'
         "%2 = broadcast_to(%1) {shape = [3, 4, 8]} : f32[3, 4, 8]",
-        "%0 = input {name = \"r\"} : f32[1, 8]\n%2 = broadcast_to(%0) {shape = [3, 4, 8]} : f32[3, 4, 8]",
+        '%0 = input {name = "r"} : f32[1, 8]\n%2 = broadcast_to(%0) {shape = [3, 4, 8]} : f32[3, 4, 8]',
     ),
     "slice of everything": (
-        "%0 = slice(%x) {start = [0, 0], step = [1, 1], stop = [4, 8]} : f32[4, 8]", 'output "y" = %x',
+        "%0 = slice(%x) {start = [0, 0], step = [1, 1], stop = [4, 8]} : f32[4, 8]",
+        'output "y" = %x',
     ),
     "slice of a slice": (
         "%0 = slice(%x) {start = [1, 0], step = [1, 2], stop = [4, 8]} : f32[3, 4]\n"
@@ -177,8 +192,10 @@ REWRITES = {
         "%1 = pad(%0) {high = [2, 0], low = [0, 3], value = -0.0} : f32[7, 12]",
         None,
     ),
-    "flip twice": ("%0 = flip(%x) {axes = [0, 1]} : f32[4, 8]\n%1 = flip(%0) {axes = [1]} : f32[4, 8]",
-                   "%0 = flip(%x) {axes = [0]} : f32[4, 8]"),
+    "flip twice": (
+        "%0 = flip(%x) {axes = [0, 1]} : f32[4, 8]\n%1 = flip(%0) {axes = [1]} : f32[4, 8]",
+        "%0 = flip(%x) {axes = [0]} : f32[4, 8]",
+    ),
     "concat of one": ("%0 = concat(%x) {axis = 0} : f32[4, 8]", 'output "y" = %x'),
     "concat of a concat": (
         "%0 = concat(%x, %y) {axis = 0} : f32[8, 8]\n%1 = concat(%0, %z) {axis = 0} : f32[12, 8]",
@@ -191,12 +208,12 @@ REWRITES = {
     ),
     # reductions
     "sum over size 1": (
-        "%0 = input {name = \"r\"} : f32[4, 1]\n%1 = sum(%0) {axes = [1], keepdims = false} : f32[4]",
-        "%0 = input {name = \"r\"} : f32[4, 1]\n%1 = reshape(%0) {shape = [4]} : f32[4]",
+        '%0 = input {name = "r"} : f32[4, 1]\n%1 = sum(%0) {axes = [1], keepdims = false} : f32[4]',
+        '%0 = input {name = "r"} : f32[4, 1]\n%1 = reshape(%0) {shape = [4]} : f32[4]',
     ),
     "sum of integers over size 1": (
-        "%0 = input {name = \"r\"} : i32[4, 1]\n%1 = sum(%0) {axes = [1], keepdims = true} : i64[4, 1]",
-        "%0 = input {name = \"r\"} : i32[4, 1]\n%1 = cast(%0) {dtype = i64} : i64[4, 1]",
+        '%0 = input {name = "r"} : i32[4, 1]\n%1 = sum(%0) {axes = [1], keepdims = true} : i64[4, 1]',
+        '%0 = input {name = "r"} : i32[4, 1]\n%1 = cast(%0) {dtype = i64} : i64[4, 1]',
     ),
     "sum of a full": (
         "%0 = full {dtype = f32, shape = [4, 8], value = 0.5} : f32[4, 8]\n%1 = sum(%0) {axes = [1], keepdims = false} : f32[4]",
@@ -207,8 +224,8 @@ REWRITES = {
         "%0 = full {dtype = f32, shape = [], value = 0.5} : f32[]",
     ),
     "argmax over size 1": (
-        "%0 = input {name = \"r\"} : f32[4, 1]\n%1 = argmax(%0) {axis = 1, keepdims = false} : i64[4]",
-        "%0 = input {name = \"r\"} : f32[4, 1]\n%1 = full {dtype = i64, shape = [4], value = 0} : i64[4]",
+        '%0 = input {name = "r"} : f32[4, 1]\n%1 = argmax(%0) {axis = 1, keepdims = false} : i64[4]',
+        '%0 = input {name = "r"} : f32[4, 1]\n%1 = full {dtype = i64, shape = [4], value = 0} : i64[4]',
     ),
     "reduced dimensions put back": (
         "%0 = sum(%x) {axes = [1], keepdims = false} : f32[4]\n%1 = reshape(%0) {shape = [4, 1]} : f32[4, 1]",
@@ -220,23 +237,28 @@ REWRITES = {
         scalar(0, "403.4288024902344") + f"%1 = mul(%x, %0) : {F}",
     ),
     "fold a comparison that always holds": (
-        "%0 = iota {axis = 0, dtype = i64, shape = [8]} : i64[8]\n" + scalar(1, "8", "i64") +
-        f"%2 = lt(%0, %1) : bool[8]\n%3 = where(%2, %x, %y) : {F}",
+        "%0 = iota {axis = 0, dtype = i64, shape = [8]} : i64[8]\n"
+        + scalar(1, "8", "i64")
+        + f"%2 = lt(%0, %1) : bool[8]\n%3 = where(%2, %x, %y) : {F}",
         'output "y" = %x',
     ),
     "an iota that is not constant stays": (
-        "%0 = iota {axis = 0, dtype = f32, shape = [8]} : f32[8]\n%1 = mul(%0, %x) : f32[4, 8]", None,
+        "%0 = iota {axis = 0, dtype = f32, shape = [8]} : f32[8]\n%1 = mul(%0, %x) : f32[4, 8]",
+        None,
     ),
     # common subexpressions
     "same node twice": (
-        f"%0 = exp(%x) : {F}\n%1 = exp(%x) : {F}\n%2 = mul(%0, %1) : {F}", f"%0 = exp(%x) : {F}\n%2 = mul(%0, %0) : {F}",
+        f"%0 = exp(%x) : {F}\n%1 = exp(%x) : {F}\n%2 = mul(%0, %1) : {F}",
+        f"%0 = exp(%x) : {F}\n%2 = mul(%0, %0) : {F}",
     ),
     "commutative operands": (
         f"%0 = add(%x, %y) : {F}\n%1 = add(%y, %x) : {F}\n%2 = mul(%0, %1) : {F}",
         f"%0 = add(%x, %y) : {F}\n%2 = mul(%0, %0) : {F}",
     ),
     "0.0 and -0.0 are not the same": (
-        scalar(0, "0.0") + scalar(1, "-0.0") + f"%2 = maximum(%x, %0) : {F}\n%3 = maximum(%x, %1) : {F}\n%4 = div(%2, %3) : {F}",
+        scalar(0, "0.0")
+        + scalar(1, "-0.0")
+        + f"%2 = maximum(%x, %0) : {F}\n%3 = maximum(%x, %1) : {F}\n%4 = div(%2, %3) : {F}",
         None,
     ),
     "a draw with the same key and id": (
@@ -262,7 +284,9 @@ def test_rewrite(name: str) -> None:
     found = simplify(graph)
     verify(found)
     # An input that is no longer used stays an input.
-    expected = graph if after is None else graph_of(after, unused="".join(str(v.node.attrs["name"]) for v in graph.inputs))
+    expected = (
+        graph if after is None else graph_of(after, unused="".join(str(v.node.attrs["name"]) for v in graph.inputs))
+    )
     assert str(found) == str(expected)
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
@@ -55,7 +54,9 @@ class Source:
         size = int(np.prod(shape))
         data = [self.number(dtype) for _ in range(size)]
         value = op.tensor(shape, dtype=dtype, name=name)
-        self.feeds[name] = np.array(data, dtype=np.float64 if value.dtype.is_float else None).reshape(shape).astype(value.dtype.numpy)
+        self.feeds[name] = (
+            np.array(data, dtype=np.float64 if value.dtype.is_float else None).reshape(shape).astype(value.dtype.numpy)
+        )
         return value
 
     def number(self, dtype: str):
@@ -67,7 +68,9 @@ class Source:
 
     def grow(self) -> None:
         x = self.one_of(self.values[-6:] if self.flag() else self.values)
-        step = self.one_of([self.unary, self.binary, self.binary, self.binary, self.view, self.view, self.cast, self.where])
+        step = self.one_of(
+            [self.unary, self.binary, self.binary, self.binary, self.view, self.view, self.cast, self.where]
+        )
         if self.reductions and self.random.randint(0, 3) == 0:
             step = self.reduce
         found = step(x)
@@ -78,13 +81,19 @@ class Source:
         if x.dtype.kind == "bool":
             return build("logical_not", x)
         names = ["neg", "abs", "sign"] if x.dtype.kind != "uint" else ["abs"]
-        names += ["exp", "sqrt", "sigmoid", "stop_gradient", *self.exact("reciprocal")] if x.dtype.is_float else ["bitwise_not"]
+        names += (
+            ["exp", "sqrt", "sigmoid", "stop_gradient", *self.exact("reciprocal")]
+            if x.dtype.is_float
+            else ["bitwise_not"]
+        )
         return build(self.one_of(names), x)
 
     def partner(self, x: Value) -> Value | None:
         """A value of x's dtype that broadcasts with it, often a number."""
         if self.flag():
-            return op.full(self.one_of([(), x.shape]), self.number(x.dtype.name if x.dtype.name != "f16" else "f32"), x.dtype)
+            return op.full(
+                self.one_of([(), x.shape]), self.number(x.dtype.name if x.dtype.name != "f16" else "f32"), x.dtype
+            )
         fitting = [v for v in self.values if v.dtype == x.dtype and _broadcast(v, x)]
         return self.one_of(fitting) if fitting else None
 
@@ -102,7 +111,9 @@ class Source:
 
     def where(self, x: Value) -> Value | None:
         y = self.partner(x)
-        conditions = [v for v in self.values if v.dtype.kind == "bool" and _broadcast(v, x) and (y is None or _broadcast(v, y))]
+        conditions = [
+            v for v in self.values if v.dtype.kind == "bool" and _broadcast(v, x) and (y is None or _broadcast(v, y))
+        ]
         if y is None or not conditions:
             return None
         return build("where", self.one_of(conditions), x, y)
@@ -118,10 +129,14 @@ class Source:
         if kind == "transpose":
             return op.transpose(x, self.random.sample(range(x.ndim), x.ndim))
         if kind == "broadcast":
-            return op.broadcast_to(x, (*self.one_of([(), (2,), (1,)]), *(d if d != 1 else self.one_of([1, 2]) for d in x.shape)))
+            return op.broadcast_to(
+                x, (*self.one_of([(), (2,), (1,)]), *(d if d != 1 else self.one_of([1, 2]) for d in x.shape))
+            )
         if kind == "pad":
             pads = [[self.random.randint(0, 2) for _ in x.shape] for _ in range(2)]
-            return build("pad", x, low=pads[0], high=pads[1], value=self.number(x.dtype.name if x.dtype.name != "f16" else "f32"))
+            return build(
+                "pad", x, low=pads[0], high=pads[1], value=self.number(x.dtype.name if x.dtype.name != "f16" else "f32")
+            )
         if not x.ndim:
             return None
         if kind == "slice":
@@ -132,8 +147,11 @@ class Source:
             return build("flip", x, axes=self.axes(x.ndim))
         axis = self.random.randint(0, x.ndim - 1)
         fitting = [
-            v for v in self.values
-            if v.dtype == x.dtype and v.ndim == x.ndim and all(i == axis or a == b for i, (a, b) in enumerate(zip(v.shape, x.shape)))
+            v
+            for v in self.values
+            if v.dtype == x.dtype
+            and v.ndim == x.ndim
+            and all(i == axis or a == b for i, (a, b) in enumerate(zip(v.shape, x.shape)))
         ]
         return build("concat", *[self.one_of(fitting) for _ in range(self.random.randint(1, 3))], axis=axis)
 

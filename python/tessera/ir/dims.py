@@ -63,7 +63,8 @@ class Symbol:
         if size < self.min or (self.max is not None and size > self.max) or size % self.multiple_of:
             upper = "" if self.max is None else f" and at most {self.max}"
             multiple = f", a multiple of {self.multiple_of}" if self.multiple_of > 1 else ""
-            raise ShapeError(f"dimension {self.name} = {size} is illegal: it must be at least {self.min}{upper}{multiple}")
+            limits = f"at least {self.min}{upper}{multiple}"
+            raise ShapeError(f"dimension {self.name} = {size} is illegal: it must be {limits}")
 
 
 class Call:
@@ -107,6 +108,8 @@ class Call:
 
 Atom = Union[Symbol, Call]
 Monomial = tuple[Atom, ...]  # sorted by text; () is the constant term
+_Bound = Union[int, None]  # an exact integer or, where there is none, None
+_Range = tuple[_Bound, _Bound]
 
 
 class Expr:
@@ -115,7 +118,7 @@ class Expr:
     ``terms`` are (monomial, coefficient) pairs, higher degrees first, then by text.
     """
 
-    __slots__ = ("terms", "_hash", "_text", "_bounds", "_symbols")
+    __slots__ = ("terms", "cached_bounds", "cached_symbols", "_hash", "_text")
     __array_ufunc__ = None  # NumPy scalars leave their arithmetic with a dimension to this class
 
     def __init__(self, terms: Mapping[Monomial, int]) -> None:
@@ -126,12 +129,19 @@ class Expr:
                 raise GraphError(f"a dimension with more than {_MAX_TERMS} terms")
         self._set(tuple(found))
 
+    @classmethod
+    def ordered(cls, terms: tuple[tuple[Monomial, int], ...]) -> Expr:
+        """The expression of terms that are in order and not zero."""
+        out = cls.__new__(cls)
+        out._set(terms)
+        return out
+
     def _set(self, terms: tuple[tuple[Monomial, int], ...]) -> None:
         self.terms = terms
         self._hash = hash(terms)
         self._text: str | None = None
-        self._bounds: tuple[int | None, int | None] | None = None
-        self._symbols: tuple[Symbol, ...] | None = None
+        self.cached_bounds: _Range | None = None
+        self.cached_symbols: tuple[Symbol, ...] | None = None
 
     def __eq__(self, other: object) -> bool:
         if self is other:
@@ -252,13 +262,6 @@ def _terms(d: Dim) -> dict[Monomial, int]:
     return {(): int(d)} if d else {}
 
 
-def _ordered(terms: tuple[tuple[Monomial, int], ...]) -> Expr:
-    """The expression of terms that are in order and not zero."""
-    out = Expr.__new__(Expr)
-    out._set(terms)
-    return out
-
-
 def _make(terms: dict[Monomial, int]) -> Dim:
     terms = {m: c for m, c in terms.items() if c}
     if not terms:
@@ -287,8 +290,8 @@ def _add_constant(a: Expr, b: int) -> Dim:
         return a
     last, c = a.terms[-1]
     if last != ():
-        return _ordered((*a.terms, ((), b)))
-    return _ordered(a.terms[:-1] if c + b == 0 else (*a.terms[:-1], ((), c + b)))
+        return Expr.ordered((*a.terms, ((), b)))
+    return Expr.ordered(a.terms[:-1] if c + b == 0 else (*a.terms[:-1], ((), c + b)))
 
 
 def mul(a: Dim, b: Dim) -> Dim:
@@ -298,7 +301,7 @@ def mul(a: Dim, b: Dim) -> Dim:
             return a * b
         a, b = b, a
     if isinstance(b, int):
-        return a if b == 1 else _ordered(tuple([(m, c * b) for m, c in a.terms])) if b else 0
+        return a if b == 1 else Expr.ordered(tuple([(m, c * b) for m, c in a.terms])) if b else 0
     if len(a.terms) * len(b.terms) > 64 * _MAX_TERMS:
         raise GraphError(f"a dimension with more than {_MAX_TERMS} terms")
     out: dict[Monomial, int] = {}
@@ -446,11 +449,6 @@ def product(dims: Iterable[Dim]) -> Dim:
     return out
 
 
-# A bound is an exact integer or, where there is none, None.
-_Bound = Union[int, None]
-_Range = tuple[_Bound, _Bound]
-
-
 def _atom_bounds(atom: Atom) -> _Range:
     if isinstance(atom, Symbol):
         return atom.min, atom.max
@@ -464,8 +462,10 @@ def _atom_bounds(atom: Atom) -> _Range:
     if bl is None or bl <= 0:
         return None, None
     if atom.function == "mod":
-        limits = [x for x in (None if bh is None else bh - 1, ah if al is not None and al >= 0 else None) if x is not None]
-        return 0, min(limits, default=None)
+        limit = None if bh is None else bh - 1
+        if al is None or al < 0 or ah is None:
+            return 0, limit
+        return 0, ah if limit is None else min(ah, limit)
     low = None if al is None else al // bl if al < 0 else 0 if bh is None else al // bh
     high = None if ah is None else ah // bl if ah >= 0 else -1 if bh is None else ah // bh
     return low, high
@@ -475,13 +475,19 @@ def _product_range(a: _Range, b: _Range) -> _Range:
     """The range of x * y for x and y in two ranges."""
     (al, ah), (bl, bh) = a, b
     if al is not None and bl is not None and al >= 0 and bl >= 0:  # the common case
-        return al * bl, 0 if ah == 0 or bh == 0 else None if ah is None or bh is None else ah * bh
+        if ah == 0 or bh == 0:
+            return 0, 0
+        return al * bl, None if ah is None or bh is None else ah * bh
     if (al, ah) == (0, 0) or (bl, bh) == (0, 0):
         return 0, 0
-    below = (al is None and _positive(bh)) or (bl is None and _positive(ah)) or (
-        ah is None and _negative(bl)) or (bh is None and _negative(al))
-    above = (ah is None and _positive(bh)) or (bh is None and _positive(ah)) or (
-        al is None and _negative(bl)) or (bl is None and _negative(al))
+    below = (
+        (al is None and _positive(bh)) or (bl is None and _positive(ah))
+        or (ah is None and _negative(bl)) or (bh is None and _negative(al))
+    )
+    above = (
+        (ah is None and _positive(bh)) or (bh is None and _positive(ah))
+        or (al is None and _negative(bl)) or (bl is None and _negative(al))
+    )
     # Where an end is finite it is the product of two finite ends.
     corners = [x * y for x in (al, ah) if x is not None for y in (bl, bh) if y is not None]
     return None if below else min(corners), None if above else max(corners)
@@ -498,7 +504,7 @@ def _negative(low: _Bound) -> bool:
 def _range(d: Dim) -> _Range:
     if isinstance(d, int):
         return d, d
-    if d._bounds is None:
+    if d.cached_bounds is None:
         low: _Bound = 0
         high: _Bound = 0
         for m, c in d.terms:
@@ -507,8 +513,8 @@ def _range(d: Dim) -> _Range:
                 r = _product_range(r, _atom_bounds(atom))
             low = None if low is None or r[0] is None else low + r[0]
             high = None if high is None or r[1] is None else high + r[1]
-        d._bounds = (low, high)
-    return d._bounds
+        d.cached_bounds = (low, high)
+    return d.cached_bounds
 
 
 def bounds(d: Dim) -> tuple[float, int | None]:
@@ -544,9 +550,9 @@ def symbols(d: Dim) -> list[Symbol]:
     """The symbols in an expression, each once, in order of appearance."""
     if isinstance(d, int):
         return []
-    if d._symbols is None:
-        d._symbols = tuple(_symbols(d))
-    return list(d._symbols)
+    if d.cached_symbols is None:
+        d.cached_symbols = tuple(_symbols(d))
+    return list(d.cached_symbols)
 
 
 def _symbols(d: Expr) -> dict[Symbol, None]:

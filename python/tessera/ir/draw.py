@@ -165,7 +165,8 @@ def _box_svg(box: _Box) -> str:
         f'<g>{tip}<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{_BOX_HEIGHT}" rx="4" '
         f'fill="{box.fill}" stroke="#6b7280"/>'
         f'<text x="{middle:.1f}" y="{box.y + 15:.1f}" text-anchor="middle">{escape(box.title)}</text>'
-        f'<text x="{middle:.1f}" y="{box.y + 29:.1f}" text-anchor="middle" fill="#6b7280">{escape(box.detail)}</text></g>'
+        f'<text x="{middle:.1f}" y="{box.y + 29:.1f}" text-anchor="middle" fill="#6b7280">'
+        f"{escape(box.detail)}</text></g>"
     )
 
 

@@ -23,7 +23,9 @@ from tessera.ir.value import INPUT, LEAVES, PARAM, Node, TensorType, Value
 
 _SPACE = re.compile(r"[ \t\r]*")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*"')
-_NUMBER = re.compile(r"-?(?:inf|nan|(?P<integer>[0-9]+)(?P<rest>\.[0-9]*)?(?P<exponent>[eE][-+]?[0-9]+)?)(?![A-Za-z0-9_.])")
+_NUMBER = re.compile(
+    r"-?(?:inf|nan|(?P<integer>[0-9]+)(?P<rest>\.[0-9]*)?(?P<exponent>[eE][-+]?[0-9]+)?)(?![A-Za-z0-9_.])"
+)
 _INTEGER = re.compile(r"[0-9]{1,18}(?![0-9])")
 _VALUE = re.compile(r"%[0-9]{1,9}(?![0-9])")
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")

@@ -48,7 +48,7 @@ def user_location() -> Location | None:
     current = _CURRENT.get()
     if current is not _UNSET:
         return current
-    frame = sys._getframe(1)
+    frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
         if not file.startswith(_PACKAGE):

@@ -57,7 +57,8 @@ def _check_value(value: Any, what: str) -> None:
 
 
 def _check_roots(graph: Graph) -> None:
-    for name, value in graph.outputs.items():
+    outputs: dict[Any, Any] = graph.outputs  # may hold anything: that is what is checked
+    for name, value in outputs.items():
         if not isinstance(name, str) or not name:
             raise GraphError(f"an output is named {name!r}; the name must be a string that is not empty")
         _check_value(value, f"output {name!r}")
@@ -99,7 +100,8 @@ def _ordered(graph: Graph) -> list[Node]:
 
 
 def _check_attributes(number: int, node: Node) -> None:
-    for name, value in node.attrs.items():
+    attrs: dict[Any, Any] = node.attrs
+    for name, value in attrs.items():
         if not isinstance(name, str) or not IDENTIFIER.fullmatch(name):
             _fail(number, node, f"{name!r} is not a name for an attribute")
         try:

@@ -28,7 +28,8 @@ from tessera.transform.rewrite import (
 _NEVER_NEGATIVE_ZERO = frozenset({"exp", "exp2", "abs", "sigmoid", "cosh", "random_uniform", "iota"})
 _MANTISSA_BITS = {"f64": 53, "f32": 24, "bf16": 8, "f16": 11, "f8e4m3": 4, "f8e5m2": 3}
 _EXPONENT_RANGE = {
-    "f64": (-1074, 1024), "f32": (-149, 128), "bf16": (-133, 128), "f16": (-24, 16), "f8e4m3": (-9, 9), "f8e5m2": (-16, 16),
+    "f64": (-1074, 1024), "f32": (-149, 128), "bf16": (-133, 128), "f16": (-24, 16),
+    "f8e4m3": (-9, 9), "f8e5m2": (-16, 16),
 }  # exponents of the smallest subnormal number and of the first power of two that is too large
 _MIN_NORMAL = {"f64": -1022, "f32": -126, "bf16": -126, "f16": -14}
 
@@ -241,7 +242,8 @@ POINTWISE: tuple[Rule, ...] = (strip_broadcasts, constants_right)
 
 RULES: dict[str, tuple[Rule, ...]] = {
     "add": (_add,), "sub": (_sub,), "mul": (_mul,), "div": (_div,), "floordiv": (_floordiv,), "pow": (_pow,),
-    "neg": (_twice("neg"),), "abs": (_abs,), "logical_not": (_twice("logical_not"),), "bitwise_not": (_twice("bitwise_not"),),
+    "neg": (_twice("neg"),), "abs": (_abs,),
+    "logical_not": (_twice("logical_not"),), "bitwise_not": (_twice("bitwise_not"),),
     "maximum": (_idempotent,), "minimum": (_idempotent,), "bitwise_and": (_idempotent,), "bitwise_or": (_idempotent,),
     "logical_and": (_logical_and, _idempotent), "logical_or": (_logical_or, _idempotent),
     "where": (_where,), "cast": (_cast,), "stop_gradient": (_stop_gradient,),

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from tessera.ir.dims import bounds, product
+from tessera.ir.dims import Dim, bounds, product
 from tessera.ir.value import Node, Value
 from tessera.op.reference import rounded
 from tessera.transform.rewrite import Builder, Rule, converted, full, number, reshaped
 
 
+def _reduced(node: Node) -> list[Dim]:
+    """The sizes that a reduction runs over."""
+    return [d for i, d in enumerate(node.operands[0].shape) if i in node.attrs["axes"]]
+
+
 def _over_one(node: Node, build: Builder) -> Value | None:
     """A reduction over dimensions of size 1 (or over none) only drops them: the sum of one -0.0 is -0.0."""
     x = node.operands[0]
-    if any(x.shape[a] != 1 for a in node.attrs["axes"]):
+    if any(d != 1 for d in _reduced(node)):
         return None
     result = node.types[0]
     return converted(build, reshaped(build, x, result.shape), result.dtype)
@@ -23,7 +28,7 @@ def _sum_of_full(node: Node, build: Builder) -> Value | None:
     """A sum of n equal numbers is n times the number, in the precision of the accumulator."""
     x = node.operands[0]
     c = number(x)
-    count = product(x.shape[a] for a in node.attrs["axes"])
+    count = product(_reduced(node))
     if c is None or not isinstance(count, int):
         return None
     result = node.types[0]
@@ -47,7 +52,7 @@ def _extremum_of_full(node: Node, build: Builder) -> Value | None:
     """The greatest or least of equal numbers, where there surely is one."""
     x = node.operands[0]
     c = number(x)
-    if c is None or any(bounds(x.shape[a])[0] < 1 for a in node.attrs["axes"]):
+    if c is None or any(bounds(d)[0] < 1 for d in _reduced(node)):
         return None
     return full(build, c, node.types[0].shape, x.dtype)
 

@@ -138,11 +138,14 @@ def _slice_of_pad(node: Node, pad: Node, build: Builder) -> Value | None:
     stops = [add(e, mul(-1, low)) for e, low in zip(node.attrs["stop"], pad.attrs["low"])]
     if list(stops) == list(x.shape) and all(b == 0 for b in starts):
         return build("slice", x, start=starts, stop=stops, step=list(node.attrs["step"]))
-    inside = all(
-        isinstance(b, int) and isinstance(e, int) and isinstance(n, int) and 0 <= b and e <= n
-        for b, e, n in zip(starts, stops, x.shape)
-    )
-    return build("slice", x, start=starts, stop=stops, step=list(node.attrs["step"])) if inside else None
+    if not all(_inside(b, e, n) for b, e, n in zip(starts, stops, x.shape)):
+        return None
+    return build("slice", x, start=starts, stop=stops, step=list(node.attrs["step"]))
+
+
+def _inside(start: Dim, stop: Dim, size: Dim) -> bool:
+    """Whether [start, stop) surely lies in [0, size)."""
+    return isinstance(start, int) and isinstance(stop, int) and isinstance(size, int) and start >= 0 and stop <= size
 
 
 def _slice_of_concat(node: Node, concat: Node, build: Builder) -> Value | None:
@@ -151,11 +154,9 @@ def _slice_of_concat(node: Node, concat: Node, build: Builder) -> Value | None:
     start, stop = node.attrs["start"][axis], node.attrs["stop"][axis]
     offset: Dim = 0
     for x in concat.operands:
-        size = x.shape[axis]
+        size: Dim = x.shape[axis]
         begin, end = add(start, mul(-1, offset)), add(stop, mul(-1, offset))
-        exact = begin == 0 and end == size
-        inside = all(isinstance(d, int) for d in (begin, end, size)) and 0 <= begin and end <= size
-        if exact or inside:
+        if (begin == 0 and end == size) or _inside(begin, end, size):
             starts, stops = list(node.attrs["start"]), list(node.attrs["stop"])
             starts[axis], stops[axis] = begin, end
             return build("slice", x, start=starts, stop=stops, step=list(node.attrs["step"]))

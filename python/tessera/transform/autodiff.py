@@ -65,7 +65,8 @@ def _seeds(outputs: Sequence[Value], seeds: Sequence[Value | None] | None) -> li
             raise GradientError(f"gradient: output {i} is {value.type}; only floating-point outputs have gradients")
         if seed.shape != value.shape:
             raise ShapeError(
-                f"gradient: seed {i} has shape {_shape(seed)} but output {i} has shape {_shape(value)}; they must be equal"
+                f"gradient: seed {i} has shape {_shape(seed)} but output {i} has shape {_shape(value)}; "
+                "they must be equal"
             )
         if seed.dtype != value.dtype:
             raise DTypeError(
@@ -171,7 +172,8 @@ def _vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[tuple[Value, 
     for i, (operand, gradient) in enumerate(zip(node.operands, found)):
         if gradient is not None and operand.dtype.is_float and gradient.type != operand.type:
             raise InternalError(
-                f"{node.op}: vjp gave a gradient of type {gradient.type} for operand {i} of type {operand.type}{_at(node.loc)}"
+                f"{node.op}: vjp gave a gradient of type {gradient.type} for operand {i} of type {operand.type}"
+                f"{_at(node.loc)}"
             )
     return [(v, g) for v, g in zip(node.operands, found) if g is not None and v.dtype.is_float]
 

@@ -40,7 +40,10 @@ class _Template:
         new: dict[Value, Value] = dict(zip(self._operands, operands))
         for old in self._nodes:
             # A leaf that the body refers to (a table, a parameter) is shared, not copied.
-            made = old if old.op in LEAVES else Node(old.op, [new[v] for v in old.operands], old.attrs, old.types, node.loc)
+            if old.op in LEAVES:
+                made = old
+            else:
+                made = Node(old.op, [new[v] for v in old.operands], old.attrs, old.types, node.loc)
             new.update(zip(old.results, made.results))
         return tuple([new[v] for v in self._results])
 

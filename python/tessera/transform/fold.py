@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from tessera.ir.dims import Dim, Expr
+from tessera.ir.dims import Dim, Expr, evaluate
 from tessera.ir.graph import Graph, keep, rebuild
 from tessera.ir.provenance import location
 from tessera.ir.value import Node, TensorType, Value
@@ -40,7 +41,7 @@ def fold_constants(graph: Graph) -> Graph:
             scalar = array if array is not None and _uniform(array) else None
         if scalar is None or scalar.size == 0 or (node.op == "iota" and scalar.size > 1):
             return results
-        attrs = {"shape": list(value.shape), "value": scalar.reshape(-1)[0].item(), "dtype": value.dtype}
+        attrs = {"shape": list(value.shape), "value": scalar.flat[0].item(), "dtype": value.dtype}
         with location(node.loc):
             return opdef.apply("full", (), attrs)
 
@@ -77,7 +78,7 @@ def _array_of(value: Value, arrays: dict[Value, np.ndarray | None]) -> np.ndarra
         return None
     if node.op == "full":
         n = number(value)
-        return None if n is None else np.broadcast_to(_element(n, value), value.shape)
+        return None if n is None else np.broadcast_to(_element(n, value), [evaluate(d, {}) for d in value.shape])
     if node.op == "iota":
         return _evaluated(node, [])
     definition = opdef.REGISTRY.get(node.op)
@@ -102,11 +103,11 @@ def _evaluated(node: Node, operands: list[np.ndarray], shape: tuple[Dim, ...] | 
         return evaluate_operator(definition, operands, node.attrs, types, {})[0]
 
 
-def _items(attribute: Any) -> tuple[Any, ...]:
-    return tuple(attribute) if isinstance(attribute, (list, tuple)) else (attribute,)
+def _items(attribute: Any) -> Sequence[Any]:
+    return attribute if isinstance(attribute, (list, tuple)) else (attribute,)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _uniform(array: np.ndarray) -> bool:
     """Whether all elements have the same bits."""
-    flat = np.ascontiguousarray(array).reshape(-1, 1).view(np.uint8)
-    return bool((flat == flat[0]).all())
+    data, size = array.tobytes(), array.itemsize
+    return data == data[:size] * array.size

@@ -46,7 +46,7 @@ class PassTime:
 class Timings:
     """The passes that ran, in order."""
 
-    passes: list[PassTime] = field(default_factory=list)
+    passes: list[PassTime] = field(default_factory=list[PassTime])
 
     def __str__(self) -> str:
         lines = [f"{'pass':<16}{'ms':>9}{'nodes':>16}"]

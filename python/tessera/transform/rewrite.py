@@ -31,6 +31,7 @@ class Builder:
         self._uses: Counter[Value] = Counter()
 
     def __call__(self, op: str, *operands: Value, **attrs: Any) -> Value:
+        """A node of this operator, or what it simplifies to."""
         return self._rewrite(opdef.apply(op, operands, attrs)[0])
 
     def used_once(self, value: Value) -> bool:
@@ -54,7 +55,7 @@ class Rewriter:
 
     def run(self, graph: Graph) -> Graph:
         """The graph with every rule applied wherever it fits."""
-        uses = Counter(v for node in graph.nodes() for v in node.operands)
+        uses: Counter[Value] = Counter(v for node in graph.nodes() for v in node.operands)
         uses.update(graph.roots())
 
         def rewrite(value: Value) -> Value:
@@ -63,7 +64,7 @@ class Rewriter:
                 if new is None:
                     break
                 if new.type != value.type:
-                    raise InternalError(f"a rewrite of {value.node.op} changed its type from {value.type} to {new.type}")
+                    raise InternalError(f"a rewrite of {value.node.op} changed {value.type} to {new.type}")
                 value = new
             return value
 
@@ -78,7 +79,7 @@ class Rewriter:
         build = Builder(rewrite)
         return rebuild(graph, visit)
 
-    def _step(self, value: Value, build: Builderer) -> Value | None:
+    def _step(self, value: Value, build: Builder) -> Value | None:
         node = value.node
         rules: Iterable[Rule] = self._rules.get(node.op, ())
         if self._pointwise and is_pointwise(node):

@@ -271,3 +271,9 @@ def test_step_equals_pytorch() -> None:
     for a, t in zip(found[1:], tensors, strict=True):
         assert t.grad is not None
         np.testing.assert_allclose(a, t.grad.numpy(), rtol=1e-9, atol=1e-12)
+
+
+def test_weight_takes_the_dtype_of_the_logits() -> None:
+    weight = np.ones(3)
+    assert str(op.cross_entropy(X, op.tensor((4,), "i64"), weight).dtype) == "f32"
+    assert str(op.cross_entropy(X, op.tensor((4, 3)), weight).dtype) == "f32"

@@ -159,3 +159,9 @@ def test_argument_errors() -> None:
         op.embedding(op.tensor((2,), "i64"))  # type: ignore[call-overload]
     with pytest.raises(ArgumentError, match=r"\[layer_norm\] call layer_norm\(x, weight, bias\)"):
         op.layer_norm()
+
+
+def test_a_parameter_is_an_operand() -> None:
+    p = op.Parameter("operand", (4, 3), "f32")
+    for y in (op.matmul(op.tensor((2, 4)), p), op.tensor((2, 4)) @ p, op.exp(p), 1.0 * op.transpose(p)):
+        assert Graph({"y": y}).params() == [p.leaf()]

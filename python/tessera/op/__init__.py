@@ -194,7 +194,6 @@ from tessera.op.loss import (
 from tessera.op.random import (
     bernoulli,
     dropout,
-    key,
     normal,
     randint,
     uniform,

@@ -450,7 +450,8 @@ def cross_entropy(
 
     ``logits``: floating-point, classes along ``axis`` (default the last; PyTorch's layout (N, C, d1, …) is ``axis=1``).
     ``labels``: integers with the logits' shape less ``axis``; or floats (probabilities) with the logits' shape.
-    ``weight``: one factor per class. ``ignore_index``: a label that counts for nothing (index labels only).
+    ``weight``: one factor per class, cast to the logits' dtype. ``ignore_index``: a label that counts for nothing
+    (index labels only).
     ``label_smoothing``: the share, in [0, 1], of the label that is spread evenly over the classes.
     ``reduction``: ``"mean"`` divides by the total weight of the labels that are not ignored (soft labels: by the number
     of rows), so that it is NaN when all are ignored; ``"sum"``; ``"none"`` gives one loss per row.
@@ -464,7 +465,9 @@ def cross_entropy(
         raise ArgumentError(f"[cross_entropy] label_smoothing is {label_smoothing}; it must be in [0, 1]")
     attrs: dict[str, Any] = {"label_smoothing": float(label_smoothing), "reduction": reduction, "axis": axis}
     if target.dtype.is_float:
-        operands = promote_operands("cross_entropy", scores, target, *([] if weight is None else [weight]))
+        operands = promote_operands("cross_entropy", scores, target)
+        if weight is not None:
+            operands.append(cast_to(as_floating(weight, operands[0]), operands[0].dtype))
         return build("soft_cross_entropy", *operands, **attrs)
     return _with_labels("cross_entropy", scores, target, weight, ignore_index=int(ignore_index), **attrs)
 
@@ -493,5 +496,4 @@ def _with_labels(op: str, scores: Value, labels: Value, weight: TensorLike | Non
     labels = labels if labels.dtype in (i32, i64) else cast_to(labels, i64)
     if weight is None:
         return build(op, scores, labels, **attrs)
-    scores, factors = promote_operands(op, scores, weight)
-    return build(op, scores, labels, factors, **attrs)
+    return build(op, scores, labels, cast_to(as_floating(weight, scores), scores.dtype), **attrs)

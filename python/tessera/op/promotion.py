@@ -20,6 +20,7 @@ from tessera.ir.dtype import DTYPES, DType, as_dtype, f32, promote, promote_scal
 from tessera.ir.provenance import user_location
 from tessera.ir.value import CONSTANT, Node, TensorType, Value
 from tessera.op.opdef import build
+from tessera.op.parameter import Parameter
 
 TensorLike = Any
 """A symbolic tensor, a Python or NumPy scalar, a symbolic dimension, or an array (NumPy, PyTorch, JAX, nested lists)."""
@@ -33,11 +34,14 @@ def is_scalar(x: object) -> bool:
 def as_tensor(x: TensorLike, like: Value | DType | None = None) -> Value:
     """The symbolic tensor for ``x``.
 
-    Tensors stay as they are; scalars become a ``full`` of shape () with the dtype of ``like`` unless their kind is
+    Tensors stay as they are; a ``Parameter`` is its leaf;
+    scalars become a ``full`` of shape () with the dtype of ``like`` unless their kind is
     higher (without ``like``: bool, i64, f32); a symbolic dimension becomes an i64 scalar; arrays become constants.
     """
     if isinstance(x, Value):
         return x
+    if isinstance(x, Parameter):
+        return x.leaf()
     if isinstance(x, Expr):
         return build("full", shape=[], value=x, dtype=DTYPES["i64"])
     if is_scalar(x):

@@ -112,7 +112,7 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, factor: float = 1.0, 
     finite = np.abs(b[np.isfinite(b)])
     scale = float(finite.max()) if finite.size else 1.0
     tolerance = RELATIVE[name] * factor
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * min(scale, 1.0), equal_nan=True, err_msg=what)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * min(max(scale, 0.01), 1.0), equal_nan=True, err_msg=what)
 
 
 def special_values(dtype: DType) -> np.ndarray:

@@ -88,7 +88,8 @@ class Compiled:
                 for name, parameter in self._parameters.items():
                     program.bind_state(name, shared_array(parameter))
                 for name, data in self._constants.items():
-                    program.set_constant(name, as_array(np.ascontiguousarray(data).reshape(data.shape)))
+                    if name in self._built.constants:  # simplification may have left it without use
+                        program.set_constant(name, as_array(np.ascontiguousarray(data).reshape(data.shape)))
                 self._runtime = default_runtime()
                 self._run = program.run
                 self._program = program

@@ -307,13 +307,21 @@ class _Builder:
         kernels: list[Kernel] = []
         keys: dict[str, int] = {}
         for group in sequence:
-            instructions.append(self._instruction(group, kernels, keys))
+            if not self._writes_nothing(group):
+                instructions.append(self._instruction(group, kernels, keys))
         instructions += [Copy(self.bindings.of[s], t, n) for s, t, n in self.final]
         plan = Plan(
             tuple(self._dims()), inputs, outputs, state, constants, self.bindings.buffers, arena, kernels, instructions,
             size_checks(self.nodes), list(keys),
         )
         return plan
+
+    def _writes_nothing(self, group: Group) -> bool:
+        """Whether a kernel has only empty results."""
+        draft = self.drafts.get(group)
+        if draft is None:
+            return False
+        return all(self.bindings.buffers[self.bindings.of[id(a.root)]].bytes == 0 for a in draft.arguments if a.written)
 
     def _dims(self) -> list[Symbol]:
         return self.graph.symbols()

@@ -111,6 +111,8 @@ class Frame:
 
     def run_epilogue(self, axes: Mapping[Symbol, Val], m: Val, n: Val, lanes: int, mask: Val | None, acc: Val) -> None:
         """The epilogue for ``lanes`` elements of row m from column n."""
+        if self.n.extent == 1:  # a single column: one active lane, whatever the width of the tile
+            lanes, mask, acc = 1, None, self.b.lane(acc, 0) if lanes > 1 else acc
         point = Point({**axes, self.m.symbol: m, self.n.symbol: n}, self.n.symbol if lanes > 1 else None, lanes, mask)
         point.values[ACCUMULATOR, 0] = (acc, self.kernel.acc)
         self.body.run(point, 2, self.epilogue_ops)

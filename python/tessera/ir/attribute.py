@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Hashable, Mapping
-from typing import Any
+from typing import Any, cast
 
 from tessera.errors import GraphError
 from tessera.ir.dims import Expr
@@ -21,7 +21,7 @@ def attribute_text(value: Any, depth: int = 0) -> str:
     """The text of an attribute value; GraphError for a value that has no text form."""
     if value is None:
         return "none"
-    kind: object = type(value)
+    kind = cast("type[object]", type(value))
     if kind is int:
         if not -(2**63) <= value < 2**64:
             raise GraphError(f"the attribute value {value} does not fit 64 bits")
@@ -41,7 +41,7 @@ def attribute_text(value: Any, depth: int = 0) -> str:
             raise GraphError(f"lists in an attribute are nested more than {MAX_DEPTH} deep")
         return "[" + ", ".join([attribute_text(v, depth + 1) for v in value]) + "]"
     raise GraphError(
-        f"an attribute cannot be a {type(value).__module__}.{type(value).__qualname__}: {value!r}; use int, float, bool, str, None, "
+        f"an attribute cannot be a {kind.__module__}.{kind.__qualname__}: {value!r}; use int, float, bool, str, None, "
         "DType, a dimension, or a list of these"
     )
 
@@ -61,7 +61,7 @@ def attributes_text(attrs: Mapping[str, Any]) -> str:
 
 def attribute_key(value: Any) -> Hashable:
     """A key that is equal for equal attribute values only: 1, 1.0, True, 0.0 and -0.0 all differ, NaN equals NaN."""
-    kind: object = type(value)
+    kind = cast("type[object]", type(value))
     if kind is list or kind is tuple:
         return tuple([attribute_key(v) for v in value])
     return (kind, repr(value)) if kind is float else (kind, value)

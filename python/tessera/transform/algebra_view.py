@@ -150,8 +150,9 @@ def _inside(start: Dim, stop: Dim, size: Dim) -> bool:
 
 def _slice_of_concat(node: Node, concat: Node, build: Builder) -> Value | None:
     """A slice of one of the operands."""
-    axis = concat.attrs["axis"]
-    start, stop = node.attrs["start"][axis], node.attrs["stop"][axis]
+    axis: int = concat.attrs["axis"]
+    start: Dim = node.attrs["start"][axis]
+    stop: Dim = node.attrs["stop"][axis]
     offset: Dim = 0
     for x in concat.operands:
         size: Dim = x.shape[axis]

@@ -41,7 +41,8 @@ def fold_constants(graph: Graph) -> Graph:
             scalar = array if array is not None and _uniform(array) else None
         if scalar is None or scalar.size == 0 or (node.op == "iota" and scalar.size > 1):
             return results
-        attrs = {"shape": list(value.shape), "value": scalar.flat[0].item(), "dtype": value.dtype}
+        element: Any = scalar.flat[0]
+        attrs = {"shape": list(value.shape), "value": element.item(), "dtype": value.dtype}
         with location(node.loc):
             return opdef.apply("full", (), attrs)
 

@@ -21,24 +21,23 @@ static double seconds_since(Clock::time_point begin) {
 static int measure(char **arguments) {
     const Clock::time_point start = Clock::now();
     Graph graph = Graph::load(arguments[0]);
-    RuntimeOptions options;
-    options.threads = std::atoi(arguments[3]);
-    Runtime runtime(options);
-    Tensor input = graph.input(0);
-    std::ifstream(arguments[1], std::ios::binary).read(static_cast<char *>(input.data()), input.bytes());
-    runtime.run(graph);
+    Runtime runtime(std::atoi(arguments[3]));
+    const std::string x = graph.inputs()[0].name, y = graph.outputs()[0].name;
+    Tensor input = graph.input(x), output = graph.output(y);
+    std::ifstream(arguments[1], std::ios::binary).read(reinterpret_cast<char *>(input.data<float>()), input.bytes());
+    Binding run = runtime.bind(graph, {{x, input}}, {{y, output}});
+    run();
     const double first = seconds_since(start);
     const double limit = std::atof(arguments[4]);
     std::vector<double> times;
     const int batch = 50;
-    for (int i = 0; i < 1000; ++i) runtime.run(graph);
+    for (int i = 0; i < 1000; ++i) run();
     for (const Clock::time_point begin = Clock::now(); times.size() < 10 || seconds_since(begin) < limit;) {
         const Clock::time_point once = Clock::now();
-        for (int i = 0; i < batch; ++i) runtime.run(graph);
+        for (int i = 0; i < batch; ++i) run();
         times.push_back(seconds_since(once) / batch);
     }
-    Tensor output = graph.output(0);
-    std::ofstream(arguments[2], std::ios::binary).write(static_cast<const char *>(output.data()), output.bytes());
+    std::ofstream(arguments[2], std::ios::binary).write(reinterpret_cast<const char *>(output.data<float>()), output.bytes());
     std::sort(times.begin(), times.end());
     std::printf("{\"min\": %.9g, \"median\": %.9g, \"count\": %zu, \"first\": %.9g, \"version\": \"%s\"}\n", times[0],
                 times[times.size() / 2], times.size() * batch, first, tsr_version());
@@ -48,8 +47,7 @@ static int measure(char **arguments) {
 static int first(const char *path) {
     Graph graph = Graph::load(path);
     Runtime runtime;
-    Tensor input = Tensor::create({1, 64}, DType::F32);
-    runtime.run(graph, {input});
+    runtime.run(graph, {Tensor::create({1, 64}, DType::F32)});
     return 0;
 }
 

@@ -158,7 +158,7 @@ def test_programs_are_freed_with_their_tensors():
     X, W, Y = linear(2, name="freed")
     Y(f32(2, 4))
     node = weakref.ref(Y.node)
-    assert Y.node in evaluate._programs
+    assert Y.node in evaluate._entries
     del X, W, Y
     gc.collect()
     assert node() is None

@@ -93,7 +93,7 @@ def compile_values(subject: Any, options: Options) -> Compiled:
     if isinstance(subject, Graph):
         graph, structure = subject, dict(subject.outputs)
     else:
-        found = list(tree.leaves(subject))
+        found = tree.leaves(subject)
         for path, leaf in found:
             if not isinstance(leaf, Value):
                 where = f" at {'.'.join(map(str, path))}" if path else ""

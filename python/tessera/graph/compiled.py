@@ -40,7 +40,6 @@ class Compiled:
         self._program: Program | None = None
         self._run: Any = None
         self._runtime: Any = None
-        self._array_type = Array
         self._lock = threading.Lock()
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -49,13 +48,15 @@ class Compiled:
         Inputs are NumPy arrays, ``tessera.Array``, PyTorch or JAX arrays (not copied when contiguous). Raises
         ShapeError, DTypeError, NameMissingError or IndexRangeError before anything runs or is overwritten.
         """
+        signature = self._signature
+        return self.call(args if not kwargs and signature.positional(args) else signature.bind(args, kwargs))
+
+    def call(self, arrays: Sequence[Any]) -> Any:
+        """Run on the inputs in order; the result as for a call."""
         if self._run is None:
             self.program()
-        signature = self._signature
-        arrays = args if not kwargs and signature.positional(args) else signature.bind(args, kwargs)
-        array_type = self._array_type
-        ready = [x if type(x) is array_type else self._array(i, x) for i, x in enumerate(arrays)]
-        return signature.result(self._run(self._runtime, ready, None))
+        ready = [x if type(x) is Array else self._array(i, x) for i, x in enumerate(arrays)]
+        return self._signature.result(self._run(self._runtime, ready, None))
 
     def run(
         self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None

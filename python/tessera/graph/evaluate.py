@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
-from tessera.errors import ArgumentError, NameMissingError
+from tessera.errors import ArgumentError
 from tessera.graph.compile import compile_graph
 from tessera.graph.compiled import Compiled
 from tessera.graph.pipeline import Options
@@ -17,12 +17,38 @@ from tessera.graph.substitute import substitute
 from tessera.graph.trace import array_type, is_array
 from tessera.ir.graph import Graph, topological
 from tessera.ir.value import INPUT, Node, TensorType, Value, attach
+from tessera.op import as_tensor
 from tessera.op.parameter import Parameter
 
 if TYPE_CHECKING:
     from tessera._core import Array
 
-_programs: WeakKeyDictionary[Node, dict[Any, Compiled]] = WeakKeyDictionary()
+
+class _Entry:
+    """What calls of one tensor need: names and types of its inputs, and the programs compiled so far.
+
+    It must not hold the tensor's own node, or the node would never be freed.
+    """
+
+    __slots__ = ("signature", "types", "programs")
+
+    def __init__(self, value: Value) -> None:
+        leaves = inputs_of(value)
+        self.signature = NamedSignature("graph", [leaf.node.attrs["name"] for leaf in leaves], value)
+        self.types = [leaf.type for leaf in leaves]
+        self.programs: dict[Any, Compiled] = {}
+
+
+_entries: WeakKeyDictionary[Node, dict[int, _Entry]] = WeakKeyDictionary()
+
+
+def _entry(value: Value) -> _Entry:
+    entries = _entries.get(value.node)
+    if entries is None:
+        entries = _entries[value.node] = {}
+    if value.index not in entries:
+        entries[value.index] = _Entry(value)
+    return entries[value.index]
 
 
 def graph_of(value: Value) -> Graph:
@@ -46,85 +72,78 @@ def call(value: Value, *args: Any, **kwargs: Any) -> Any:
     a constant size are part of the graph and stay as they are: declare sizes that vary with ``op.dim``.
     Raises ShapeError, DTypeError, NameMissingError or ArgumentError naming the input.
     """
-    leaves = inputs_of(value)
-    signature = NamedSignature("graph", [leaf.node.attrs["name"] for leaf in leaves], value)
-    given = _bind(signature, leaves, args, kwargs)
-    if any(isinstance(x, (Value, Parameter)) for x in given.values()):
-        mapping = {leaf: _symbolic(x, leaf) for leaf, x in given.items()}
-        return substitute([value], mapping)[0]
-    if len(given) < len(leaves):
-        missing = next(leaf for leaf in leaves if leaf not in given)
-        raise NameMissingError(f"graph: input {missing.node.attrs['name']!r} is missing")
-    return _evaluate(value, leaves, [_concrete(given[leaf], leaf) for leaf in leaves])
+    entry = _entry(value)
+    if any(isinstance(x, (Value, Parameter)) for x in (*args, *kwargs.values())) or _nested_symbols(args):
+        return _substituted(value, entry, args, kwargs)
+    signature = entry.signature
+    given = args if not kwargs and signature.positional(args) else signature.bind(args, kwargs)
+    arrays = [x if is_array(x) else _concrete(x, i, entry) for i, x in enumerate(given)]
+    types = [array_type(x) for x in arrays]
+    fits = all(_accepts(declared, t) for declared, t in zip(entry.types, types, strict=True))
+    key = None if fits else tuple((t.dtype.name, t.shape) for t in types)
+    compiled = entry.programs.get(key)
+    if compiled is None:
+        compiled = entry.programs[key] = _compile(value, None if fits else types)
+    return compiled.call(arrays)
 
 
-def _bind(
-    signature: NamedSignature, leaves: list[Value], args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[Value, Any]:
-    """Arguments by input leaf. When some are symbolic, leaves may be left out."""
+def _nested_symbols(args: tuple[Any, ...]) -> bool:
+    """Whether the only argument is a mapping that holds symbolic tensors."""
+    return (
+        len(args) == 1
+        and isinstance(args[0], Mapping)
+        and any(isinstance(x, (Value, Parameter)) for x in args[0].values())
+    )
+
+
+def _substituted(value: Value, entry: _Entry, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Value:
+    """The tensor on other inputs, some of them symbolic; inputs that are not given stay."""
     if not kwargs and len(args) == 1 and isinstance(args[0], Mapping):
         args, kwargs = (), args[0]
-    if any(isinstance(x, (Value, Parameter)) for x in (*args, *kwargs.values())):
-        rest = {leaf.node.attrs["name"]: leaf for leaf in leaves[len(args) :]}
-        given = [*args, *(kwargs.get(name, leaf) for name, leaf in rest.items())]
-        extra = {name: x for name, x in kwargs.items() if name not in rest}
-        bound = signature.bind(tuple(given), extra)
-        return {leaf: x for leaf, x in zip(leaves, bound, strict=True) if x is not leaf}
-    return dict(zip(leaves, signature.bind(args, kwargs), strict=True))
+    leaves = inputs_of(value)
+    rest = {name: leaf for name, leaf in list(zip(entry.signature.inputs, leaves, strict=True))[len(args) :]}
+    given = [*args, *(kwargs.get(name, leaf) for name, leaf in rest.items())]
+    extra = {name: x for name, x in kwargs.items() if name not in rest}
+    bound = entry.signature.bind(tuple(given), extra)
+    mapping = {
+        leaf: _symbolic(x, i, entry) for i, (leaf, x) in enumerate(zip(leaves, bound, strict=True)) if x is not leaf
+    }
+    return substitute([value], mapping)[0]
 
 
-def _symbolic(x: Any, leaf: Value) -> Value:
+def _symbolic(x: Any, position: int, entry: _Entry) -> Value:
     """An argument among symbolic ones: tensors as they are, concrete arrays as constants."""
     if isinstance(x, Value):
         return x
-    if isinstance(x, Parameter):
-        return x.leaf()
-    from tessera.op import as_tensor
-
-    return as_tensor(_concrete(x, leaf))
+    return x.leaf() if isinstance(x, Parameter) else as_tensor(x if is_array(x) else _concrete(x, position, entry))
 
 
-def _concrete(x: Any, leaf: Value) -> Any:
-    """A concrete argument; Python numbers and lists take the declared dtype."""
-    if is_array(x):
-        return x
+def _concrete(x: Any, position: int, entry: _Entry) -> np.ndarray:
+    """Python numbers and lists as an array of the declared dtype."""
     if isinstance(x, (bool, int, float, list, tuple)):
-        return np.asarray(x).astype(leaf.dtype.numpy)
-    raise ArgumentError(f"graph: input {leaf.node.attrs['name']!r} must be an array, not {type(x).__name__}")
+        return np.asarray(x).astype(entry.types[position].dtype.numpy)
+    raise ArgumentError(f"graph: input {entry.signature.inputs[position]!r} must be an array, not {type(x).__name__}")
 
 
-def _evaluate(value: Value, leaves: list[Value], arrays: list[Any]) -> Array:
-    """Run the tensor's program for these arrays' types."""
-    types = [array_type(x) for x in arrays]
-    if all(_accepts(leaf, t) for leaf, t in zip(leaves, types, strict=True)):
-        key: Any = (value.index,)
-    else:
-        key = (value.index, tuple((t.dtype.name, t.shape) for t in types))
-    programs = _programs.setdefault(value.node, {})
-    compiled = programs.get(key)
-    if compiled is None:
-        compiled = programs[key] = _compile(value, leaves, types if len(key) > 1 else None)
-    return compiled(*arrays)
-
-
-def _accepts(leaf: Value, t: TensorType) -> bool:
+def _accepts(declared: TensorType, t: TensorType) -> bool:
     """Whether the program compiled for the declaration is the one to run (it checks symbolic sizes itself)."""
-    if leaf.dtype != t.dtype or leaf.ndim != t.ndim:
+    if declared.dtype != t.dtype or len(declared.shape) != len(t.shape):
         return False
-    return all(not isinstance(d, int) or d == n for d, n in zip(leaf.shape, t.shape, strict=True))
+    return all(not isinstance(d, int) or d == n for d, n in zip(declared.shape, t.shape, strict=True))
 
 
-def _compile(value: Value, leaves: list[Value], types: list[TensorType] | None) -> Compiled:
-    names = [leaf.node.attrs["name"] for leaf in leaves]
+def _compile(value: Value, types: list[TensorType] | None) -> Compiled:
+    """The tensor's program: for its declared inputs, or for those of other sizes."""
+    leaves = inputs_of(value)
+    signature = NamedSignature("graph", [leaf.node.attrs["name"] for leaf in leaves], value)
     if types is None:
-        graph = Graph({"output": value}, inputs=leaves)
-    else:
-        new = [
-            Node(INPUT, (), leaf.node.attrs, (_wanted(leaf, t),), leaf.node.loc).results[0]
-            for leaf, t in zip(leaves, types, strict=True)
-        ]
-        graph = Graph({"output": substitute([value], dict(zip(leaves, new, strict=True)))[0]}, inputs=new)
-    return compile_graph(graph, NamedSignature("graph", names, value), Options())
+        return compile_graph(Graph({"output": value}, inputs=leaves), signature, Options())
+    new = [
+        Node(INPUT, (), leaf.node.attrs, (_wanted(leaf, t),), leaf.node.loc).results[0]
+        for leaf, t in zip(leaves, types, strict=True)
+    ]
+    output = substitute([value], dict(zip(leaves, new, strict=True)))[0]
+    return compile_graph(Graph({"output": output}, inputs=new), signature, Options())
 
 
 def _wanted(leaf: Value, t: TensorType) -> TensorType:

@@ -65,7 +65,7 @@ class TreeSignature:
 
     def __init__(self, traced: Traced) -> None:
         self.what = traced.graph.name
-        self._paths = list(tree.leaves(traced.arguments))
+        self._paths = tree.leaves(traced.arguments)
         self._keys = {path for path, _ in self._paths}
         self._flat = all(len(path) == 1 and isinstance(leaf, Value) for path, leaf in self._paths)
         self._result = traced.result

@@ -12,6 +12,7 @@ import numpy as np
 from tessera.errors import ArgumentError, ShapeError
 from tessera.graph import tree
 from tessera.graph.state import recording
+from tessera.interop.array import Array, as_array, as_dtype_or_raise
 from tessera.ir.dims import Dim, Symbol, sym
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
@@ -23,15 +24,15 @@ from tessera.op.random import operation_ids
 
 def is_array(leaf: Any) -> bool:
     """Whether a leaf of an argument is a concrete tensor: NumPy, DLPack, ``__array__``."""
-    if isinstance(leaf, (Value, str, bytes)):
+    if isinstance(leaf, (Array, np.ndarray, np.generic)):
+        return True
+    if isinstance(leaf, (Value, str, bytes, int, float)):
         return False
-    return isinstance(leaf, (np.ndarray, np.generic)) or hasattr(leaf, "__dlpack__") or hasattr(leaf, "__array__")
+    return hasattr(leaf, "__dlpack__") or hasattr(leaf, "__array__")
 
 
 def array_type(leaf: Any) -> TensorType:
     """The tensor type of a concrete array. Raises DTypeError for an element type that Tessera does not have."""
-    from tessera.interop.array import as_array, as_dtype_or_raise
-
     if isinstance(leaf, np.ndarray):
         return TensorType(as_dtype_or_raise(leaf.dtype), leaf.shape)
     array = as_array(leaf)
@@ -104,7 +105,7 @@ def trace(
     dimension of all arrays that have as many rows as the first one becomes that symbol.
     """
     arguments = [*args, *kwargs.values()]
-    flat = list(tree.leaves(arguments))
+    flat = tree.leaves(arguments)
     tensors = [(path, leaf) for path, leaf in flat if isinstance(leaf, Value) or is_array(leaf)]
     names = input_names(argument_names(function, args, kwargs), [path for path, _ in tensors])
     rows = next(

@@ -40,22 +40,23 @@ class TrainingStep:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on concrete arrays, nested in dicts, lists, tuples and dataclasses."""
-        key = self._key(args, kwargs)
+        leaves = tree.leaves([*args, *kwargs.values()])
+        key = (len(args), *kwargs, *self._key(leaves))
         compiled = self._programs.get(key)
         if compiled is None:
             compiled = self._programs[key] = self._compile(self._options, args, kwargs)
-        return compiled(*args, **kwargs)
+        return compiled.call([leaf for _, leaf in leaves if is_array(leaf)])
 
     @property
     def compilations(self) -> int:
         """How many programs the calls needed so far."""
         return len({id(c) for c in self._programs.values()})
 
-    def _key(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
+    def _key(self, leaves: list[tuple[tree.Path, Any]]) -> tuple[Any, ...]:
         """What a program is specialised for."""
-        parts: list[Any] = [len(args), *kwargs]
+        parts: list[Any] = []
         rows: int | None = None
-        for path, leaf in tree.leaves([*args, *kwargs.values()]):
+        for path, leaf in leaves:
             if is_array(leaf):
                 kind = array_type(leaf)
                 shape = kind.shape

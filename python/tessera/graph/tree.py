@@ -6,10 +6,13 @@ A tree is a dict, list, tuple, named tuple or dataclass instance, nested at will
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 Path = tuple["str | int", ...]
+_PLAIN_LEAVES = frozenset({np.ndarray, bool, int, float, str, type(None)})  # known without looking
 
 
 def _is_dataclass(tree: object) -> bool:
@@ -33,14 +36,20 @@ def children(tree: Any) -> list[tuple[str | int, Any]] | None:
     return None
 
 
-def leaves(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(tree: Any) -> list[tuple[Path, Any]]:
     """All leaves with their paths, in order."""
-    below = children(tree)
+    found: list[tuple[Path, Any]] = []
+    _collect(tree, (), found)
+    return found
+
+
+def _collect(tree: Any, path: Path, found: list[tuple[Path, Any]]) -> None:
+    below = None if type(tree) in _PLAIN_LEAVES else children(tree)
     if below is None:
-        yield path, tree
+        found.append((path, tree))
         return
     for key, child in below:
-        yield from leaves(child, (*path, key))
+        _collect(child, (*path, key), found)
 
 
 def rebuild(tree: Any, function: Callable[[Any], Any]) -> Any:

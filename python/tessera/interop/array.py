@@ -81,10 +81,16 @@ def _from_numpy(obj: np.ndarray) -> Array:
     return Array.from_numpy(obj)
 
 
+_known: dict[np.dtype, DType] = {}
+
+
 def as_dtype_or_raise(dtype: np.dtype) -> DType:
     """The Tessera dtype of a NumPy dtype; DTypeError names the ones there are."""
+    found = _known.get(dtype)
+    if found is not None:
+        return found
     try:
-        return as_dtype(dtype)
+        return _known.setdefault(dtype, as_dtype(dtype))
     except DTypeError:
         raise DTypeError(
             f"array: NumPy dtype {dtype} has no Tessera dtype; convert to one of {', '.join(DTYPES)}"

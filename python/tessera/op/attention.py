@@ -79,7 +79,7 @@ def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bo
     if group > 1:  # heads as (shared, group), so that a key head meets its queries by broadcasting
         q = to_shape(q, (*q.shape[:-3], k.shape[-3], group, *q.shape[-2:]))
         k, v = (to_shape(x, (*x.shape[:-2], 1, *x.shape[-2:])) for x in (k, v))
-    scores = build("matmul", widen(q) * scale, swap_last(widen(k)))
+    scores = build("matmul", widen(q), swap_last(widen(k))) * scale
     if mask is not None:
         mask = _grouped_mask(mask, group)
         scores = where(mask, scores, float("-inf")) if mask.dtype == bool_ else scores + widen(mask)

@@ -41,8 +41,7 @@ def fold_constants(graph: Graph) -> Graph:
             scalar = array if array is not None and _uniform(array) else None
         if scalar is None or scalar.size == 0 or (node.op == "iota" and scalar.size > 1):
             return results
-        element: Any = scalar.flat[0]
-        attrs = {"shape": list(value.shape), "value": element.item(), "dtype": value.dtype}
+        attrs = {"shape": list(value.shape), "value": scalar.item(0), "dtype": value.dtype}
         with location(node.loc):
             return opdef.apply("full", (), attrs)
 

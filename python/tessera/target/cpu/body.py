@@ -153,8 +153,10 @@ class Body:
         mask = None if op.mask is None else self.value(point, op.mask)
         p, kind = self._address(point, op.place)
         if kind == "uniform":
-            if value.n > 1 or (mask is not None and mask.n > 1):
-                raise CompileError("a store writes one element from several lanes; the loop must not be vectorised")
+            if point.n > 1 and (value.n > 1 or (mask is not None and mask.n > 1)):
+                if op.mode == "add":
+                    raise CompileError("lanes add to one element; the loop must not be vectorised")
+                value, mask = self._last_lane(point, value, mask)
             self._store_scalar(p, t, size, dtype, value, op.mode, mask)
             return
         value = b.broadcast(value, point.n)
@@ -171,6 +173,18 @@ class Body:
             b.store(p, raw, size * point.n, nontemporal=True)
         else:
             b.store(p, raw, size)
+
+    def _last_lane(self, point: Point, value: Val, mask: Val | None) -> tuple[Val, Val | None]:
+        """What remains when lanes write one element in turn: the value of the last active lane, if there is one."""
+        b = self.b
+        lanes = self._lane_mask(point, mask)
+        value = b.broadcast(value, point.n)
+        if lanes is None:
+            return b.lane(value, point.n - 1), None
+        bits = b.pure(f"i{point.n}", 1, f"bitcast {lanes} to i{point.n}", lanes)
+        last = 63 - b.leading_zeros(b.convert("zext", bits, "i64"))
+        some = last.ge(0)
+        return b.lane(value, b.select(some, last, 0)), some
 
     def _store_scalar(self, p: Val, t: str, size: int, dtype: DType, value: Val, mode: str, mask: Val | None) -> None:
         b = self.b

@@ -31,6 +31,10 @@ _LOG_F64 = (
     0.6666666666666666, 0.4000000000000094, 0.2857142857076445, 0.2222222240054776, 0.18181794700897794,
     0.15386290534659228, 0.13267418596469616, 0.13100721383550756,
 )  # (2 atanh(s) / s - 2) / s^2 in s^2
+_LOG_DOUBLE = (
+    0.2, 0.14285714285714712, 0.11111111110810379, 0.09090909171658093, 0.07692297060060771, 0.06667425141379878,
+    0.058525107813840245, 0.05867909449160274,
+)  # (atanh(s) / s - 1 - s^2/3) / s^4 in s^2
 _ERF_P = (
     1.128379225730896, 0.18514303863048553, 0.05424986034631729, 0.0038395537994802, 0.00037697734660468996,
     4.615020770870615e-06, -1.28310668756626e-08,
@@ -284,7 +288,7 @@ def _log_double(b: Builder, x: Val) -> tuple[Val, Val]:
     s_low = b.exact("fsub", b.exact("fsub", b.exact("fsub", f, p), p_low), b.exact("fmul", s, d_low)) / d
     z, z_low = two_product(b, s, s)
     z_low = b.exact("fadd", z_low, b.exact("fmul", s, s_low) * 2.0)
-    w = polynomial(b, z, [c / 2 for c in _LOG_F64[1:]]) * z
+    w = polynomial(b, z, _LOG_DOUBLE) * z
     third = b.const(1 / 3, "double", x.n)
     u, u_low = two_sum(b, third, w)
     u_low = u_low + 1.850371707708594e-17  # 1/3 - float64(1/3)
@@ -296,7 +300,7 @@ def _log_double(b: Builder, x: Val) -> tuple[Val, Val]:
     low = low + (s_low + t_low)
     hi, lo = _LN2["double"]
     total, rest = two_sum(b, e * hi, high * 2.0)
-    return total, rest + (b.fma(e, lo, low * 2.0))
+    return two_sum(b, total, rest + b.fma(e, lo, low * 2.0))
 
 
 def pow_(b: Builder, x: Val, y: Val) -> Val:

@@ -1,6 +1,7 @@
 """Tensors as graphs: calling, evaluating, differentiating, compiling; steps; bad input."""
 
 import gc
+import threading
 import weakref
 from dataclasses import dataclass
 
@@ -11,6 +12,7 @@ import torch
 from tessera import graph, op, optim
 from tessera.errors import (
     ArgumentError,
+    DeviceError,
     DTypeError,
     GradientError,
     IndexRangeError,
@@ -499,3 +501,61 @@ def test_wrong_input_of_a_compiled_graph_runs_nothing():
         with pytest.raises(error, match="x"):
             compiled(bad)
     assert parameter_of(counter).value == 1
+
+
+def test_dynamic_batch_takes_the_declared_range():
+    X, W, Y = linear(op.dim("B", min=2, max=8, multiple_of=2), name="range.w")
+
+    @graph.training_step(dynamic_batch=True)
+    def step(x):
+        return op.sum(Y(x))
+
+    for rows in (2, 8):
+        step(f32(rows, 4))
+    assert step.compilations == 1
+    for rows in (1, 3, 10):
+        with pytest.raises(ShapeError, match="batch"):
+            step(f32(rows, 4))
+
+    @graph.training_step(dynamic_batch=op.dim("N", min=1, max=8))
+    def declared(x):
+        return op.sum(Y(x))
+
+    with pytest.raises(ShapeError, match="declare N with the same range"):
+        declared(f32(2, 4))
+    with pytest.raises(ArgumentError, match="dynamic_batch must be"):
+        graph.training_step(dynamic_batch=op.dim("N") * 2)(lambda x: x)
+
+
+def test_array_on_another_device():
+    class Elsewhere:
+        def __dlpack_device__(self):
+            return (2, 0)
+
+        def __dlpack__(self, **options):
+            raise AssertionError("must not be asked for")
+
+    X, W, Y = linear(2, name="device.w")
+    with pytest.raises(DeviceError, match="only CPU memory"):
+        Y(Elsewhere())
+
+
+def test_many_threads_run_one_program():
+    X, W, Y = linear(op.dim("B", min=1, max=64), name="threads.w")
+    compiled = graph.compile(Y)
+    inputs = [f32(rows, 4) for rows in (1, 7, 33, 64)]
+    results = [compiled(x).numpy().copy() for x in inputs]
+    wrong = []
+
+    def work(first):
+        for number in range(200):
+            i = (first + number) % 4
+            if not np.array_equal(compiled(inputs[i]).numpy(), results[i]):
+                wrong.append((first, number))
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong

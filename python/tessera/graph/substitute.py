@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tessera.errors import DTypeError, ShapeError, TesseraError
-from tessera.ir.dims import Dim, Expr, Symbol, bounds, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, bounds, is_multiple, symbols
 from tessera.ir.dims import substitute as substitute_dim
 from tessera.ir.graph import keep, topological
 from tessera.ir.value import LEAVES, Node, TensorType, Value
@@ -16,6 +16,19 @@ from tessera.op.opdef import apply
 def describe(value: Value) -> str:
     """An input as messages show it."""
     return f"input {value.node.attrs['name']!r}, declared as {value.type}"
+
+
+class SizeRangeError(ShapeError):
+    """A symbolic size may take values that the declared one may not; ``symbol`` and ``given`` are the two."""
+
+    def __init__(self, declared: Value, found: TensorType, position: int, symbol: Symbol, given: Dim) -> None:
+        upper = "" if symbol.max is None else f" and at most {symbol.max}"
+        multiple = f", a multiple of {symbol.multiple_of}" if symbol.multiple_of > 1 else ""
+        super().__init__(
+            f"{describe(declared)}, was given {found}: dimension {position} is {given}, which may be illegal for "
+            f"{symbol.name}: that must be at least {symbol.min}{upper}{multiple}; declare {given} with the same range"
+        )
+        self.symbol, self.given = symbol, given
 
 
 def check_type(declared: Value, found: TensorType) -> None:
@@ -43,13 +56,15 @@ def bind_symbols(declared: Value, found: TensorType, bindings: dict[Symbol, Dim]
             )
         if isinstance(have, int):
             symbol.check(have)
-        else:
-            low, high = bounds(have)
-            if low < symbol.min or (symbol.max is not None and (high is None or high > symbol.max)):
-                raise ShapeError(
-                    f"{describe(declared)}, was given {found}: dimension {position} may be {have}, "
-                    f"but {symbol.name} must be in [{symbol.min}, {symbol.max or 'inf'}]"
-                )
+        elif not _within(have, symbol):
+            raise SizeRangeError(declared, found, position, symbol, have)
+
+
+def _within(d: Dim, symbol: Symbol) -> bool:
+    """Whether every value of a symbolic dimension is legal for a symbol."""
+    low, high = bounds(d)
+    below = symbol.max is None or (high is not None and high <= symbol.max)
+    return low >= symbol.min and below and is_multiple(d, symbol.multiple_of)
 
 
 def _plain_symbol(d: Dim) -> Symbol | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
@@ -13,6 +14,7 @@ from tessera.graph.compile import compile_graph, resolve_targets
 from tessera.graph.compiled import Compiled
 from tessera.graph.pipeline import Options
 from tessera.graph.signature import TreeSignature
+from tessera.graph.substitute import SizeRangeError
 from tessera.graph.trace import array_type, is_array, trace
 from tessera.ir.dims import Dim, Symbol, sym, symbols
 from tessera.ir.value import Value
@@ -34,6 +36,7 @@ class TrainingStep:
         self._function = function
         self._options = options
         self._batch: Symbol | None = None
+        self._declared_batch = not isinstance(dynamic_batch, bool)
         if dynamic_batch is not False:
             self._batch = Symbol("batch", min=1) if dynamic_batch is True else _symbol(dynamic_batch)
         self._programs: dict[Any, Compiled] = {}
@@ -80,11 +83,27 @@ class TrainingStep:
 
     def _compile(self, options: Options, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Compiled:
         """What ``graph.compile(step, …)`` does."""
-        traced = trace(self._function, examples, dict(named), batch=self._batch)
-        return compile_graph(traced.graph, TreeSignature(traced), options)
+        batch = self._batch
+        while True:
+            try:
+                traced = trace(self._function, examples, dict(named), batch=batch)
+            except SizeRangeError as error:
+                narrowed = None if batch is None or error.given != sym(batch) else _common(batch, error.symbol)
+                if narrowed in (None, batch) or self._declared_batch:
+                    raise
+                batch = narrowed
+            else:
+                return compile_graph(traced.graph, TreeSignature(traced), options)
 
     def __repr__(self) -> str:
         return f"<training step {self.__name__}>"
+
+
+def _common(a: Symbol, b: Symbol) -> Symbol | None:
+    """The first symbol, limited to sizes that are legal for both; None when there are none."""
+    top = min((m for m in (a.max, b.max) if m is not None), default=None)
+    low = max(a.min, b.min)
+    return None if top is not None and top < low else Symbol(a.name, low, top, math.lcm(a.multiple_of, b.multiple_of))
 
 
 def _symbol(dim: Dim | bool) -> Symbol:

@@ -39,7 +39,7 @@ def fold_constants(graph: Graph) -> Graph:
         if scalar is None:
             array = _array(value, arrays)
             scalar = array if array is not None and _uniform(array) else None
-        if scalar is None or scalar.size == 0 or (node.op == "iota" and scalar.size > 1):
+        if scalar is None or scalar.size == 0:
             return results
         attrs = {"shape": list(value.shape), "value": scalar.item(0), "dtype": value.dtype}
         with location(node.loc):

@@ -51,6 +51,14 @@ static void test_evaluation() {
     CHECK_ERROR(dim("B*B*B*B*B*B").evaluate(Sizes{{"B", 1 << 20}}), Error, Code::Shape, "64 bits");
 }
 
+static void test_nonnegative() {
+    for (const char *text : {"B - min(3, B)", "3 - min(3, B)", "max(B, min(1, B)) - min(1, B)", "T - T // 2", "T - 2*(T // 2)",
+                             "T // 2 - 4", "B - 1", "max(B, T) - B"})
+        CHECK(dim(text).is_nonnegative());
+    for (const char *text : {"B - 2", "min(3, B) - 2", "T // 2 - 5", "B - max(B, T)", "B - T", "2*(T // 3) - T"})
+        CHECK(!dim(text).is_nonnegative());
+}
+
 static void test_hostile_text() {
     const char *texts[] = {"", "B +", "(B", "C", "1 / 2", "B $ 2", "max(B)", "min(1, 2", "1234567890123456789012", "B B", "max"};
     for (const char *text : texts)
@@ -79,6 +87,7 @@ static void test_symbol_check() {
 int main() {
     test_canonical_form();
     test_evaluation();
+    test_nonnegative();
     test_hostile_text();
     test_symbol_check();
     return finish();

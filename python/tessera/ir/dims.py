@@ -530,6 +530,14 @@ def nonnegative(d: Dim) -> bool:
     and the like (where it lowers the value one bound is enough, where it raises it both must hold; ``max`` the other way
     round), and ``a - b < b * (a // b) <= a`` for an integer b > 0.
     """
+    return _nonnegative(d, [256])
+
+
+def _nonnegative(d: Dim, steps: list[int]) -> bool:
+    """``steps[0]`` more expressions may be looked at: a bound on the work that a hostile text can cause."""
+    steps[0] -= 1
+    if steps[0] < 0:
+        return False
     if bounds(d)[0] >= 0:
         return True
     for m, c in _terms(d).items():
@@ -538,11 +546,12 @@ def nonnegative(d: Dim) -> bool:
         function, a, b = m[0].function, m[0].a, m[0].b
         rest = add(d, mul(-c, sym(m[0])))
         if function in _FUNCTIONS:
-            cases = [nonnegative(add(rest, mul(c, side))) for side in (a, b)]
-            return any(cases) if (c < 0) == (function == "min") else all(cases)
+            one_is_enough = (c < 0) == (function == "min")
+            first = _nonnegative(add(rest, mul(c, a)), steps)
+            return first if first == one_is_enough else _nonnegative(add(rest, mul(c, b)), steps)
         if function == "floordiv" and isinstance(b, int) and b > 0:
             least = a if c < 0 else add(a, 1 - b)
-            return nonnegative(add(mul(rest, b), mul(least, c)))
+            return _nonnegative(add(mul(rest, b), mul(least, c)), steps)
     return False
 
 

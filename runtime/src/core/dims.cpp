@@ -485,6 +485,41 @@ std::pair<double, double> Dim::bounds() const {
     return {low, high};
 }
 
+namespace {
+
+// Beyond the bounds: min(a, b) <= a, min(a, b) <= b and the like for an atom that stands alone in a term (where it lowers
+// the value one bound is enough, where it raises it both must hold; max the other way round), and
+// a - b < b * (a // b) <= a for an integer b > 0. `steps` bounds the work on a hostile text.
+bool nonnegative(const Dim &d, int &steps) {
+    if (--steps < 0)
+        return false;
+    if (d.bounds().first >= 0)
+        return true;
+    for (const Dim::Term &t : DimBuilder::terms_of(d)) {
+        if (t.atoms.size() != 1 || t.atoms[0]->symbol)
+            continue;
+        const Atom &atom = *t.atoms[0];
+        const Dim rest = d - Dim(t.coefficient) * DimBuilder::atom(t.atoms[0]);
+        if (atom.function == Function::Min || atom.function == Function::Max) {
+            const bool one_is_enough = (t.coefficient < 0) == (atom.function == Function::Min);
+            const bool first = nonnegative(rest + Dim(t.coefficient) * atom.a, steps);
+            return first == one_is_enough ? first : nonnegative(rest + Dim(t.coefficient) * atom.b, steps);
+        }
+        if (atom.function == Function::FloorDiv && atom.b.is_constant() && atom.b.constant() > 0) {
+            const Dim least = t.coefficient < 0 ? atom.a : atom.a + Dim(1) - atom.b;
+            return nonnegative(rest * atom.b + least * Dim(t.coefficient), steps);
+        }
+    }
+    return false;
+}
+
+} // namespace
+
+bool Dim::is_nonnegative() const {
+    int steps = 256;
+    return nonnegative(*this, steps);
+}
+
 Dim ceildiv(const Dim &a, const Dim &b) { return floordiv(a + b - Dim(1), b); }
 
 Dim product(const std::vector<Dim> &dims) {

@@ -74,6 +74,9 @@ class Dim {
     friend Dim mod(const Dim &a, const Dim &b);
     friend Dim max(const Dim &a, const Dim &b);
     friend Dim min(const Dim &a, const Dim &b);
+    // Whether this is certainly at least 0 for all legal sizes; false when that cannot be proved. Proves what
+    // tessera.ir.dims.nonnegative proves.
+    bool is_nonnegative() const;
     // Whether this is certainly divisible by b.
     bool is_multiple(int64_t b) const;
 

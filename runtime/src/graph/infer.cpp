@@ -80,7 +80,7 @@ std::vector<size_t> Call::axes(std::string_view name, size_t rank) const {
 std::vector<Dim> Call::sizes(std::string_view name) const {
     std::vector<Dim> out = attrs.dims(op, name);
     for (const Dim &size : out)
-        if (size.bounds().first < 0)
+        if (!size.is_nonnegative())
             fail(Code::Shape, "a size in " + core::shape_text(out) + " is or can be negative");
     return out;
 }

@@ -61,8 +61,8 @@ TensorType slice(const Call &call) {
                            step = per_dimension(call, "step");
     std::vector<Dim> shape;
     for (size_t i = 0; i < x.rank(); ++i) {
-        const bool legal = start[i].bounds().first >= 0 && (stop[i] - start[i]).bounds().first >= 0 &&
-                           (x.shape[i] - stop[i]).bounds().first >= 0 && step[i].bounds().first >= 1;
+        const bool legal = start[i].is_nonnegative() && (stop[i] - start[i]).is_nonnegative() &&
+                           (x.shape[i] - stop[i]).is_nonnegative() && step[i].bounds().first >= 1;
         if (!legal)
             call.fail(Code::Shape, "dimension " + std::to_string(i) + " of shape " + core::shape_text(x.shape) +
                                        " is cut from " + start[i].text() + " to " + stop[i].text() + " in steps of " +
@@ -100,7 +100,7 @@ TensorType pad(const Call &call) {
     require_value(call, x.dtype);
     std::vector<Dim> shape;
     for (size_t i = 0; i < x.rank(); ++i) {
-        if (low[i].bounds().first < 0 || high[i].bounds().first < 0)
+        if (!low[i].is_nonnegative() || !high[i].is_nonnegative())
             call.fail(Code::Argument, "dimension " + std::to_string(i) + " is padded by " + low[i].text() + " and " +
                                           high[i].text() + "; paddings are at least 0");
         shape.push_back(low[i] + x.shape[i] + high[i]);

@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-
 from tessera import op
-from tessera.ir.dims import Dim, Expr, Symbol, evaluate as evaluate_dim, sym
+from tessera.ir.dims import Dim, Expr, Symbol, sym
+from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import DType, f64, i64
 from tessera.ir.graph import Graph
 from tessera.ir.value import INPUT, PARAM, Node, TensorType, Value
@@ -121,7 +121,8 @@ def _join(g: RandomGraph) -> Value | None:
     axis = int(g.random.integers(x.ndim))
     if g.random.integers(2):
         return op.pad(x, [[1, 2] if a == axis else [0, 0] for a in range(x.ndim)], value=0.5)
-    others = [v for v in g.values if v.ndim == x.ndim and all(p == q for i, (p, q) in enumerate(zip(v.shape, x.shape)) if i != axis)]
+    rest = (*x.shape[:axis], *x.shape[axis + 1 :])
+    others = [v for v in g.values if v.ndim == x.ndim and (*v.shape[:axis], *v.shape[axis + 1 :]) == rest]
     return op.concat([x, others[int(g.random.integers(len(others)))]], axis=axis)
 
 

@@ -160,7 +160,7 @@ class Fusion:
         return out
 
     def _permuted(self, piece: Piece, main: Group, other: Group, placed: dict[Piece, Mapping]) -> Mapping | None:
-        """A mapping for a transposing consumer of a product: its rows stay rows, so that it is stored as it is computed."""
+        """A mapping for a transposing consumer of a product, whose rows stay rows: it is stored as it is computed."""
         own = [symbol_of(d) for d in self.axes.space(piece.space)]
         if piece.kind != MAP or piece.part is not None or len(own) != len(main.space) or len(own) < 3:
             return None
@@ -203,7 +203,7 @@ class Fusion:
         return mapping if mapping is not None and self._same_reduction(piece, group, mapping) else None
 
     def _regroup(self, piece: Piece, extents: tuple[Dim, ...], positions: Iterable[int]) -> Mapping | None:
-        """The piece's axes over a space of the same size but other dimensions; None where that divides the innermost."""
+        """The piece's axes over a space of other dimensions and the same size; None if that divides the innermost."""
         index = tuple(self.axes.axis(p, e) for p, e in zip(positions, extents))
         mapped = self.axes.reshape(index, extents, piece.space)
         if mapped and _divides(mapped[-1]):

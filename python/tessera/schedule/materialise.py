@@ -82,9 +82,10 @@ def place(graph: Graph, nodes: list[Node], options: Schedule, recompute: int) ->
             info = _information(node, placement, inlined)
             if node.op in ALIASES and placement.root(node.operands[0]) is not None:
                 inlined[id(v)] = _LEAF
-            elif not can_inline(node) and not is_view(node):
-                placement.store(v)
-            elif id(v) in required or _must_store(node, v, use, info, placement, options, recompute):
+            elif (
+                not (can_inline(node) or is_view(node)) or id(v) in required
+                or _must_store(node, v, use, info, placement, options, recompute)
+            ):
                 placement.store(v)
             inlined[id(v)] = info
     return placement

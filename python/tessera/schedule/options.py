@@ -15,12 +15,12 @@ class Schedule:
     """How a graph is cut into kernels and laid out in memory. Every setting has a good default.
 
     fusion          False: one kernel per operator (views are still free). For debugging and measurement.
-    tiles           Tile sizes (m, n, k) of matrix products; None: the target chooses.
+    tiles           Tile sizes (m, n, k) of matrix products. Only None is supported: the CPU target chooses them.
     memory_budget   Bytes of working memory (the arena). Cheap values are recomputed instead of kept until the peak
                     fits; UnsupportedError when it cannot. None: no limit.
-    recompute       ``"auto"``: recompute what costs less than a trip through memory, more under a budget;
-                    ``"none"``: never compute a value twice across kernels; ``"all"``: recompute every pointwise chain.
-    threads         Threads that the schedule is made for; 0: the runtime's.
+    recompute       ``"auto"``: recompute what costs less than a trip through memory, and more under a budget;
+                    ``"none"``: never compute a value twice across kernels; ``"all"``: recompute all pointwise chains.
+    threads         The most threads that a kernel is spread over; 0: as many as the runtime has.
     deterministic   Results do not depend on the number of threads. Only True is supported.
     level           CPU code level; None: that of the running CPU.
 
@@ -38,9 +38,9 @@ class Schedule:
     def __post_init__(self) -> None:
         """Validate."""
         if self.tiles is not None:
-            object.__setattr__(self, "tiles", tuple(self.tiles))
-            if len(self.tiles) != 3 or not all(isinstance(t, int) and t >= 1 for t in self.tiles):
-                raise ArgumentError(f"[Schedule] tiles = {self.tiles!r}: give three positive integers (m, n, k)")
+            raise UnsupportedError(
+                f"[Schedule] tiles = {self.tiles!r} is not supported: the CPU target chooses tiles itself; give None"
+            )
         if self.memory_budget is not None and (not isinstance(self.memory_budget, int) or self.memory_budget < 0):
             raise ArgumentError(f"[Schedule] memory_budget = {self.memory_budget!r}: give a number of bytes, or None")
         if self.recompute not in ("auto", "none", "all"):

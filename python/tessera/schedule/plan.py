@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from tessera.ir.dims import Dim, Symbol, substitute
+from tessera.ir.dims import Dim, Symbol, ceildiv, dmax, substitute
 from tessera.ir.dtype import DType
 from tessera.ir.provenance import Location
 
@@ -130,6 +130,8 @@ class Plan:
     checks: list[SizeCheck] = field(default_factory=list)
     kernel_keys: list[str] = field(default_factory=list)
     """Per kernel, text that is equal for kernels that do the same."""
+    threads: int = 0
+    """The most threads that a kernel is spread over; 0: no limit."""
 
     def kernel_sizes(self, call: KernelCall) -> dict[Symbol, Dim]:
         """The values of a call's size symbols."""
@@ -162,10 +164,13 @@ class Plan:
         if isinstance(i, KernelCall):
             values = self.kernel_sizes(i)
             code = compiled[i.kernel]
+            grid, grain = substitute(code.grid, values), substitute(code.grain, values)
+            if self.threads:
+                grain = dmax(grain, ceildiv(grid, self.threads))
             return {
                 "kernel": i.kernel, "buffers": list(i.buffers), "sizes": [_dim(d) for d in i.sizes],
-                "grid": _dim(substitute(code.grid, values)), "grain": _dim(substitute(code.grain, values)),
-                "scratch": _dim(substitute(code.scratch, values)), "loc": _loc(i.loc),
+                "grid": _dim(grid), "grain": _dim(grain), "scratch": _dim(substitute(code.scratch, values)),
+                "loc": _loc(i.loc),
             }
         if isinstance(i, RangeCheck):
             return {

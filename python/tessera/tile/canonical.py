@@ -12,8 +12,10 @@ from tessera.tile.rewrite import axes, bodies, substitute_symbols
 
 
 def canonicalise(kernel: Kernel) -> tuple[Kernel, tuple[Symbol, ...]]:
-    """The kernel over axes i0, i1, … (loops j0, …; products b0, …, m, n, k) and sizes s0, s1, …, and the graph's
-    symbols that stand for these sizes."""
+    """The kernel in canonical names, and the graph's symbols behind its sizes.
+
+    Grid axes are i0, i1, …, loops j0, …, axes of products b0, …, m, n, k, sizes s0, s1, …
+    """
     mapping: dict[Symbol, Symbol] = {}
     if isinstance(kernel, DotKernel):
         for i, axis in enumerate(kernel.batch):

@@ -64,6 +64,7 @@ class DotBuilder(MemberEmitter):
             raise InternalError("the element of a product's operand is not the last op of its body")
 
     def element(self, piece: Piece) -> Operand:
+        """The accumulator, or what the epilogue makes of it."""
         if piece.kind != DOT:
             return super().element(piece)
         acc = accumulator(piece.value.dtype)

@@ -13,7 +13,8 @@ from tessera.ir.value import Node, Value
 from tessera.schedule.expression import Expression
 from tessera.schedule.index import Axes, Index, fold, strides, symbol_of
 from tessera.schedule.placement import Placement
-from tessera.tile.ir import Buffer, Compute, Const, Index as IndexOp, Load, Op, Random, Ref, Store
+from tessera.tile.ir import Buffer, Compute, Const, Load, Op, Random, Ref, Store
+from tessera.tile.ir import Index as IndexOp
 
 Operand = Union[Ref, Const]
 """An emitted op, or a constant that is placed beside each of its users."""
@@ -76,7 +77,9 @@ class Emitter(Expression[Operand]):
         """The op's value can be used outside its loop (a reduction)."""
         self._uniform.add(ref)
 
-    def append(self, make: Callable[..., Op], args: Iterable[Operand | None], uniform: bool, key: tuple[Any, ...]) -> Ref:
+    def append(
+        self, make: Callable[..., Op], args: Iterable[Operand | None], uniform: bool, key: tuple[Any, ...]
+    ) -> Ref:
         """Emit ``make(*refs)``, or find the same op emitted before."""
         operands = tuple(args)
         outside = self.outer is not None and (self.inner is None or (uniform and all(map(self.is_uniform, operands))))
@@ -114,6 +117,7 @@ class Emitter(Expression[Operand]):
     # The walk's operations.
 
     def remembered(self, key: tuple[Any, ...], make: Callable[[], Operand]) -> Operand:
+        """The operand emitted for this key within reach, or a new one."""
         found = self._memo.get(key) or self._outer_memo.get(key)
         if found is None:
             found = make()
@@ -121,6 +125,7 @@ class Emitter(Expression[Operand]):
         return found
 
     def visit(self, node: Node) -> None:
+        """Name the kernel after its operators, and locate it at the last one."""
         self.note(node.op)
         self.loc = node.loc or self.loc
 
@@ -130,11 +135,13 @@ class Emitter(Expression[Operand]):
             self.names[name] = None
 
     def constant(self, value: bool | int | float, dtype: DType) -> Operand:
+        """A constant, placed where it is used."""
         if dtype.is_float:
             return Const(float(value), dtype)
         return Const(bool(value) if dtype.kind == "bool" else int(value), dtype)
 
     def position(self, d: Dim, dtype: DType) -> Operand:
+        """The value of an integer expression, in a dtype."""
         if isinstance(d, int):
             return self.constant(d, dtype)
         value = self._integer(d)
@@ -169,9 +176,11 @@ class Emitter(Expression[Operand]):
         return self.compute(function, (self._integer(atom.a), self._integer(atom.b)), i64)
 
     def compute(self, function: str, args: tuple[Operand, ...], dtype: DType) -> Operand:
+        """A pointwise function of operands."""
         return self.append(lambda *refs: Compute(function, refs, dtype), args, True, ("compute", function, dtype))
 
     def random(self, key: tuple[Operand, Operand], operation: int, element: Dim, dtype: DType) -> Operand:
+        """A uniform draw."""
         self.note("random")
         uniform = not isinstance(element, Expr) or not any(s in self.varying for s in symbols(element))
         return self.append(
@@ -179,6 +188,7 @@ class Emitter(Expression[Operand]):
         )
 
     def indirect(self, value: Operand, key: tuple[Any, ...], limit: Dim) -> Dim:
+        """A symbol for a loaded index, clamped so that no memory outside the tensor is touched."""
         if isinstance(value, Const) and isinstance(limit, int):
             return max(0, min(int(value.value), limit - 1))
         if isinstance(value, Const) or self._dtype(value) != i64:
@@ -200,6 +210,7 @@ class Emitter(Expression[Operand]):
         return i64 if isinstance(op, IndexOp) else getattr(op, "dtype", None)
 
     def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
+        """Element of a tensor with storage."""
         return self.load(root, shape, index, mask)
 
     def load(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:

@@ -11,10 +11,25 @@ from tessera.errors import IndexRangeError, ShapeError
 from tessera.ir.dims import Dim, Expr, evaluate
 from tessera.ir.dtype import DType
 from tessera.op.opdef import get
-from tessera.op.philox import philox4x32
+from tessera.op.philox import philox4x32, uniform_f32, uniform_f64
+from tessera.op.reference import rounded
 from tessera.schedule.plan import Copy, KernelCall, Plan, PortableCall, RangeCheck
 from tessera.tile.ir import (
-    Axis, Compute, Const, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Reduce, Ref, Scan, Stage, Store,
+    Axis,
+    Compute,
+    Const,
+    DotKernel,
+    Index,
+    Kernel,
+    Load,
+    LoopKernel,
+    Op,
+    Random,
+    Reduce,
+    Ref,
+    Scan,
+    Stage,
+    Store,
 )
 
 Sizes = Mapping[str, int]
@@ -50,7 +65,9 @@ class _Frame:
         return functions[atom.function](a, b)
 
 
-def run_kernel(kernel: Kernel, arrays: Sequence[np.ndarray], sizes: Sizes, shuffle: np.random.Generator | None = None) -> None:
+def run_kernel(
+    kernel: Kernel, arrays: Sequence[np.ndarray], sizes: Sizes, shuffle: np.random.Generator | None = None
+) -> None:
     """Run a kernel on flat arrays, one per buffer. With ``shuffle`` grid points run one by one in random order."""
     with np.errstate(all="ignore"):
         buffers = [
@@ -149,8 +166,6 @@ def _wide(a: np.ndarray) -> np.ndarray:
 
 
 def _narrow(a: Any, dtype: DType) -> np.ndarray:
-    from tessera.op.reference import rounded
-
     return rounded(np.asarray(a), dtype)
 
 
@@ -185,10 +200,8 @@ def _random(op: Random, frame: _Frame) -> np.ndarray:
         ),
         (seed & mask, (seed >> 32) & mask),
     )
-    if op.dtype.bits == 32:
-        return ((np.asarray(words[0]).astype(np.uint64) >> np.uint64(8)).astype(np.float32) * np.float32(2**-24)).reshape(element.shape)
-    joined = (np.asarray(words[0]).astype(np.uint64) << np.uint64(32)) | np.asarray(words[1]).astype(np.uint64)
-    return ((joined >> np.uint64(11)).astype(np.float64) * 2.0**-53).reshape(element.shape)
+    drawn = uniform_f32(words[0]) if op.dtype.bits == 32 else uniform_f64(words[0], words[1])
+    return drawn.reshape(element.shape)
 
 
 def _run_dot(kernel: DotKernel, buffers: Sequence[np.ndarray], sizes: Sizes, point: list[int] | None) -> None:
@@ -229,7 +242,8 @@ def run_plan(
     memory = _Memory(plan, sizes)
     for tensors, values in ((plan.inputs, inputs), (plan.state, state or {}), (plan.constants, constants or {})):
         for tensor in tensors:
-            memory.bytes[tensor.buffer][...] = np.frombuffer(np.ascontiguousarray(values[tensor.name]).tobytes(), np.uint8)
+            data = np.ascontiguousarray(values[tensor.name]).tobytes()
+            memory.bytes[tensor.buffer][...] = np.frombuffer(data, np.uint8)
     for instruction in plan.instructions:
         _execute(plan, instruction, memory, sizes, shuffle)
 

@@ -100,7 +100,7 @@ class LoopBuilder(MemberEmitter):
         return spills
 
     def _use_levels(self, levels: dict[Piece, int]) -> dict[Piece, set[int]]:
-        """The levels at which each member's value is needed; one that is not written is computed again by its readers."""
+        """The levels at which each member's value is needed; readers compute again what is not written."""
         needed: dict[Piece, set[int]] = {p: set() for p in self.group.members}
         for piece in reversed(self.group.members):
             at = {levels[piece]}
@@ -119,6 +119,7 @@ class LoopBuilder(MemberEmitter):
         return self.canonical[id(a.value)] == self.canonical[id(b.value)]
 
     def member(self, piece: Piece) -> Operand:
+        """A reduction's result, a value written by an earlier loop, or one computed here."""
         root = id(piece.value)
         if root in self._results:
             return self._results[root]
@@ -128,6 +129,7 @@ class LoopBuilder(MemberEmitter):
         return self.element(piece)
 
     def element(self, piece: Piece) -> Operand:
+        """The value that a member computes at this point of the space."""
         if piece.kind != SCAN:
             return super().element(piece)
         at = self.group.canonical(piece)
@@ -164,6 +166,7 @@ class LoopBuilder(MemberEmitter):
         return Ref(self.inner, len(body) - 1)
 
     def write(self, piece: Piece) -> None:
+        """Compute a member and write it; later loops load it."""
         super().write(piece)
         if piece.kind == MAP and piece.part is None:
             self._written[id(piece.value)] = (self._level, piece.value)

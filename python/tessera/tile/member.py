@@ -22,6 +22,7 @@ class MemberEmitter(Emitter):
         self.canonical: dict[int, Index] = {r: group.canonical(p) for r, p in group.roots.items() if p.part is None}
 
     def stored(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
+        """Another member's value, or a load."""
         piece = self.group.roots.get(id(root))
         if piece is None:
             return self.load(root, shape, index, mask)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from tessera.errors import UnsupportedError
 from tessera.ir.attribute import attributes_text
-from tessera.ir.dims import Dim, Symbol, bounds, mul, sym
+from tessera.ir.dims import Dim, bounds, mul, sym
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
@@ -21,7 +21,16 @@ from tessera.schedule.order import Order, typical_bytes
 from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER, cut
 from tessera.schedule.placement import Placement
 from tessera.schedule.plan import (
-    Copy, Instruction, KernelCall, Operand, Plan, PlanBuffer, PlanTensor, PortableCall, RangeCheck, SizeCheck,
+    Copy,
+    Instruction,
+    KernelCall,
+    Operand,
+    Plan,
+    PlanBuffer,
+    PlanTensor,
+    PortableCall,
+    RangeCheck,
+    SizeCheck,
 )
 from tessera.schedule.prepare import prepare
 from tessera.tile.aliasing import may_replace, share
@@ -48,18 +57,19 @@ def build_plan(graph: Graph, options: Schedule | None = None) -> Plan:
     best: Plan | None = None
     for recompute in levels:
         plan = _Builder(graph, options, recompute).build()
+        plan.threads = options.threads
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
             best = plan
-        if options.memory_budget is None or _highest(plan.arena, options.memory_budget) <= options.memory_budget:
+        if options.memory_budget is None or _highest(plan.arena) <= options.memory_budget:
             return plan
     assert best is not None
     raise UnsupportedError(
-        f"[Schedule] memory_budget = {options.memory_budget} bytes: the least working memory found is {best.arena} bytes; "
-        "raise the budget, or make the batch smaller"
+        f"[Schedule] memory_budget = {options.memory_budget} bytes: the least working memory found is "
+        f"{best.arena} bytes; raise the budget, or make the batch smaller"
     )
 
 
-def _highest(arena: Dim, budget: int) -> int:
+def _highest(arena: Dim) -> int:
     """The arena at its largest sizes; at typical sizes when they are unbounded."""
     high = bounds(arena)[1]
     return cost.typical(arena) if high is None else high
@@ -310,11 +320,10 @@ class _Builder:
             if not self._writes_nothing(group):
                 instructions.append(self._instruction(group, kernels, keys))
         instructions += [Copy(self.bindings.of[s], t, n) for s, t, n in self.final]
-        plan = Plan(
-            tuple(self._dims()), inputs, outputs, state, constants, self.bindings.buffers, arena, kernels, instructions,
-            size_checks(self.nodes), list(keys),
+        return Plan(
+            tuple(self.graph.symbols()), inputs, outputs, state, constants, self.bindings.buffers, arena, kernels,
+            instructions, size_checks(self.nodes), list(keys),
         )
-        return plan
 
     def _writes_nothing(self, group: Group) -> bool:
         """Whether a kernel has only empty results."""
@@ -322,9 +331,6 @@ class _Builder:
         if draft is None:
             return False
         return all(self.bindings.buffers[self.bindings.of[id(a.root)]].bytes == 0 for a in draft.arguments if a.written)
-
-    def _dims(self) -> list[Symbol]:
-        return self.graph.symbols()
 
     def _instruction(self, group: Group, kernels: list[Kernel], keys: dict[str, int]) -> Instruction:
         if group.kind == CHECK:
@@ -350,7 +356,8 @@ class _Builder:
         root = self.placement.root(operand)
         a = node.attrs
         return RangeCheck(
-            self.bindings.of[id(root)], operand.dtype, operand.size, a["low"], a["high"], a["ignore"], a["what"], node.loc
+            self.bindings.of[id(root)], operand.dtype, operand.size, a["low"], a["high"], a["ignore"], a["what"],
+            node.loc,
         )
 
     def _portable(self, node: Node) -> PortableCall:
@@ -369,7 +376,8 @@ def size_checks(nodes: list[Node]) -> list[SizeCheck]:
     """Conditions on symbolic sizes that operators need: extrema have at least one element."""
     found: dict[tuple[str, str], SizeCheck] = {}
     for node in nodes:
-        if node.op in LEAVES or not isinstance(rule := get(node.op).lower, low.Reduction) or rule.combine in ("sum", "prod"):
+        rule = None if node.op in LEAVES else get(node.op).lower
+        if not isinstance(rule, low.Reduction) or rule.combine in ("sum", "prod"):
             continue
         axes = node.attrs["axes"] if "axes" in node.attrs else [node.attrs["axis"]]
         for axis in axes:

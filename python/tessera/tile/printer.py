@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from tessera.tile.ir import (
-    Axis, Buffer, Compute, Const, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Reduce, Ref, Scan, Store,
+    Axis,
+    Buffer,
+    Compute,
+    Const,
+    DotKernel,
+    Index,
+    Kernel,
+    Load,
+    LoopKernel,
+    Op,
+    Random,
+    Reduce,
+    Ref,
+    Scan,
 )
 
 

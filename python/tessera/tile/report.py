@@ -120,7 +120,8 @@ def _instruction_row(plan: Plan, i: Instruction, numbers: _Numbers) -> tuple[str
             numbers.count(here(kernel_flops(kernel))), _line(i.loc),
         )
     if isinstance(i, RangeCheck):
-        return f"check {i.what}", "check", str(i.count), numbers.amount(mul(i.count, i.dtype.itemsize)), "", "", _line(i.loc)
+        read = numbers.amount(mul(i.count, i.dtype.itemsize))
+        return f"check {i.what}", "check", str(i.count), read, "", "", _line(i.loc)
     if isinstance(i, Copy):
         name = f"copy {plan.buffers[i.source].label} to {plan.buffers[i.target].label}"
         return name, "copy", "", numbers.amount(i.bytes), numbers.amount(i.bytes), "", _line(i.loc)

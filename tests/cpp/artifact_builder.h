@@ -60,7 +60,7 @@ inline const std::string double_kernel("\x48\x8b\x07\x4c\x8b\x47\x08\x48\x39\xca
 
 // A program over x: f32[B, 4] with checked labels: y = 2x in f32[B, 4]; state `steps`: f32[4] doubles with each run;
 // `sum` = x + table with the constant f32[4], by a portable instruction.
-inline const char *test_plan = R"({
+inline const char *test_plan = R"json({
  "version": 1, "target": "cpu", "level": "x86-64-v2",
  "dims": [{"name": "B", "min": 1, "max": 64, "multiple_of": 1}],
  "inputs": [{"name": "x", "dtype": "f32", "shape": ["B", 4], "buffer": 0},
@@ -86,7 +86,7 @@ inline const char *test_plan = R"({
                                                 {"buffer": 5, "dtype": "f32", "shape": [4]}],
     "results": [{"buffer": 3, "dtype": "f32", "shape": ["B", 4]}], "loc": "train.py:9"}],
  "peak": 0,
- "checks": [{"expr": "64 - 2*B", "min": 0, "message": "the batch is too large for the table", "loc": "train.py:3"}]})";
+ "checks": [{"expr": "64 - 2*B", "min": 0, "message": "the batch is too large for the table", "loc": "train.py:3"}]})json";
 
 inline std::string test_artifact(const std::string &plan = test_plan, bool hashes = true) {
     return build_artifact({{"tessera.format", "1"}, {"tessera.producer", "test"}, {"tessera.plan.cpu.x86-64-v2", plan},

@@ -108,10 +108,14 @@ class SizeCheck:
 class CompiledKernel(Protocol):
     """What a target says about a kernel; expressions are over the kernel's own sizes."""
 
-    entry: int
-    grid: Dim
-    grain: Dim
-    scratch: Dim
+    @property
+    def entry(self) -> int: ...
+    @property
+    def grid(self) -> Dim: ...
+    @property
+    def grain(self) -> Dim: ...
+    @property
+    def scratch(self) -> Dim: ...
 
 
 @dataclass(slots=True)

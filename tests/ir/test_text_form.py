@@ -17,7 +17,7 @@ from tessera.ir.dtype import DTYPES, f32
 from tessera.ir.graph import Graph
 from tessera.ir.parser import parse_graph
 from tessera.ir.printer import print_graph
-from tessera.ir.provenance import Location, location
+from tessera.ir.provenance import Location
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.opdef import build
 from tessera.transform.autodiff import gradients
@@ -337,10 +337,3 @@ def test_deep_graphs_print_and_parse() -> None:
         value = build("neg", value)
     text = str(Graph({"y": value}))
     assert str(parse_graph(text)) == text
-
-
-def test_location_context() -> None:
-    with location(Location("model.py", 5)):
-        x = op.tensor((), dtype="f32", name="x")
-    assert str(op.exp(x).node.loc).startswith(__file__)
-    assert 'at "model.py":5' in str(Graph({"x": x}))

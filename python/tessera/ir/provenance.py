@@ -8,6 +8,8 @@ from contextvars import ContextVar, Token
 from dataclasses import dataclass
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__))) + os.sep
+_STANDARD_LIBRARY = os.path.dirname(os.path.abspath(os.__file__))
+_is_user_file: dict[str, bool] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +46,22 @@ class location:
 
 
 def user_location() -> Location | None:
-    """The location that ``location`` sets, else the innermost frame outside this package; None without one."""
+    """The location that ``location`` sets, else the innermost frame of the user's program; None without one.
+
+    Frames of this package are passed over, and those of the standard library's own modules, such as
+    ``contextlib``, that stand between.
+    """
     current = _CURRENT.get()
     if current is not _UNSET:
         return current
     frame = sys._getframe(1)  # pyright: ignore[reportPrivateUsage]
     while frame is not None:
         file = frame.f_code.co_filename
-        if not file.startswith(_PACKAGE):
+        user = _is_user_file.get(file)
+        if user is None:
+            user = not file.startswith(_PACKAGE) and os.path.dirname(file) != _STANDARD_LIBRARY
+            _is_user_file[file] = user
+        if user:
             return Location(file, frame.f_lineno)
         frame = frame.f_back
     return None

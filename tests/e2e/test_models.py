@@ -4,10 +4,9 @@ import math
 
 import numpy as np
 import pytest
+import tessera
 import torch
 import torch.nn.functional as F
-
-import tessera
 from tessera import graph, op, optim
 from tessera.op.parameter import parameter_of
 

@@ -32,7 +32,7 @@ def section(name: str, data: np.ndarray | bytes | bytearray | memoryview) -> Sec
     """A section from an array (row-major; others are copied) or from raw bytes (stored as U8)."""
     if isinstance(data, np.ndarray):
         array = np.ascontiguousarray(data).reshape(data.shape)
-        raw = memoryview(array.reshape(-1).view(np.uint8)) if array.size else memoryview(b"")
+        raw = array.reshape(-1).view(np.uint8).data if array.size else memoryview(b"")
         return Section(name, layout.SAFETENSORS_NAMES[as_dtype(array.dtype).name], tuple(array.shape), raw)
     view = memoryview(data)
     return Section(name, "U8", (view.nbytes,), view.cast("B"))

@@ -53,10 +53,9 @@ class Compiled:
 
     def call(self, arrays: Sequence[Any]) -> Any:
         """Run on the inputs in order; the result as for a call."""
-        if self._run is None:
-            self.program()
+        run = self._run or self.program().run
         ready = [x if type(x) is Array else self._array(i, x) for i, x in enumerate(arrays)]
-        return self._signature.result(self._run(self._runtime, ready, None))
+        return self._signature.result(run(self._runtime, ready, None))
 
     def run(
         self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None

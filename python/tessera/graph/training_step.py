@@ -33,6 +33,7 @@ class TrainingStep:
 
     def __init__(self, function: Callable[..., Any], options: Options, *, dynamic_batch: bool | Dim = False) -> None:
         functools.update_wrapper(self, function)
+        self.__name__ = getattr(function, "__name__", "step")
         self._function = function
         self._options = options
         self._batch: Symbol | None = None
@@ -58,7 +59,7 @@ class TrainingStep:
     def _key(self, leaves: list[tuple[tree.Path, Any]]) -> tuple[Any, ...]:
         """What a program is specialised for."""
         parts: list[Any] = []
-        rows: int | None = None
+        rows: Dim | None = None
         for path, leaf in leaves:
             if is_array(leaf):
                 kind = array_type(leaf)

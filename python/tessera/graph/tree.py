@@ -28,7 +28,7 @@ def children(tree: Any) -> list[tuple[str | int, Any]] | None:
         prefix = getattr(tree, "path_prefix", "")
         return [(key if isinstance(key, int) else f"{prefix}{key}", child) for key, child in tree.items()]
     if isinstance(tree, tuple) and hasattr(tree, "_fields"):
-        return list(zip(tree._fields, tree, strict=True))
+        return list(zip(getattr(tree, "_fields"), tree, strict=True))  # noqa: B009
     if isinstance(tree, (list, tuple)):
         return list(enumerate(tree))
     if _is_dataclass(tree):

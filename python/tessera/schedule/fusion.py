@@ -22,9 +22,10 @@ from tessera.schedule.pieces import DOT, MAP, REDUCE, SCAN, Piece
 Mapping = dict[Symbol, Dim]
 
 MOST_BUFFERS = 30
+MOST_MEMBERS = 32
 SMALL = 32768
 """Elements below which parallelism does not matter."""
-FEW = 64
+FEW = 16
 """Grid points below which a kernel has too little parallelism for a large tensor."""
 
 
@@ -120,6 +121,8 @@ class Fusion:
                 for other in self._readers[root]:
                     if other.space == group.space or not other.space:
                         found[other] = None
+            for before in group.predecessors:
+                found.update((g, None) for g in before.successors if g.space == group.space)
             if not group.space:
                 found.update((g, None) for g in self.groups if not g.space)
         found.pop(group, None)
@@ -229,11 +232,12 @@ class Fusion:
         return self._sizes[space]
 
     def _worthwhile(self, main: Group, other: Group, merged: Group) -> bool:
-        if len(merged.reads | merged.roots.keys()) > MOST_BUFFERS:
+        if len(merged.reads | merged.roots.keys()) > MOST_BUFFERS or len(merged.members) > MOST_MEMBERS:
             return False
         if main.kind in (REDUCE, SCAN) and cost.typical_size(main.space) > SMALL:
             grid = cost.typical_size([d for i, d in enumerate(main.space) if i not in main.reduced])
-            if grid < FEW and any(p.kind == MAP and p.space == main.space for p in other.members):
+            whole = self._size(main.space)
+            if grid < FEW and any(p.kind == MAP and self._size(p.space) == whole for p in other.members):
                 return False
         return True
 

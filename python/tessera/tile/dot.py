@@ -39,6 +39,7 @@ class DotBuilder(MemberEmitter):
         self.fresh()
         self.enter(None, EPILOGUE)
         for member in self.group.members:
+            self.element(member)  # operands first, so that the walk is never deep
             if id(member.value) in self.external:
                 self.write(member)
         shape = node.results[0].shape

@@ -49,6 +49,9 @@ class LoopBuilder(MemberEmitter):
         for level in range(max(levels.values()) + 1):
             self._level = level
             self.enter(2 * level, 2 * level + 1 if self.loop else None)
+            for piece in self.group.members:  # operands first, so that the walk is never deep
+                if level in self._needed[piece] and level >= levels[piece] and piece.kind != REDUCE:
+                    self.member(piece)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind == REDUCE:
                     self._reduce(piece)

@@ -9,6 +9,10 @@
 
 using namespace tessera;
 
+// Under the address sanitizer, an allocation that cannot be had fails as it does without.
+extern "C" const char *__asan_default_options();
+extern "C" const char *__asan_default_options() { return "allocator_may_return_null=1"; }
+
 namespace {
 
 template <class T> DType dtype_of() {
@@ -311,7 +315,6 @@ void test_evaluation() {
 void test_traced_graphs() {
     const Tensor x = op::input("x", {2, 3}, DType::F32), w = tensor<float>({1, 0, 0, 1, 1, 1}, {3, 2});
     const Tensor h = op::maximum(op::matmul(x, w), 0), y = h + h;
-    CHECK_ERROR(values(y), Error, TSR_NAME_MISSING_ERROR, "the input 'x' has no elements");
     const Graph graph = Graph::trace({{"y", y}, {"h", h}}, "net");
     CHECK(graph.to_text() == "tessera.graph 1\n"
                              "graph \"net\" {\n"
@@ -331,6 +334,7 @@ void test_traced_graphs() {
     CHECK_ERROR(Graph::trace({{"y", y}, {"y", h}}), Error, TSR_ARGUMENT_ERROR, "two outputs named 'y'");
     const Tensor same = op::input("x", {}, DType::F32);
     CHECK_ERROR(Graph::trace({{"y", y}, {"z", same + 1}}), Error, TSR_ARGUMENT_ERROR, "two inputs named 'x'");
+    CHECK_ERROR(values(y), Error, TSR_NAME_MISSING_ERROR, "the input 'x' has no elements");
     // An input or a constant may be an output; each output has memory of its own.
     const Graph plain = Graph::trace({{"a", x}, {"b", x}, {"c", w}});
     const std::vector<Tensor> copies = runtime().run(plain, {Tensor::create({2, 3}, DType::F32)});

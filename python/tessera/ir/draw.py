@@ -1,11 +1,13 @@
 """Drawings of a graph: SVG for notebooks, DOT text for Graphviz.
 
-The layout is layered (Sugiyama, Tagawa, Toda 1981, without crossing nodes for long edges): a node stands
-below all of its operands, and within a layer nodes are ordered by the mean position of their operands.
+The layout is layered (Sugiyama, Tagawa, Toda 1981): a node stands below all of its operands; an edge over
+several layers runs through a point in each of them, shared by all users of the value; within a layer boxes
+and points are ordered and placed by the mean position of what they come from.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import dataclass
 from html import escape
@@ -24,20 +26,27 @@ _FILL = {INPUT: "#dbeafe", PARAM: "#fde9c8", "constant": "#e9e5f5", "output": "#
 
 @dataclass(slots=True)
 class _Box:
-    """A node as it is drawn: two lines of text, a tooltip, a colour; (x, y) is the upper left corner."""
+    """A node as it is drawn: two lines of text, a tooltip, a colour; or without a title a point of a long edge.
+
+    ``sources``: the boxes that edges come from; ``(x, y)``: the upper left corner.
+    """
 
     title: str
     detail: str
     tip: str
     fill: str
-    sources: list[int]
+    sources: list[_Box]
     layer: int = 0
     x: float = 0.0
     y: float = 0.0
 
     @property
     def width(self) -> float:
-        return max(len(self.title), len(self.detail)) * _CHARACTER + 16
+        return max(len(self.title), len(self.detail)) * _CHARACTER + 16 if self.title else 4
+
+    @property
+    def middle(self) -> float:
+        return self.x + self.width / 2
 
 
 def to_svg(graph: Graph) -> str:
@@ -45,14 +54,14 @@ def to_svg(graph: Graph) -> str:
     boxes = _boxes(graph)
     if len(boxes) > MAX_NODES:
         return _summary(graph)
-    width, height = _lay_out(boxes)
+    boxes, width, height = _lay_out(boxes)
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="0 0 {width:.0f} {height:.0f}" font-family="monospace" font-size="11">',
         f"<title>{escape(graph.name)}</title>",
     ]
-    parts += [_edge(boxes[s], box) for box in boxes for s in box.sources]
-    parts += [_box_svg(box) for box in boxes]
+    parts += [_edge(source, box) for box in boxes for source in box.sources]
+    parts += [_box_svg(box) for box in boxes if box.title]
     return "\n".join([*parts, "</svg>"])
 
 
@@ -68,7 +77,8 @@ def to_dot(graph: Graph) -> str:
     for i, box in enumerate(boxes):
         label = _dot_string(f"{box.title}\n{box.detail}")
         lines.append(f'  n{i} [label={label}, tooltip={_dot_string(box.tip)}, fillcolor="{box.fill}"];')
-    lines += [f"  n{s} -> n{i};" for i, box in enumerate(boxes) for s in box.sources]
+    number = {id(box): i for i, box in enumerate(boxes)}
+    lines += [f"  n{number[id(source)]} -> n{i};" for i, box in enumerate(boxes) for source in box.sources]
     return "\n".join([*lines, "}"]) + "\n"
 
 
@@ -78,17 +88,16 @@ def _dot_string(text: str) -> str:
 
 def _boxes(graph: Graph) -> list[_Box]:
     """Boxes of nodes, outputs and updates, operands first. Scalar constants stand in their users' text."""
-    number: dict[Node, int] = {}
-    boxes: list[_Box] = []
+    drawn: dict[Node, _Box] = {}
     for node in graph.nodes():
-        if _is_literal(node):
-            continue
-        number[node] = len(boxes)
-        boxes.append(_node_box(node, number))
+        if not _is_literal(node):
+            drawn[node] = _node_box(node, drawn)
+    boxes = list(drawn.values())
 
     def end(kind: str, name: str, value: Value) -> None:
-        sources = [number[value.node]] if value.node in number else []
-        boxes.append(_Box(f"{kind} {name}", _literal(value) or str(value.type), "", _FILL[kind], sources))
+        sources = [drawn[value.node]] if value.node in drawn else []
+        detail = _literal(value) or str(value.type)
+        boxes.append(_Box(_short(f"{kind} {name}"), _short(detail), "", _FILL[kind], sources))
 
     for name, value in graph.outputs.items():
         end("output", name, value)
@@ -97,15 +106,15 @@ def _boxes(graph: Graph) -> list[_Box]:
     return boxes
 
 
-def _node_box(node: Node, number: dict[Node, int]) -> _Box:
+def _node_box(node: Node, drawn: dict[Node, _Box]) -> _Box:
     title = f"{node.op} {node.attrs['name']}" if node.op in LEAVES else node.op
     literals = [text for v in node.operands if (text := _literal(v))]
     if literals:
         title += f" ({', '.join(literals)})"
     tip = "\n".join(x for x in (attributes_text(node.attrs), "" if node.loc is None else str(node.loc)) if x)
     detail = ", ".join(str(t) for t in node.types)
-    sources = [number[v.node] for v in node.operands if v.node in number]
-    return _Box(_short(title), _short(detail), tip, _FILL.get(node.op, "#f4f4f5"), sources)
+    sources = list(dict.fromkeys(v.node for v in node.operands if v.node in drawn))
+    return _Box(_short(title), _short(detail), tip, _FILL.get(node.op, "#f4f4f5"), [drawn[n] for n in sources])
 
 
 def _is_literal(node: Node) -> bool:
@@ -120,46 +129,89 @@ def _short(text: str) -> str:
     return text if len(text) <= 44 else text[:43] + "…"
 
 
-def _lay_out(boxes: list[_Box]) -> tuple[float, float]:
-    """Give every box its place; the size of the picture."""
-    for box in boxes:
-        box.layer = 1 + max((boxes[s].layer for s in box.sources), default=-1)
-    users: list[list[int]] = [[] for _ in boxes]
-    for i, box in enumerate(boxes):
-        for s in box.sources:
-            users[s].append(i)
-    for i in reversed(range(len(boxes))):  # leaves move down to just above their first user
-        if not boxes[i].sources and users[i]:
-            boxes[i].layer = min(boxes[u].layer for u in users[i]) - 1
+def _lay_out(boxes: list[_Box]) -> tuple[list[_Box], float, float]:
+    """Give every box its place; the boxes with the points of long edges, and the size of the picture."""
+    _assign_layers(boxes)
+    boxes = boxes + _split_long_edges(boxes)
     layers: list[list[_Box]] = [[] for _ in range(1 + max((b.layer for b in boxes), default=0))]
     for box in boxes:
         layers[box.layer].append(box)
-    widths = [sum(b.width + _GAP_X for b in layer) for layer in layers]
-    width = max(widths, default=0.0) + 2 * _MARGIN
     for depth, layer in enumerate(layers):
-        if depth:
-            layer.sort(key=lambda b: _mean([boxes[s].x + boxes[s].width / 2 for s in b.sources], width / 2))
-        x = (width - widths[depth] + _GAP_X) / 2
+        _place(layer, {id(b): _mean_middle(b.sources) for b in layer if b.sources})
         for box in layer:
-            box.x, box.y = x, _MARGIN + depth * (_BOX_HEIGHT + _GAP_Y)
-            x += box.width + _GAP_X
-    return width, 2 * _MARGIN + len(layers) * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y
+            box.y = _MARGIN + depth * (_BOX_HEIGHT + _GAP_Y)
+    left = min((b.x for b in boxes), default=0.0) - _MARGIN
+    for box in boxes:
+        box.x -= left
+    width = max((b.x + b.width for b in boxes), default=0.0) + _MARGIN
+    return boxes, width, 2 * _MARGIN + len(layers) * (_BOX_HEIGHT + _GAP_Y) - _GAP_Y
 
 
-def _mean(numbers: list[float], default: float) -> float:
-    return sum(numbers) / len(numbers) if numbers else default
+def _mean_middle(sources: list[_Box]) -> float:
+    """The mean middle, of those that are not leaves where there are any: parameters do not pull a model aside."""
+    chosen = [s for s in sources if s.sources] or sources
+    return sum(s.middle for s in chosen) / len(chosen)
+
+
+def _assign_layers(boxes: list[_Box]) -> None:
+    """Each box just below its lowest source; leaves just above their first user."""
+    for box in boxes:
+        box.layer = 1 + max((s.layer for s in box.sources), default=-1)
+    first_user: dict[int, int] = {}
+    for box in boxes:
+        for source in box.sources:
+            first_user[id(source)] = min(box.layer, first_user.get(id(source), box.layer))
+    for box in boxes:
+        if not box.sources and id(box) in first_user:
+            box.layer = first_user[id(box)] - 1
+
+
+def _split_long_edges(boxes: list[_Box]) -> list[_Box]:
+    """Lead edges over several layers through a chain of points, one chain for each source."""
+    chains: dict[int, list[_Box]] = {}
+    points: list[_Box] = []
+    for box in boxes:
+        for i, source in enumerate(box.sources):
+            chain = chains.setdefault(id(source), [source])
+            while chain[-1].layer < box.layer - 1:
+                point = _Box("", "", "", "", [chain[-1]], chain[-1].layer + 1)
+                chain.append(point)
+                points.append(point)
+            box.sources[i] = chain[box.layer - 1 - source.layer]
+    return points
+
+
+def _place(layer: list[_Box], wanted: dict[int, float]) -> None:
+    """Order the boxes of a layer by the middle that each wants, and put them as close to it as the gaps allow."""
+    layer.sort(key=lambda b: wanted.get(id(b), math.inf))
+    right = -math.inf
+    shift: list[float] = []
+    for box in layer:
+        middle = wanted.get(id(box))
+        target = box.x if middle is None else middle - box.width / 2
+        if middle is None and right > -math.inf:
+            target = right
+        box.x = max(target, right)
+        if middle is not None:
+            shift.append(target - box.x)
+        right = box.x + box.width + _GAP_X
+    move = sum(shift) / len(shift) if shift else -right / 2
+    for box in layer:
+        box.x += move
 
 
 def _edge(source: _Box, target: _Box) -> str:
-    x1, y1 = source.x + source.width / 2, source.y + _BOX_HEIGHT
-    x2, y2 = target.x + target.width / 2, target.y
+    x1, y1 = source.middle, source.y + _BOX_HEIGHT
+    x2, y2 = target.middle, target.y
     middle = (y1 + y2) / 2
     path = f"M{x1:.1f},{y1:.1f} C{x1:.1f},{middle:.1f} {x2:.1f},{middle:.1f} {x2:.1f},{y2:.1f}"
+    if not target.title:  # straight through the layer of a point
+        path += f" L{x2:.1f},{y2 + _BOX_HEIGHT:.1f}"
     return f'<path d="{path}" fill="none" stroke="#9ca3af"/>'
 
 
 def _box_svg(box: _Box) -> str:
-    middle = box.x + box.width / 2
+    middle = box.middle
     tip = f"<title>{escape(box.tip)}</title>" if box.tip else ""
     return (
         f'<g>{tip}<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" height="{_BOX_HEIGHT}" rx="4" '

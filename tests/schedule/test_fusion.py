@@ -314,3 +314,9 @@ def test_scheduling_is_deterministic() -> None:
     first, second = check(mlp_step(B, (7, 6, 4)), sizes={"B": 3}), check(mlp_step(B, (7, 6, 4)), sizes={"B": 3})
     assert first.hash() == second.hash()
     assert np.array_equal(calls(first), calls(second))
+
+
+def test_pad_of_a_batched_product_covers_its_own_extents() -> None:
+    x = tensor("x", 8, 4, 2)
+    product = op.matmul(op.swapaxes(x, 1, 2), x)
+    check(graph_of(op.pad(product, [(0, 2), (0, 1), (0, 2)], value=0.5), product[:4, :, :1]))

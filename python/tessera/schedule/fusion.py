@@ -176,7 +176,10 @@ class Fusion:
                 continue
             pairs = {symbol_of(a): b for a, b in zip(read.index, rename(source.index, mapping)) if a != 0 or b != 0}
             last = self.axes.axis(len(main.space) - 1, main.space[-1])
-            if set(pairs) == set(own) and pairs[own[-1]] == last and len({str(d) for d in pairs.values()}) == len(own):
+            if set(pairs) != set(own) or pairs[own[-1]] != last or len({str(d) for d in pairs.values()}) != len(own):
+                continue
+            # A pad or a slice reads along the same axes and has other extents.
+            if all(self.axes.extents.get(symbol_of(d)) == self.axes.extents[s] for s, d in pairs.items() if s):
                 return {s: d for s, d in pairs.items() if s is not None}
         return None
 

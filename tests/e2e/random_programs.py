@@ -342,7 +342,7 @@ def _gather(p: Program) -> Result:
         return Entry(op.take(x, index.value, axis=axis), e.exact)
     if kind == 1:
         return Entry(op.take_along_axis(x, index.value, axis=axis), e.exact)
-    if kind == 2:
+    if kind == 2 and e.dtype != "bool":
         updates = op.take(x, index.value, axis=axis)
         return Entry(op.index_add(x, index.value, updates, axis=axis), e.exact and e.dtype in INTEGERS)
     return Entry(op.one_hot(op.abs(op.mod(index.value, size)), size, dtype="f32"), True)

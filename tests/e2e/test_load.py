@@ -7,8 +7,10 @@ import pytest
 import safetensors
 import tessera
 from tessera import graph, op, optim
+from tessera._core import Program, Runtime
 from tessera.artifact import layout, reader
 from tessera.errors import FileAccessError, FormatError, NameMissingError, ShapeError, TesseraError, VersionError
+from tessera.interop.array import as_array
 
 rng = np.random.default_rng(11)
 
@@ -143,6 +145,18 @@ def test_training_goes_on_from_a_file(tmp_path):
     assert {name: p.value.tobytes() for name, p in resumed.parameters.items()} == expected
 
 
+def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
+    training_file(tmp_path / "t.tsr")
+    batches = [(x(rows), rng.integers(0, 3, rows)) for rows in (64, 1, 17, 40)]
+    found = []
+    for threads in (1, 2, 5):
+        program, runtime = Program.load_file(str(tmp_path / "t.tsr")), Runtime(threads)
+        for given in batches:
+            program.run(runtime, [as_array(a) for a in given])
+        found.append([program.state_array(name).numpy().tobytes() for name, _, _ in program.state()])
+    assert found[0] == found[1] == found[2]
+
+
 def test_state_is_listed(tmp_path):
     training_file(tmp_path / "t.tsr")
     state = reader.load(tmp_path / "t.tsr").metadata[layout.STATE]
@@ -160,8 +174,6 @@ def file(model, tmp_path):
 
 def both_loaders(path):
     """What the Python reader and the runtime's own one do with a file."""
-    from tessera._core import Program
-
     return (lambda: graph.load(path), lambda: Program.load_file(str(path)))
 
 

@@ -71,7 +71,7 @@ class Compiled:
         if outputs is not None:
             names = [info.name for info in self.outputs]
             found = _by_name("output", outputs, names, partial=True) if isinstance(outputs, Mapping) else list(outputs)
-            wanted = [None if o is None else as_array(o) for o in found]
+            wanted = [None if o is None else _memory(o) for o in found]
         return program.run(self._runtime, [self._array(i, x) for i, x in enumerate(given)], wanted)
 
     def _array(self, position: int, value: Any) -> Array:
@@ -159,6 +159,13 @@ class Compiled:
 
         targets = ", ".join(self._built.targets)
         return f"Compiled(inputs: {listed(self.inputs)}; outputs: {listed(self.outputs)}; targets: {targets})"
+
+
+def _memory(output: Any) -> Array:
+    """The caller's memory as an array; ArgumentError for what could only be copied."""
+    if not isinstance(output, (Array, np.ndarray)) and not hasattr(output, "__dlpack__"):
+        raise ArgumentError(f"an output must be an array that can be written, not {type(output).__name__}")
+    return as_array(output)
 
 
 def _by_name(kind: str, given: Mapping[str, Any], names: list[str], *, partial: bool = False) -> list[Any]:

@@ -2,38 +2,55 @@
 #pragma once
 
 #include <cstdint>
-#include <cstring>
+#include <cstdio>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "core/hash.h"
-#include "core/json.h"
-#include "core/error.h"
+#include "tessera/c_api.h"
 
 struct TestTensor {
     std::string name, dtype, shape; // shape as JSON
     std::string data;
 };
 
+// A JSON string.
+inline std::string quoted(const std::string &text) {
+    std::string out = "\"";
+    for (char c : text) {
+        if (c == '"' || c == '\\')
+            out += '\\';
+        if (c == '\n')
+            out += "\\n";
+        else
+            out += c;
+    }
+    return out + "\"";
+}
+
 // The bytes of a .tsr file with these metadata entries and tensors, hashed and aligned.
 inline std::string build_artifact(const std::vector<std::pair<std::string, std::string>> &metadata,
                                   const std::vector<TestTensor> &tensors, bool hashes = true) {
-    using namespace tessera::core;
-    auto digest = [](const std::string &s) { return format("%016llx", static_cast<unsigned long long>(hash64(s.data(), s.size()))); };
-    Json entries = Json::object(), digests = Json::object();
+    std::string entries, digests;
+    auto add_hash = [&](const std::string &name, const std::string &data) {
+        char digest[17];
+        std::snprintf(digest, sizeof digest, "%016llx", static_cast<unsigned long long>(tsr_hash64(data.data(), data.size())));
+        digests += (digests.empty() ? "" : ",") + quoted(name) + ":\"" + digest + "\"";
+    };
     for (const auto &[key, value] : metadata) {
-        entries.set(key, Json::string(value));
+        entries += quoted(key) + ":" + quoted(value) + ",";
         if (key.compare(0, 8, "tessera.") == 0)
-            digests.set(key, Json::string(digest(value)));
+            add_hash(key, value);
     }
     for (const TestTensor &t : tensors)
-        digests.set(t.name, Json::string(digest(t.data)));
+        add_hash(t.name, t.data);
     if (hashes)
-        entries.set("tessera.hashes", Json::string(digests.dump()));
-    std::string header = "{\"__metadata__\":" + entries.dump(), body;
+        entries += "\"tessera.hashes\":" + quoted("{" + digests + "}") + ",";
+    if (!entries.empty())
+        entries.pop_back();
+    std::string header = "{\"__metadata__\":{" + entries + "}", body;
     auto add = [&](const std::string &name, const std::string &dtype, const std::string &shape, const std::string &data) {
-        header += ",\"" + name + "\":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" +
+        header += "," + quoted(name) + ":{\"dtype\":\"" + dtype + "\",\"shape\":" + shape + ",\"data_offsets\":[" +
                   std::to_string(body.size()) + "," + std::to_string(body.size() + data.size()) + "]}";
         body += data;
     };

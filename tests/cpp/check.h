@@ -28,7 +28,7 @@ inline void report(bool held, const char *text, const char *file, int line) {
                         std::string(error.what()).find(words) != std::string::npos;                                    \
             if (!fits)                                                                                                 \
                 std::printf("code %d: %s\n", static_cast<int>(error.code()), error.what());                            \
-            report(fits, #expression " throws another error than " words, __FILE__, __LINE__);                         \
+            report(fits, #expression " throws another error", __FILE__, __LINE__);                                     \
         }                                                                                                              \
     } while (0)
 

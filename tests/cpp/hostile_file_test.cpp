@@ -1,6 +1,5 @@
 // Files that are truncated, corrupted, newer or made to do harm: typed errors, never a crash.
 #include <cstdlib>
-#include <cstring>
 
 #include "artifact_builder.h"
 #include "check.h"

@@ -1,8 +1,9 @@
 // A plan executed: kernels, checks, copies, portable instructions, symbolic sizes, argument checks, state.
 #include "exec/program.h"
 
-#include <cstring>
+#include <algorithm>
 #include <filesystem>
+#include <unistd.h>
 #include <thread>
 
 #include "artifact_builder.h"
@@ -24,7 +25,7 @@ static Tensor f32(std::vector<int64_t> shape, float first = 0) {
 
 static Tensor labels(std::vector<int64_t> values) {
     Tensor t = Tensor::empty(DType::I64, {static_cast<int64_t>(values.size())});
-    std::memcpy(t.data(), values.data(), t.bytes());
+    std::copy(values.begin(), values.end(), static_cast<int64_t *>(t.data()));
     return t;
 }
 

@@ -1,0 +1,119 @@
+/* The C ABI, frozen: sizes and offsets of its structs, values of its constants. Also that the header is plain C. */
+#include <stdio.h>
+#include <string.h>
+
+#include "tessera/c_api.h"
+
+#define SIZE(type, bytes) _Static_assert(sizeof(type) == bytes, #type " changed its size")
+#define AT(type, field, bytes) _Static_assert(offsetof(type, field) == bytes, #type "." #field " moved")
+
+SIZE(tsr_tensor_info, 64);
+AT(tsr_tensor_info, size, 0);
+AT(tsr_tensor_info, data, 8);
+AT(tsr_tensor_info, bytes, 16);
+AT(tsr_tensor_info, shape, 24);
+AT(tsr_tensor_info, strides, 32);
+AT(tsr_tensor_info, rank, 40);
+AT(tsr_tensor_info, dtype, 44);
+AT(tsr_tensor_info, device_type, 48);
+AT(tsr_tensor_info, device_index, 52);
+AT(tsr_tensor_info, flags, 56);
+
+SIZE(tsr_load_options, 24);
+AT(tsr_load_options, target, 8);
+AT(tsr_load_options, flags, 16);
+
+SIZE(tsr_value_info, 40);
+AT(tsr_value_info, name, 8);
+AT(tsr_value_info, shape, 16);
+AT(tsr_value_info, rank, 24);
+AT(tsr_value_info, dtype, 28);
+AT(tsr_value_info, flags, 32);
+
+SIZE(tsr_symbol_info, 40);
+AT(tsr_symbol_info, name, 8);
+AT(tsr_symbol_info, min, 16);
+AT(tsr_symbol_info, max, 24);
+AT(tsr_symbol_info, multiple_of, 32);
+
+SIZE(tsr_requirements, 48);
+AT(tsr_requirements, arena, 8);
+AT(tsr_requirements, scratch, 16);
+AT(tsr_requirements, inputs, 24);
+AT(tsr_requirements, outputs, 32);
+AT(tsr_requirements, state, 40);
+
+SIZE(tsr_runtime_options, 16);
+AT(tsr_runtime_options, threads, 8);
+
+SIZE(tsr_run_info, 32);
+AT(tsr_run_info, queued_ns, 8);
+AT(tsr_run_info, run_ns, 16);
+AT(tsr_run_info, finished, 24);
+AT(tsr_run_info, status, 28);
+
+_Static_assert(TSR_F64 == 0 && TSR_F32 == 1 && TSR_BF16 == 2 && TSR_F16 == 3 && TSR_F8E4M3 == 4 && TSR_F8E5M2 == 5 &&
+                   TSR_I64 == 6 && TSR_I32 == 7 && TSR_I16 == 8 && TSR_I8 == 9 && TSR_U8 == 10 && TSR_BOOL == 11,
+               "dtype codes changed");
+_Static_assert(TSR_OK == 0 && TSR_ERROR == 1 && TSR_SHAPE_ERROR == 2 && TSR_DTYPE_ERROR == 3 && TSR_ARGUMENT_ERROR == 4 &&
+                   TSR_NAME_MISSING_ERROR == 5 && TSR_INDEX_RANGE_ERROR == 6 && TSR_FORMAT_ERROR == 7 &&
+                   TSR_VERSION_ERROR == 8 && TSR_DEVICE_ERROR == 9 && TSR_UNSUPPORTED_ERROR == 10 &&
+                   TSR_GRADIENT_ERROR == 11 && TSR_GRAPH_ERROR == 12 && TSR_COMPILE_ERROR == 13 &&
+                   TSR_OUT_OF_MEMORY_ERROR == 14 && TSR_FILE_ACCESS_ERROR == 15 && TSR_INTERNAL_ERROR == 99,
+               "status codes changed");
+_Static_assert(TSR_CPU == 1 && TSR_CUDA == 2 && TSR_ROCM == 10, "device types changed");
+_Static_assert(TSR_INPUT == 0 && TSR_OUTPUT == 1 && TSR_STATE == 2 && TSR_CONSTANT == 3, "value kinds changed");
+_Static_assert(TSR_LOAD_SKIP_HASHES == 1 && TSR_LOAD_NO_NATIVE_CODE == 2, "load flags changed");
+_Static_assert(TSR_TENSOR_READONLY == 1 && TSR_TENSOR_CONTIGUOUS == 2 && TSR_TENSOR_LAZY == 4, "tensor flags changed");
+
+static int failures = 0;
+
+static void expect(int held, const char *what) {
+    if (held)
+        return;
+    ++failures;
+    printf("failed: %s\n", what);
+}
+
+int main(void) {
+    tsr_tensor_info info;
+    tsr_tensor *tensor = NULL;
+    tsr_dtype dtype = -1;
+    const int64_t shape[2] = {2, 3};
+
+    expect(tsr_abi_version() == TSR_ABI_VERSION, "the library is of the header's version");
+    expect(strlen(tsr_version()) > 0, "the library has a version");
+    expect(tsr_dtype_parse("bf16", &dtype) == TSR_OK && dtype == TSR_BF16, "bf16");
+    expect(tsr_dtype_parse("bf17", &dtype) == TSR_DTYPE_ERROR && strstr(tsr_last_error(), "bf17") != NULL, "bf17");
+    expect(tsr_dtype_name(77) == NULL && tsr_dtype_size(77) == 0 && tsr_dtype_size(TSR_I16) == 2, "dtype sizes");
+
+    memset(&info, 0, sizeof info);
+    expect(tsr_tensor_create(&info, &tensor) == TSR_ARGUMENT_ERROR, "a struct without its size is rejected");
+    expect(tsr_tensor_create(NULL, &tensor) == TSR_ARGUMENT_ERROR, "a null struct is rejected");
+    info.size = sizeof info;
+    info.shape = shape;
+    info.rank = 2;
+    info.dtype = TSR_F32;
+    expect(tsr_tensor_create(&info, &tensor) == TSR_DEVICE_ERROR && tensor == NULL, "device 0 does not exist");
+    info.device_type = TSR_CPU;
+    info.rank = -1;
+    expect(tsr_tensor_create(&info, &tensor) == TSR_SHAPE_ERROR, "a negative rank is rejected");
+    info.rank = 2;
+    info.dtype = 77;
+    expect(tsr_tensor_create(&info, &tensor) == TSR_DTYPE_ERROR, "an unknown dtype is rejected");
+    info.dtype = TSR_F32;
+    expect(tsr_tensor_create(&info, &tensor) == TSR_OK && tensor != NULL, "a tensor is made");
+    expect(tsr_tensor_describe(tensor, &info) == TSR_OK && info.bytes == 24 && info.strides[0] == 3, "it is described");
+    expect(info.flags == TSR_TENSOR_CONTIGUOUS && ((float *)info.data)[5] == 0.0f, "it is zero");
+    tsr_tensor_retain(tensor);
+    tsr_tensor_release(tensor);
+    tsr_tensor_release(tensor);
+    tsr_tensor_release(NULL);
+    tsr_graph_release(NULL);
+    tsr_runtime_release(NULL);
+    tsr_run_release(NULL);
+    expect(tsr_graph_load_file(NULL, NULL, NULL) == TSR_ARGUMENT_ERROR, "a null path is rejected");
+    expect(tsr_set_error(TSR_SHAPE_ERROR, "text") == TSR_SHAPE_ERROR && strcmp(tsr_last_error(), "text") == 0, "set_error");
+    printf("%d failures\n", failures);
+    return failures ? 1 : 0;
+}

@@ -55,7 +55,8 @@ def test_symbolic_dimensions() -> None:
 
 SCALARS = st.one_of(
     st.none(), st.booleans(), st.integers(-(2**63), 2**64 - 1), st.floats(), st.text(),
-    st.sampled_from(list(DTYPES.values())), st.characters(), st.sampled_from(["\ud800", "é\udc80", "\U0001f600\n\x7f\x00\"\\/", "\x1f\u2028"]),
+    st.sampled_from(list(DTYPES.values())), st.characters(),
+    st.sampled_from(["\ud800", "é\udc80", "\U0001f600\n\x7f\x00\"\\/", "\x1f\u2028"]),
 )
 NAMES = st.from_regex(r"[A-Za-z_][A-Za-z0-9_]{0,5}", fullmatch=True)
 VALUES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=4), max_leaves=10)

@@ -316,14 +316,18 @@ def test_updates_that_change_nothing_are_dropped() -> None:
     graph = graph_of("""
         %0 = param {name = "w", trainable = true} : f32[4, 8]
         %1 = param {name = "v", trainable = true} : f32[4, 8]
-        %2 = full {dtype = f32, shape = [], value = 1.0} : f32[]
-        %3 = mul(%0, %2) : f32[4, 8]
-        %4 = add(%1, %x) : f32[4, 8]
-        update %0 = %3
-        update %1 = %4
+        %2 = param {name = "alone", trainable = true} : f32[4, 8]
+        %3 = full {dtype = f32, shape = [], value = 1.0} : f32[]
+        %4 = mul(%0, %3) : f32[4, 8]
+        %5 = add(%1, %0) : f32[4, 8]
+        update %0 = %4
+        update %1 = %5
+        update %2 = %2
     """)
     found = simplify(graph)
-    assert [p.node.attrs["name"] for p in found.updates] == ["v"]
+    # "alone" is state of the graph only through its update.
+    assert [p.node.attrs["name"] for p in found.updates] == ["v", "alone"]
+    assert sorted(p.node.attrs["name"] for p in found.params()) == ["alone", "v", "w"]
     assert drop_dead_updates(found) is found
 
 

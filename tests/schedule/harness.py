@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-
 from tessera import op
-from tessera.ir.dims import Dim, evaluate as evaluate_dim
+from tessera.ir.dims import Dim
+from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import DType, f32, i64
 from tessera.ir.graph import Graph
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, TensorType, Value
@@ -18,6 +18,7 @@ from tessera.tile.interpret import run_plan
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import to_primitives
+
 from tests.ops.harness import assert_close
 
 

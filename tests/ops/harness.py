@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-
 from tessera import op
 from tessera.ir.dtype import DTYPES, DType
 from tessera.ir.graph import Graph
@@ -112,18 +111,21 @@ def assert_close(actual: np.ndarray, expected: np.ndarray, factor: float = 1.0, 
     finite = np.abs(b[np.isfinite(b)])
     scale = float(finite.max()) if finite.size else 1.0
     tolerance = RELATIVE[name] * factor
-    np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * min(max(scale, 0.01), 1.0), equal_nan=True, err_msg=what)
+    absolute = tolerance * min(max(scale, 0.01), 1.0)
+    np.testing.assert_allclose(a, b, rtol=tolerance, atol=absolute, equal_nan=True, err_msg=what)
 
 
 def special_values(dtype: DType) -> np.ndarray:
-    """Zeros of both signs, infinities, NaN, extremes, subnormals and usual numbers; the extremes of an integer dtype."""
+    """Zeros, infinities, NaN, extremes, subnormals and usual numbers; the extremes of an integer dtype."""
     if dtype.is_float:
         import ml_dtypes
 
         info = ml_dtypes.finfo(dtype.numpy)
         values = [
-            0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 3.0, -3.0, 10.25, -10.25, 100.0, -100.0, 1e-3, -1e-3, np.inf,
-            -np.inf, np.nan, float(info.max), float(info.min), float(info.tiny), -float(info.tiny), float(info.smallest_subnormal),
+            0.0, -0.0, 1.0, -1.0, 0.5, -0.5, 1.5, -1.5, 2.5, -2.5, 3.0, -3.0, 10.25, -10.25, 100.0, -100.0, 1e-3, -1e-3,
+            np.inf,
+            -np.inf, np.nan, float(info.max), float(info.min), float(info.tiny), -float(info.tiny),
+            float(info.smallest_subnormal),
         ]
         return np.array(values).astype(dtype.numpy)
     if dtype.kind == "bool":

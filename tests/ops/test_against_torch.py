@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.op.opdef import REGISTRY
 from tessera.op.reference import evaluate
+
 from tests.ops.harness import assert_close, cases, special_values
 
 TORCH_DTYPE = {
@@ -24,8 +24,10 @@ TORCH_DTYPE = {
 UNARY: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     name: getattr(torch, name)
     for name in (
-        "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log",
-        "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "sigmoid", "logical_not",
+        "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "exp", "exp2", "expm1",
+        "log",
+        "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "sigmoid",
+        "logical_not",
         "bitwise_not", "isnan", "isinf", "isfinite", "asinh", "acosh", "atanh", "square",
     )
 }
@@ -89,7 +91,9 @@ def from_torch(tensor: torch.Tensor) -> np.ndarray:
     return tensor.numpy()
 
 
-def compare(name: str, function: Callable[..., Any], arrays: tuple[np.ndarray, ...], attrs: dict[str, Any], factor: float) -> None:
+def compare(
+    name: str, function: Callable[..., Any], arrays: tuple[np.ndarray, ...], attrs: dict[str, Any], factor: float
+) -> None:
     leaves = [op.tensor(a.shape, a.dtype, name=f"x{i}") for i, a in enumerate(arrays)]
     result = op.build(name, *leaves, **attrs)
     found = evaluate(Graph({"y": result}, inputs=leaves), {f"x{i}": a for i, a in enumerate(arrays)})["y"]

@@ -1,4 +1,4 @@
-"""Gradients of every operator against finite differences in f64, once and twice, and against PyTorch at special points."""
+"""Gradients of every operator against finite differences, once and twice; against PyTorch at special points."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.errors import GradientError
 from tessera.ir.dtype import DTYPES
@@ -16,6 +15,7 @@ from tessera.ir.value import Value
 from tessera.op.opdef import REGISTRY, NoVjp
 from tessera.op.reference import evaluate
 from tessera.transform.autodiff import gradients
+
 from tests.ops.harness import Case, cases, operators, random_for
 
 STEP = 1e-6
@@ -107,7 +107,8 @@ SPECIAL: list[tuple[str, Callable[[Value], Value], Callable[[torch.Tensor], torc
     ("min with ties", op.min, torch.amin, [1.0, 1.0, 1.0, 3.0]),
     ("maximum at a tie", lambda x: op.maximum(x, 1.0), lambda x: torch.maximum(x, torch.ones_like(x)), [1.0, 0.0, 2.0]),
     ("minimum at a tie", lambda x: op.minimum(x, 1.0), lambda x: torch.minimum(x, torch.ones_like(x)), [1.0, 0.0, 2.0]),
-    ("clip at the bounds", lambda x: op.clip(x, 0.0, 1.0), lambda x: torch.clamp(x, 0.0, 1.0), [0.0, 1.0, -1.0, 0.5, 2.0]),
+    ("clip at the bounds", lambda x: op.clip(x, 0.0, 1.0), lambda x: torch.clamp(x, 0.0, 1.0),
+     [0.0, 1.0, -1.0, 0.5, 2.0]),
     ("prod with one zero", op.prod, torch.prod, [2.0, 0.0, 3.0]),
     ("prod with two zeros", op.prod, torch.prod, [2.0, 0.0, 0.0]),
     ("pow at base 0", lambda x: op.pow(x, op.constant(np.array(4.0))), lambda x: x**4.0, [0.0, 1.0, -2.0]),

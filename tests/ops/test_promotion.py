@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
-
 from tessera import op
 from tessera.errors import ArgumentError, DTypeError
 from tessera.ir.dtype import DTYPES, promote
@@ -80,7 +79,8 @@ def test_arithmetic_of_bools_is_logic() -> None:
     "array",
     [
         np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::-1], np.array([True, False]), torch.arange(4.0)[::2],
-        torch.ones(2, 2, dtype=torch.bfloat16) * 1.5, torch.tensor([1, 2]), jnp.arange(3.0), jnp.ones((2,), jnp.bfloat16),
+        torch.ones(2, 2, dtype=torch.bfloat16) * 1.5, torch.tensor([1, 2]), jnp.arange(3.0),
+        jnp.ones((2,), jnp.bfloat16),
         [[1, 2], [3, 4]], np.array(5), np.empty((0, 3), np.float32),
     ],
     ids=str,
@@ -129,22 +129,30 @@ ERRORS = [
     (lambda: op.tensor((2,), "u8") - 1 + (-1), ArgumentError, "the value -1 does not fit u8"),
     (lambda: op.full((2,), 1.5, "i32"), ArgumentError, "the value 1.5 is not a i32"),
     (lambda: op.tensor((2,)) + "a", TypeError, "unsupported operand"),
-    (lambda: op.add(op.tensor((2,)), object()), DTypeError, "object is not a tensor; give a tensor, an array or a number"),
+    (lambda: op.add(op.tensor((2,)), object()), DTypeError,
+     "object is not a tensor; give a tensor, an array or a number"),
     (lambda: op.constant(np.array([1j])), DTypeError, "unknown dtype"),
     (lambda: op.constant(np.array(["a"])), DTypeError, "unknown dtype"),
     (lambda: op.constant([[1], [2, 3]]), ArgumentError, "the nested lists do not form an array"),
     (lambda: op.constant(op.tensor((2,))), ArgumentError, "symbolic tensor, which has no elements yet"),
-    (lambda: op.tensor((2,), "bool") - op.tensor((2,), "bool"), DTypeError, r"\[sub\] both operands have dtype bool; use logical_xor"),
+    (lambda: op.tensor((2,), "bool") - op.tensor((2,), "bool"), DTypeError,
+     r"\[sub\] both operands have dtype bool; use logical_xor"),
     (lambda: op.tensor((2,), "bool") % op.tensor((2,), "bool"), DTypeError, r"\[mod\] both operands have dtype bool"),
     (lambda: -op.tensor((2,), "bool"), DTypeError, r"\[neg\] operand 0 has dtype bool; use logical_not"),
-    (lambda: op.tensor((2,)) & op.tensor((2,)), DTypeError, r"\[bitwise_and\] operand 0 has dtype f32; expected i64, .* or bool"),
-    (lambda: op.tensor((2,), "f8e4m3") + op.tensor((2,), "f8e4m3"), DTypeError, r"\[add\] operands have dtype f8e4m3, which only stores"),
-    (lambda: op.exp(op.tensor((2,), "f8e4m3")), DTypeError, r"\[exp\] operand 0 has dtype f8e4m3; expected f64, f32, bf16 or f16"),
+    (lambda: op.tensor((2,)) & op.tensor((2,)), DTypeError,
+     r"\[bitwise_and\] operand 0 has dtype f32; expected i64, .* or bool"),
+    (lambda: op.tensor((2,), "f8e4m3") + op.tensor((2,), "f8e4m3"), DTypeError,
+     r"\[add\] operands have dtype f8e4m3, which only stores"),
+    (lambda: op.exp(op.tensor((2,), "f8e4m3")), DTypeError,
+     r"\[exp\] operand 0 has dtype f8e4m3; expected f64, f32, bf16 or f16"),
     (lambda: op.cast(op.tensor((2,)), "f31"), DTypeError, "unknown dtype 'f31'; use one of f64, f32"),
     (lambda: op.clip(op.tensor((2,), "bool"), True), DTypeError, r"\[clip\] operand 0 has dtype bool"),
-    (lambda: op.build("add", op.tensor((2,)), op.tensor((2,), "f64")), DTypeError, "operand 1 has dtype f64 but operand 0 has f32"),
-    (lambda: op.build("where", op.tensor((2,)), op.tensor((2,)), op.tensor((2,))), DTypeError, "the condition.* has dtype f32; expected bool"),
-    (lambda: op.build("where", op.tensor((2,), "bool"), op.tensor((2,)), op.tensor((2,), "i8")), DTypeError, "operand 1 has dtype f32 but"),
+    (lambda: op.build("add", op.tensor((2,)), op.tensor((2,), "f64")), DTypeError,
+     "operand 1 has dtype f64 but operand 0 has f32"),
+    (lambda: op.build("where", op.tensor((2,)), op.tensor((2,)), op.tensor((2,))), DTypeError,
+     "the condition.* has dtype f32; expected bool"),
+    (lambda: op.build("where", op.tensor((2,), "bool"), op.tensor((2,)), op.tensor((2,), "i8")), DTypeError,
+     "operand 1 has dtype f32 but"),
     (lambda: op.build("add", op.tensor((2,))), ArgumentError, r"\[add\] takes 2 operands, got 1"),
 ]
 

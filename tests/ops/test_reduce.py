@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.errors import ArgumentError, ShapeError, TesseraError
 from tessera.ir.graph import Graph
@@ -62,16 +61,19 @@ def test_logsumexp_does_not_overflow() -> None:
 
 def test_norms() -> None:
     for order in (0, 1, 2, 3, np.inf, -np.inf):
-        np.testing.assert_allclose(value(lambda x: op.norm(x, order, 1), X), np.linalg.norm(X, order, 1), rtol=1e-12)
+        found = value(lambda x, o=order: op.norm(x, o, 1), X)
+        np.testing.assert_allclose(found, np.linalg.norm(X, order, 1), rtol=1e-12)
 
 
 def test_nan_to_num_isclose_and_float_power() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
     np.testing.assert_array_equal(value(op.nan_to_num, x), np.nan_to_num(x))
-    np.testing.assert_array_equal(value(lambda v: op.nan_to_num(v, 1, 2, 3), x), np.nan_to_num(x, nan=1, posinf=2, neginf=3))
+    expected = np.nan_to_num(x, nan=1, posinf=2, neginf=3)
+    np.testing.assert_array_equal(value(lambda v: op.nan_to_num(v, 1, 2, 3), x), expected)
     y = np.array([np.nan, np.inf, np.inf, 1.0 + 1e-6], np.float32)
     for equal_nan in (False, True):
-        np.testing.assert_array_equal(value(lambda a, b: op.isclose(a, b, equal_nan=equal_nan), x, y), np.isclose(x, y, equal_nan=equal_nan))
+        found = value(lambda a, b, n=equal_nan: op.isclose(a, b, equal_nan=n), x, y)
+        np.testing.assert_array_equal(found, np.isclose(x, y, equal_nan=equal_nan))
     np.testing.assert_allclose(value(lambda v: op.float_power(v, -1), np.array([2, 4])), [0.5, 0.25])
 
 
@@ -84,15 +86,20 @@ def test_clip_with_open_sides() -> None:
 
 
 ERRORS: list[tuple[Callable[[], Any], type[TesseraError], str]] = [
-    (lambda: op.sum(op.tensor((2, 3)), 2), ArgumentError, r"\[sum\] axis 2 is out of range for a tensor with 2 dimensions; use -2 to 1"),
+    (lambda: op.sum(op.tensor((2, 3)), 2), ArgumentError,
+     r"\[sum\] axis 2 is out of range for a tensor with 2 dimensions; use -2 to 1"),
     (lambda: op.sum(op.tensor((2, 3)), (0, -2)), ArgumentError, r"\[sum\] axis \(0, -2\) names a dimension twice"),
     (lambda: op.sum(op.tensor((2, 3)), 1.5), ArgumentError, r"\[sum\] axis must be an int, got 1.5"),
     (lambda: op.sum(op.tensor((2, 3)), True), ArgumentError, r"\[sum\] axis must be an int, got True"),
-    (lambda: op.max(op.tensor((0, 3)), 0), ShapeError, r"\[max\] dimension 0 of operand 0 with shape \(0, 3\) is empty"),
-    (lambda: op.argmin(op.tensor((3, 0)), 1), ShapeError, r"\[argmin\] dimension 1 of operand 0 with shape \(3, 0\) is empty"),
+    (lambda: op.max(op.tensor((0, 3)), 0), ShapeError,
+     r"\[max\] dimension 0 of operand 0 with shape \(0, 3\) is empty"),
+    (lambda: op.argmin(op.tensor((3, 0)), 1), ShapeError,
+     r"\[argmin\] dimension 1 of operand 0 with shape \(3, 0\) is empty"),
     (lambda: op.logsumexp(op.tensor((0,))), ShapeError, r"\[logsumexp\] dimension 0"),
-    (lambda: op.cumsum(op.tensor(()), 0), ArgumentError, r"\[cumsum\] axis 0 is out of range .* \(a scalar has no axes\)"),
-    (lambda: op.build("sum", op.tensor((2, 3)), axes=[1, 0], keepdims=False), ArgumentError, r"\[sum\] axes \[1, 0\] must be sorted"),
+    (lambda: op.cumsum(op.tensor(()), 0), ArgumentError,
+     r"\[cumsum\] axis 0 is out of range .* \(a scalar has no axes\)"),
+    (lambda: op.build("sum", op.tensor((2, 3)), axes=[1, 0], keepdims=False), ArgumentError,
+     r"\[sum\] axes \[1, 0\] must be sorted"),
 ]
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tessera import op
 from tessera.errors import DTypeError, NameMissingError, ShapeError
-from tessera.ir.dims import Symbol, evaluate as evaluate_dim, sym
+from tessera.ir.dims import Symbol, sym
+from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.graph import Graph
 from tessera.ir.parser import parse_graph
 from tessera.ir.printer import print_graph
 from tessera.ir.value import TensorType
 from tessera.op.opdef import REGISTRY, infer_types
 from tessera.op.reference import evaluate
+
 from tests.ops.harness import assert_close, cases, each, joined, operators
 
 

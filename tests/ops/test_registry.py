@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 
 import pytest
-
 from tessera import op
 from tessera.errors import ArgumentError, NameMissingError
 from tessera.ir.dtype import DTYPES
 from tessera.op.lowering import Portable
 from tessera.op.opdef import REGISTRY, NoVjp, OpDef
+
 from tests.ops.harness import cases, operators
 
 _TERM = re.compile(r"(\*|[A-Za-z]!?)*")

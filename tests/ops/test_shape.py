@@ -11,16 +11,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
-
 from tessera import op
 from tessera.errors import ArgumentError, ShapeError, TesseraError
-from tessera.ir.dims import Dim, Symbol, evaluate as evaluate_dim, substitute, sym
+from tessera.ir.dims import Symbol, substitute, sym
+from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.graph import Graph
 from tessera.ir.value import TensorType
 from tessera.op.broadcasting import broadcast_shapes
 from tessera.op.lowering import View
 from tessera.op.opdef import REGISTRY
 from tessera.op.reference import evaluate
+
 from tests.ops.harness import cases, operators
 
 
@@ -184,7 +185,9 @@ def test_index_maps_of_views(name: str) -> None:
 # Symbolic sizes.
 
 
-def _symbolic(build: Callable[..., Any], shape: tuple[Any, ...], sizes: dict[str, int], expected: tuple[str, ...]) -> None:
+def _symbolic(
+    build: Callable[..., Any], shape: tuple[Any, ...], sizes: dict[str, int], expected: tuple[str, ...]
+) -> None:
     """The inferred shape has this text, and evaluates to what the reference computes."""
     x = op.tensor(shape, name="x")
     y = build(x)
@@ -260,30 +263,40 @@ def test_gradients_through_symbolic_slices() -> None:
 ERRORS: list[tuple[Callable[[], Any], type[TesseraError], str]] = [
     (lambda: op.reshape(op.tensor((2, 3)), (4, 2)), ShapeError,
      r"\[reshape\] operand 0 with shape \(2, 3\) has 6 elements, but shape \(4, 2\) has 8"),
-    (lambda: op.reshape(op.tensor((2, 3)), (4, -1)), ShapeError, r"\[reshape\] .*6 elements, which the other dimensions .* no size fits -1"),
+    (lambda: op.reshape(op.tensor((2, 3)), (4, -1)), ShapeError,
+     r"\[reshape\] .*6 elements, which the other dimensions .* no size fits -1"),
     (lambda: op.reshape(op.tensor((2, 3)), (-1, -1)), ShapeError, "more than one -1"),
     (lambda: op.reshape(op.tensor((0, 3)), (0, -1)), ShapeError, "no size fits -1"),
     (lambda: op.reshape(op.tensor((2, 3)), (-2, 3)), ShapeError, "is or can be negative"),
     (lambda: op.reshape(op.tensor((B, 3)), (2, -1)), ShapeError, "no size fits -1"),
-    (lambda: op.transpose(op.tensor((2, 3)), (0, 0)), ArgumentError, r"\[transpose\] perm \[0, 0\] must name each of the 2 dimensions"),
-    (lambda: op.transpose(op.tensor((2, 3)), (0, 5)), ArgumentError, r"\[transpose\] perm 5 is out of range for a tensor with 2 dimensions; use -2 to 1"),
-    (lambda: op.broadcast_to(op.tensor((2, 3)), (2, 4)), ShapeError, r"\[broadcast_to\] operand 0 with shape \(2, 3\) does not broadcast to \(2, 4\)"),
-    (lambda: op.squeeze(op.tensor((2, 1)), 0), ShapeError, r"\[squeeze\] dimension 0 of operand 0 with shape \(2, 1\) is 2, not 1"),
+    (lambda: op.transpose(op.tensor((2, 3)), (0, 0)), ArgumentError,
+     r"\[transpose\] perm \[0, 0\] must name each of the 2 dimensions"),
+    (lambda: op.transpose(op.tensor((2, 3)), (0, 5)), ArgumentError,
+     r"\[transpose\] perm 5 is out of range for a tensor with 2 dimensions; use -2 to 1"),
+    (lambda: op.broadcast_to(op.tensor((2, 3)), (2, 4)), ShapeError,
+     r"\[broadcast_to\] operand 0 with shape \(2, 3\) does not broadcast to \(2, 4\)"),
+    (lambda: op.squeeze(op.tensor((2, 1)), 0), ShapeError,
+     r"\[squeeze\] dimension 0 of operand 0 with shape \(2, 1\) is 2, not 1"),
     (lambda: op.moveaxis(op.tensor((2, 3)), (0, 1), 0), ArgumentError, "must be as many different dimensions"),
     (lambda: op.concat([op.tensor((2, 5)), op.tensor((2, 5)), op.tensor((3, 4))]), ShapeError,
      r"\[concat\] operand 2 has shape \(3, 4\) but dimension 1 must be 5 as in operand 0 with shape \(2, 5\)"),
-    (lambda: op.concat([op.tensor((2, 5)), op.tensor((2,))]), ShapeError, "operand 1 has shape .* with 1 dimensions but operand 0"),
+    (lambda: op.concat([op.tensor((2, 5)), op.tensor((2,))]), ShapeError,
+     "operand 1 has shape .* with 1 dimensions but operand 0"),
     (lambda: op.concat([]), ArgumentError, "must be a list or tuple of one or more tensors"),
     (lambda: op.concat(op.tensor((2,))), ArgumentError, "must be a list or tuple"),
     (lambda: op.concat([op.tensor(())]), ShapeError, "operand 0 is a scalar.* use stack"),
-    (lambda: op.concat([op.tensor((2,))], 1), ArgumentError, r"\[concat\] axis 1 is out of range for a tensor with 1 dimensions"),
-    (lambda: op.stack([op.tensor((2,)), op.tensor((3,))]), ShapeError, r"\[stack\] operand 1 has shape \(3,\) but operand 0 has \(2,\)"),
+    (lambda: op.concat([op.tensor((2,))], 1), ArgumentError,
+     r"\[concat\] axis 1 is out of range for a tensor with 1 dimensions"),
+    (lambda: op.stack([op.tensor((2,)), op.tensor((3,))]), ShapeError,
+     r"\[stack\] operand 1 has shape \(3,\) but operand 0 has \(2,\)"),
     (lambda: op.split(op.tensor((5,)), 2), ShapeError, r"\[split\] dimension 0 .* is 5, which is not a multiple of 2"),
     (lambda: op.split(op.tensor((5,)), 0), ArgumentError, "sections must be at least 1"),
     (lambda: op.split(op.tensor((5,)), [3, 2]), ShapeError, r"\[slice\] dimension 0 .* 0 <= 3 <= 2 <= 5 does not hold"),
-    (lambda: op.pad(op.tensor((5,)), -1), ArgumentError, r"\[pad\] dimension 0 is padded by -1 and -1; both must be at least 0"),
+    (lambda: op.pad(op.tensor((5,)), -1), ArgumentError,
+     r"\[pad\] dimension 0 is padded by -1 and -1; both must be at least 0"),
     (lambda: op.pad(op.tensor((5,)), ((1, 2), (1, 2))), ArgumentError, "must be an int, .* for each of 1 dimensions"),
-    (lambda: op.pad(op.tensor((5,)), 1, mode="wrap"), ArgumentError, "mode 'wrap' is unknown; use 'constant', 'edge' or 'reflect'"),
+    (lambda: op.pad(op.tensor((5,)), 1, mode="wrap"), ArgumentError,
+     "mode 'wrap' is unknown; use 'constant', 'edge' or 'reflect'"),
     (lambda: op.pad(op.tensor((5,), "u8"), 1, value=-1), ArgumentError, "the value -1 does not fit u8"),
     (lambda: op.pad(op.tensor((3,)), 3, mode="reflect"), ShapeError, r"\[slice\] dimension 0"),
     (lambda: op.tril(op.tensor((3,))), ShapeError, r"\[tril\] operand 0 has shape \(3,\); a matrix needs 2 dimensions"),
@@ -296,9 +309,12 @@ ERRORS: list[tuple[Callable[[], Any], type[TesseraError], str]] = [
     (lambda: op.arange(3, B), ShapeError, "the length B - 3 can be negative"),
     (lambda: op.full((2,), "a"), ArgumentError, "value must be a number, got str"),
     (lambda: op.full((2,), op.tensor(())), ArgumentError, "value must be a number, got Value; use broadcast_to"),
-    (lambda: op.build("slice", op.tensor((B,)), start=[0], stop=[2], step=[1]), ShapeError, "0 <= 0 <= 2 <= B does not hold for all legal sizes"),
-    (lambda: op.build("slice", op.tensor((3,)), start=[0], stop=[2], step=[0]), ArgumentError, "step 0 of dimension 0 must be at least 1"),
-    (lambda: op.build("slice", op.tensor((3,)), start=[], stop=[2], step=[0]), ArgumentError, "one entry for each of the 1 dimensions"),
+    (lambda: op.build("slice", op.tensor((B,)), start=[0], stop=[2], step=[1]), ShapeError,
+     "0 <= 0 <= 2 <= B does not hold for all legal sizes"),
+    (lambda: op.build("slice", op.tensor((3,)), start=[0], stop=[2], step=[0]), ArgumentError,
+     "step 0 of dimension 0 must be at least 1"),
+    (lambda: op.build("slice", op.tensor((3,)), start=[], stop=[2], step=[0]), ArgumentError,
+     "one entry for each of the 1 dimensions"),
     (lambda: op.build("flip", op.tensor((3,)), axes=[-1]), ArgumentError, "must be sorted, non-negative"),
 ]
 

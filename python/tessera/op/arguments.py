@@ -43,7 +43,9 @@ def as_dim(op: str, value: Any) -> Dim:
             return operator.index(value)
         except TypeError:
             pass
-    raise ShapeError(f"[{op}] {value!r} is not a dimension; give an int, op.dim(...) or the name of a symbolic dimension")
+    raise ShapeError(
+        f"[{op}] {value!r} is not a dimension; give an int, op.dim(...) or the name of a symbolic dimension"
+    )
 
 
 def as_shape(op: str, shape: Any) -> tuple[Dim, ...]:
@@ -53,7 +55,9 @@ def as_shape(op: str, shape: Any) -> tuple[Dim, ...]:
     dims = tuple(as_dim(op, d) for d in shape)
     for i, d in enumerate(dims):
         if not nonnegative(d):
-            raise ShapeError(f"[{op}] dimension {i} of shape {shape_text(dims)} is or can be negative; sizes are at least 0")
+            raise ShapeError(
+                f"[{op}] dimension {i} of shape {shape_text(dims)} is or can be negative; sizes are at least 0"
+            )
     return dims
 
 
@@ -91,7 +95,8 @@ def require_equal_dtypes(op: str, types: Sequence[TensorType]) -> DType:
     for i, t in enumerate(types):
         if t.dtype != types[0].dtype:
             raise DTypeError(
-                f"[{op}] operand {i} has dtype {t.dtype} but operand 0 has {types[0].dtype}; cast one to the other's dtype"
+                f"[{op}] operand {i} has dtype {t.dtype} but operand 0 has {types[0].dtype}; cast one to the other's "
+                "dtype"
             )
     return types[0].dtype
 
@@ -99,7 +104,9 @@ def require_equal_dtypes(op: str, types: Sequence[TensorType]) -> DType:
 def require_index(op: str, position: int, t: TensorType) -> None:
     """DTypeError unless an index operand is i64 or i32."""
     if t.dtype.name not in ("i64", "i32"):
-        raise DTypeError(f"[{op}] operand {position} (the index) has dtype {t.dtype}; expected i64 or i32: cast it first")
+        raise DTypeError(
+            f"[{op}] operand {position} (the index) has dtype {t.dtype}; expected i64 or i32: cast it first"
+        )
 
 
 def require_count(op: str, types: Sequence[TensorType], count: int) -> None:

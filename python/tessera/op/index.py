@@ -66,10 +66,13 @@ register(OpDef(
 ))
 
 
-def check_range(x: TensorLike, low: int | Dim, high: int | Dim, ignore: int | None = None, what: str = "value") -> Value:
+def check_range(
+    x: TensorLike, low: int | Dim, high: int | Dim, ignore: int | None = None, what: str = "value"
+) -> Value:
     """x; the run fails with IndexRangeError when an element that is not ``ignore`` lies outside [low, high].
 
-    ``x``: integer tensor; ``what``: what the elements are, for the message. The check takes place when the result is used.
+    ``x``: integer tensor; ``what``: what the elements are, for the message. The check takes place when the result is
+    used.
     """
     return build("check_range", as_tensor(x), low=low, high=high, ignore=ignore, what=what)
 
@@ -79,7 +82,9 @@ def in_range(index: TensorLike, size: Dim, what: str) -> Value:
     tensor = as_tensor(index)
     if not tensor.dtype.is_integer:
         advice = "use where, or nonzero positions computed before" if tensor.dtype == bool_ else "cast it to i64"
-        raise DTypeError(f"[{what.split(':')[0]}] the index has dtype {tensor.dtype}; expected an integer dtype: {advice}")
+        raise DTypeError(
+            f"[{what.split(':')[0]}] the index has dtype {tensor.dtype}; expected an integer dtype: {advice}"
+        )
     wide = cast_to(tensor, i64)
     if tensor.dtype.kind == "int":
         wide = where(wide < 0, wide + as_tensor(size, i64), wide)
@@ -127,11 +132,13 @@ def _checked(index: np.ndarray, size: int) -> np.ndarray:
 
 
 _TAKE_CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...] = (
-    ((5, 3), (4,), 0), ((5, 3), (2, 2), 1), ((4,), (), 0), ((2, 3, 4), (5,), 1), ((3, 2), (0,), 0), ((1, 3), (6,), 0), ((4, 0), (2,), 0),
+    ((5, 3), (4,), 0), ((5, 3), (2, 2), 1), ((4,), (), 0), ((2, 3, 4), (5,), 1), ((3, 2), (0,), 0), ((1, 3), (6,), 0),
+    ((4, 0), (2,), 0),
 )
 
 register(OpDef(
-    "take", _take_infer, _take_vjp, _take_shard, Take(), lambda x, index, axis: np.take(x, _checked(index, x.shape[axis]), axis),
+    "take", _take_infer, _take_vjp, _take_shard, Take(), lambda x, index,
+    axis: np.take(x, _checked(index, x.shape[axis]), axis),
     lambda: [
         Sample((Input(x, "any"), Input(i, "index", 0, x[axis])), {"axis": axis}) for x, i, axis in _TAKE_CASES
     ],
@@ -148,15 +155,19 @@ def _index_add_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     expected = _taken_shape(x, index, one_axis("index_add", attrs["axis"], x.ndim))
     if updates.shape != expected:
         raise ShapeError(
-            f"[index_add] operand 2 (the updates) has shape {shape_text(updates.shape)}; expected {shape_text(expected)} for "
-            f"operand 0 with shape {shape_text(x.shape)} and an index of shape {shape_text(index.shape)} along axis {attrs['axis']}"
+            f"[index_add] operand 2 (the updates) has shape {shape_text(updates.shape)}; expected "
+            f"{shape_text(expected)} for "
+            f"operand 0 with shape {shape_text(x.shape)} and an index of shape {shape_text(index.shape)} along axis "
+            f"{attrs['axis']}"
         )
     return x
 
 
 def _same_dtype(op: str, x: TensorType, updates: TensorType) -> None:
     if x.dtype != updates.dtype:
-        raise DTypeError(f"[{op}] operand 2 (the updates) has dtype {updates.dtype} but operand 0 has {x.dtype}; cast one of them")
+        raise DTypeError(
+            f"[{op}] operand 2 (the updates) has dtype {updates.dtype} but operand 0 has {x.dtype}; cast one of them"
+        )
 
 
 def _index_add_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | None]:
@@ -184,7 +195,8 @@ register(OpDef(
     "index_add", _index_add_infer, _index_add_vjp, _index_add_shard, IndexAdd(), _index_add_reference,
     lambda: [
         Sample(
-            (Input(x, "any"), Input(i, "index", 0, x[axis]), Input((*x[:axis], *i, *x[axis + 1 :]), "any")), {"axis": axis},
+            (Input(x, "any"), Input(i, "index", 0, x[axis]), Input((*x[:axis], *i, *x[axis + 1 :]), "any")),
+            {"axis": axis},
             tolerance=2.0,
         )
         for x, i, axis in _TAKE_CASES
@@ -254,7 +266,8 @@ def _along_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
 
 
 _ALONG_CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...] = (
-    ((5, 3), (4, 3), 0), ((5, 3), (5, 2), 1), ((4,), (6,), 0), ((2, 3, 4), (2, 5, 4), 1), ((3, 2), (3, 0), 1), ((1, 3), (2, 3), 0),
+    ((5, 3), (4, 3), 0), ((5, 3), (5, 2), 1), ((4,), (6,), 0), ((2, 3, 4), (2, 5, 4), 1), ((3, 2), (3, 0), 1),
+    ((1, 3), (2, 3), 0),
 )
 
 register(OpDef(
@@ -264,7 +277,8 @@ register(OpDef(
     EVERY, "For each element of index the element of x at that position of an axis.",
 ))
 register(OpDef(
-    "scatter_add", _along_infer("scatter_add", True), _scatter_add_vjp, _along_shard, ScatterAdd(), _scatter_add_reference,
+    "scatter_add", _along_infer("scatter_add", True), _scatter_add_vjp, _along_shard, ScatterAdd(),
+    _scatter_add_reference,
     lambda: [
         Sample((Input(x, "any"), Input(i, "index", 0, x[axis]), Input(i, "any")), {"axis": axis}, tolerance=2.0)
         for x, i, axis in _ALONG_CASES
@@ -295,7 +309,9 @@ def take_along_axis(x: TensorLike, index: TensorLike, axis: int) -> Value:
     at = one_axis("take_along_axis", axis, tensor.ndim)
     if places.ndim == tensor.ndim:
         others = broadcast_shapes(
-            "take_along_axis", (*tensor.shape[:at], 1, *tensor.shape[at + 1 :]), (*places.shape[:at], 1, *places.shape[at + 1 :])
+            "take_along_axis",
+            (*tensor.shape[:at], 1, *tensor.shape[at + 1 :]),
+            (*places.shape[:at], 1, *places.shape[at + 1 :]),
         )
         tensor = broadcast_to(tensor, (*others[:at], tensor.shape[at], *others[at + 1 :]))
         places = broadcast_to(places, (*others[:at], places.shape[at], *others[at + 1 :]))
@@ -361,7 +377,9 @@ def one_hot(labels: TensorLike, depth: int | Dim, dtype: DType | str | type = f3
     """
     tensor = as_tensor(labels)
     if not tensor.dtype.is_integer:
-        raise DTypeError(f"[one_hot] operand 0 (the labels) has dtype {tensor.dtype}; expected an integer dtype: cast it to i64")
+        raise DTypeError(
+            f"[one_hot] operand 0 (the labels) has dtype {tensor.dtype}; expected an integer dtype: cast it to i64"
+        )
     checked = check_range(cast_to(tensor, i64), 0, add(depth, -1), what=f"one_hot: label for {depth} classes")
     return build("one_hot", checked, depth=depth, dtype=as_dtype(dtype))
 
@@ -420,7 +438,8 @@ def _expanded(x: Value, key: tuple[Any, ...]) -> list[Any]:
     for item in key:
         if isinstance(item, (bool, np.bool_)) or _dtype_kind(item) == "bool":
             raise UnsupportedError(
-                "[getitem] a boolean mask selects a number of elements that is not known before the run; use where(mask, x, y)"
+                "[getitem] a boolean mask selects a number of elements that is not known before the run; use "
+                "where(mask, x, y)"
             )
         if isinstance(item, float) or _dtype_kind(item) == "float" or isinstance(item, str):
             raise DTypeError(f"[getitem] {item!r} cannot index; use ints, slices, None, ... or integer tensors")
@@ -429,7 +448,9 @@ def _expanded(x: Value, key: tuple[Any, ...]) -> list[Any]:
     if ellipses > 1:
         raise ArgumentError("[getitem] an index can have one ... only")
     if used > x.ndim:
-        raise ArgumentError(f"[getitem] {used} indices for a tensor with {x.ndim} dimensions, shape {shape_text(x.shape)}")
+        raise ArgumentError(
+            f"[getitem] {used} indices for a tensor with {x.ndim} dimensions, shape {shape_text(x.shape)}"
+        )
     fill = [slice(None)] * (x.ndim - used)
     out: list[Any] = []
     for item in key:
@@ -521,7 +542,8 @@ def _check_adjacent(layout: Sequence[str]) -> None:
     advanced = [i for i, kind in enumerate(layout) if kind in ("tensor", "drop")]
     if advanced != list(range(advanced[0], advanced[-1] + 1)):
         raise UnsupportedError(
-            "[getitem] integer tensors and ints that are separated by a slice, None or ...; index in two steps, or use take"
+            "[getitem] integer tensors and ints that are separated by a slice, None or ...; index in two steps, or use "
+            "take"
         )
 
 

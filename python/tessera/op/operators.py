@@ -39,7 +39,8 @@ def _matmul(x: Any, y: Any) -> Value:
 
 def _truth(self: Value) -> bool:
     raise ArgumentError(
-        f"a symbolic tensor ({self.type}) has no truth value while a graph is built, so it cannot stand in if, while, and, "
+        f"a symbolic tensor ({self.type}) has no truth value while a graph is built, so it cannot stand in if, while, "
+        "and, "
         "or, not, in; use op.where, op.logical_and, op.logical_or, op.logical_not"
     )
 
@@ -52,7 +53,9 @@ def _length(self: Value) -> int:
     if self.ndim == 0:
         raise ShapeError("a tensor with shape () has no length")
     if not isinstance(self.shape[0], int):
-        raise ShapeError(f"the length of a tensor with shape {shape_text(self.shape)} is known only when the graph runs")
+        raise ShapeError(
+            f"the length of a tensor with shape {shape_text(self.shape)} is known only when the graph runs"
+        )
     return self.shape[0]
 
 
@@ -72,7 +75,8 @@ def _cast(self: Value, dtype: DType | str | type) -> Value:
 
 
 _BINARY: dict[str, Callable[[Any, Any], Value]] = {
-    "add": pointwise_binary.add, "sub": pointwise_binary.sub, "mul": pointwise_binary.mul, "truediv": pointwise_binary.div,
+    "add": pointwise_binary.add, "sub": pointwise_binary.sub, "mul": pointwise_binary.mul,
+    "truediv": pointwise_binary.div,
     "floordiv": pointwise_binary.floordiv, "mod": pointwise_binary.mod, "pow": pointwise_binary.pow, "matmul": _matmul,
     "and": pointwise_binary.bitwise_and, "or": pointwise_binary.bitwise_or, "xor": pointwise_binary.bitwise_xor,
     "lshift": pointwise_binary.shift_left, "rshift": pointwise_binary.shift_right,

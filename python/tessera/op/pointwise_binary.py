@@ -79,11 +79,15 @@ def _register(
 
 
 def _floordiv_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.where(y == 0, 0, np.floor_divide(x, np.where(y == 0, 1, y))) if x.dtype.kind in "iu" else np.floor_divide(x, y)
+    if x.dtype.kind not in "iu":
+        return np.floor_divide(x, y)
+    return np.where(y == 0, 0, np.floor_divide(x, np.where(y == 0, 1, y)))
 
 
 def _mod_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y))) if x.dtype.kind in "iu" else np.mod(x, y)
+    if x.dtype.kind not in "iu":
+        return np.mod(x, y)
+    return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y)))
 
 
 def _pow_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -176,9 +180,13 @@ _register(
 def _where_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_count("where", types, 3)
     if types[0].dtype != bool_:
-        raise DTypeError(f"[where] operand 0 (the condition) has dtype {types[0].dtype}; expected bool: compare or cast it")
+        raise DTypeError(
+            f"[where] operand 0 (the condition) has dtype {types[0].dtype}; expected bool: compare or cast it"
+        )
     if types[1].dtype != types[2].dtype:
-        raise DTypeError(f"[where] operand 1 has dtype {types[1].dtype} but operand 2 has {types[2].dtype}; cast one of them")
+        raise DTypeError(
+            f"[where] operand 1 has dtype {types[1].dtype} but operand 2 has {types[2].dtype}; cast one of them"
+        )
     return TensorType(types[1].dtype, broadcast_shapes("where", *(t.shape for t in types)))
 
 
@@ -413,8 +421,8 @@ def clip(x: TensorLike, low: TensorLike | None = None, high: TensorLike | None =
     limits = (-math.inf, math.inf) if dtype.is_float else (_limits(dtype.numpy) if dtype.is_integer else (False, True))
     if dtype == bool_:
         raise DTypeError("[clip] operand 0 has dtype bool; clip numbers")
-    a, b = (as_tensor(limits[i], dtype) if given_bound is None else bounds[i] for i, given_bound in enumerate((low, high)))
-    return build("clip", tensor, a, b)
+    sides = [bounds[i] if side is not None else as_tensor(limits[i], dtype) for i, side in enumerate((low, high))]
+    return build("clip", tensor, *sides)
 
 
 def _limits(dtype: np.dtype) -> tuple[int, int]:

@@ -41,7 +41,9 @@ def no_gradient(x: Value, y: Value, g: Value) -> None:
     """The rule of a piecewise constant function: the gradient is zero wherever it exists."""
 
 
-def unary_samples(low: float, high: float, kind: str = "any", grad: bool = True, tolerance: float = 1.0) -> list[Sample]:
+def unary_samples(
+    low: float, high: float, kind: str = "any", grad: bool = True, tolerance: float = 1.0
+) -> list[Sample]:
     """Shapes that every pointwise function of one operand is tested on: usual, rank 0, empty, size 1."""
     shapes = ((3, 4), (), (2, 0), (1, 1, 5), (33,))
     return [Sample((Input(shape, kind, low, high),), {}, grad, tolerance) for shape in shapes]
@@ -127,7 +129,9 @@ def _sigmoid(x: np.ndarray) -> np.ndarray:
 _LN2 = math.log(2.0)
 
 neg = _numeric("neg", "-x.", np.negative, lambda x, y, g: -g, "use logical_not")
-abs = _numeric("abs", "The absolute value; its gradient at 0 is 0.", np.abs, lambda x, y, g: g * sign(x), "it has no sign")
+abs = _numeric(
+    "abs", "The absolute value; its gradient at 0 is 0.", np.abs, lambda x, y, g: g * sign(x), "it has no sign"
+)
 sign = _numeric("sign", "-1, 0 or 1; NaN for NaN; the gradient is zero.", np.sign, no_gradient, "it has no sign")
 
 floor = _rounding("floor", "The largest integer that is at most x.", np.floor)
@@ -153,7 +157,9 @@ atan = _maths("atan", "The inverse tangent.", np.arctan, lambda x, y, g: g / (x 
 sinh = _maths("sinh", "The hyperbolic sine.", np.sinh, lambda x, y, g: g * cosh(x))
 cosh = _maths("cosh", "The hyperbolic cosine.", np.cosh, lambda x, y, g: g * sinh(x))
 tanh = _maths("tanh", "The hyperbolic tangent.", np.tanh, lambda x, y, g: g * (1 - y * y), -3.0, 3.0)
-erf = _maths("erf", "The error function.", _erf, lambda x, y, g: g * (exp(-(x * x)) * (2 / math.sqrt(math.pi))), -3.0, 3.0)
+erf = _maths(
+    "erf", "The error function.", _erf, lambda x, y, g: g * (exp(-(x * x)) * (2 / math.sqrt(math.pi))), -3.0, 3.0
+)
 sigmoid = _maths("sigmoid", "1 / (1 + exp(-x)).", _sigmoid, lambda x, y, g: g * (y * (1 - y)), -4.0, 4.0)
 
 isnan = _test("isnan", "Whether x is NaN.", np.isnan)

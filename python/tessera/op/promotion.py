@@ -23,7 +23,7 @@ from tessera.op.opdef import build
 from tessera.op.parameter import Parameter
 
 TensorLike = Any
-"""A symbolic tensor, a Python or NumPy scalar, a symbolic dimension, or an array (NumPy, PyTorch, JAX, nested lists)."""
+"""A symbolic tensor, a Python or NumPy scalar, a symbolic dimension, or an array (NumPy, PyTorch, JAX, lists)."""
 
 
 def is_scalar(x: object) -> bool:
@@ -90,7 +90,9 @@ def promote_operands(op: str, *operands: TensorLike) -> list[Value]:
         strong = [as_dtype(type(w)) for w in weak]
     common = reduce(promote_scalar, weak, reduce(promote, strong))
     if common.name in ("f8e4m3", "f8e5m2"):
-        raise DTypeError(f"[{op}] operands have dtype {common}, which only stores numbers; cast them to bf16 or f32 first")
+        raise DTypeError(
+            f"[{op}] operands have dtype {common}, which only stores numbers; cast them to bf16 or f32 first"
+        )
     return [cast_to(t, common) if isinstance(t, Value) else scalar(python_scalar(t), common) for t in tensors]
 
 

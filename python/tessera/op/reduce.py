@@ -91,7 +91,9 @@ def _scan_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     return f"{letters}->{letters}"
 
 
-def reduction_samples(kind: str = "any", low: float = -2.0, high: float = 2.0, empty: bool = True, **attrs: Any) -> list[Sample]:
+def reduction_samples(
+    kind: str = "any", low: float = -2.0, high: float = 2.0, empty: bool = True, **attrs: Any
+) -> list[Sample]:
     """Axes and shapes that every reduction is tested on: each axis, several, all, none, size 1, rank 0, empty."""
     cases: list[tuple[tuple[int, ...], list[int], bool]] = [
         ((3, 4), [0], False), ((3, 4), [1], True), ((2, 3, 4), [0, 2], False), ((2, 3, 4), [1], False),
@@ -152,7 +154,8 @@ def _register(
         _check_axes(name, t, attrs["axes"])
         if not accumulates:
             _not_empty(name, t, attrs["axes"])
-        return TensorType(_accumulated(t.dtype) if accumulates else t.dtype, reduced_shape(t.shape, attrs["axes"], attrs["keepdims"]))
+        dtype = _accumulated(t.dtype) if accumulates else t.dtype
+        return TensorType(dtype, reduced_shape(t.shape, attrs["axes"], attrs["keepdims"]))
 
     def numpy_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool) -> Any:
         extra = {"dtype": np.int64} if accumulates and x.dtype.kind in "iub" else {}
@@ -248,7 +251,10 @@ def _arg_infer(name: str) -> Callable[..., TensorType]:
 
 
 def _arg_samples() -> list[Sample]:
-    cases = (((3, 4), 0, False), ((3, 4), 1, True), ((2, 3, 4), 1, False), ((7,), 0, False), ((1,), 0, False), ((0, 2), 1, False))
+    cases = (
+        ((3, 4), 0, False), ((3, 4), 1, True), ((2, 3, 4), 1, False), ((7,), 0, False), ((1,), 0, False),
+        ((0, 2), 1, False),
+    )
     return [Sample((Input(s, "any", -9, 9),), {"axis": a, "keepdims": k}, grad=False) for s, a, k in cases]
 
 
@@ -332,12 +338,12 @@ def _position(name: str, x: TensorLike, axis: int | None, keepdims: bool) -> Val
 
 
 def argmax(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Value:
-    """The position (i64) of the first largest element along ``axis``, or in the flattened tensor; NaN counts as largest."""
+    """The position (i64) of the first largest element along ``axis`` (None: of all, flattened); NaN is largest."""
     return _position("argmax", x, axis, keepdims)
 
 
 def argmin(x: TensorLike, axis: int | None = None, keepdims: bool = False) -> Value:
-    """The position (i64) of the first smallest element along ``axis``, or in the flattened tensor; NaN counts as smallest."""
+    """The position (i64) of the first smallest element along ``axis`` (None: of all, flattened); NaN is smallest."""
     return _position("argmin", x, axis, keepdims)
 
 
@@ -362,7 +368,8 @@ def _mean_of(x: Value, axes: Sequence[int], keepdims: bool, correction: float = 
     if isinstance(count, int):
         divisor = scalar(float(builtins.max(count - correction, 0)), x.dtype)
     else:
-        divisor = build("maximum", build("full", shape=[], value=count, dtype=x.dtype) - correction, scalar(0.0, x.dtype))
+        size = build("full", shape=[], value=count, dtype=x.dtype)
+        divisor = build("maximum", size - correction, scalar(0.0, x.dtype))
     return total / divisor
 
 
@@ -442,7 +449,8 @@ def _composite(
 def _nonempty_samples(**attrs: Any) -> list[Sample]:
     """Reductions of at least two elements each (a deviation of one element has no gradient at 0)."""
     cases: tuple[tuple[tuple[int, ...], list[int], bool], ...] = (
-        ((3, 4), [0], False), ((3, 4), [1], True), ((2, 3, 4), [0, 2], False), ((37,), [0], False), ((0, 3), [1], False),
+        ((3, 4), [0], False), ((3, 4), [1], True), ((2, 3, 4), [0, 2], False), ((37,), [0], False),
+        ((0, 3), [1], False),
     )
     return [Sample((Input(s, "float"),), {"axes": a, "keepdims": k, **attrs}, tolerance=4.0) for s, a, k in cases]
 

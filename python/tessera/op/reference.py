@@ -30,7 +30,8 @@ def evaluate(
     """The outputs of ``graph`` by name, for inputs by name.
 
     ``state``: parameters by name, used instead of their own storage; updates are written into it after everything was
-    computed. Raises NameMissingError for an input that is not given, ShapeError and DTypeError for one that does not fit.
+    computed. Raises NameMissingError for an input that is not given, ShapeError and DTypeError for one that does not
+    fit.
     """
     sizes: Sizes = {}
     nodes = graph.nodes()
@@ -44,7 +45,9 @@ def evaluate(
     for name, v in inputs.items():
         expected = tuple(evaluate_dim(d, sizes) for d in v.shape)
         if arrays[name].shape != expected:
-            raise ShapeError(f"input {name!r} has shape {arrays[name].shape}; expected {shape_text(v.shape)} = {expected}")
+            raise ShapeError(
+                f"input {name!r} has shape {arrays[name].shape}; expected {shape_text(v.shape)} = {expected}"
+            )
 
     def leaf(node: Node) -> np.ndarray:
         name = node.attrs["name"]
@@ -115,7 +118,11 @@ def concrete(attribute: Any, sizes: Mapping[str, int]) -> Any:
 
 
 def evaluate_operator(
-    definition: OpDef, operands: Sequence[np.ndarray], attrs: Mapping[str, Any], types: Sequence[TensorType], sizes: Sizes
+    definition: OpDef,
+    operands: Sequence[np.ndarray],
+    attrs: Mapping[str, Any],
+    types: Sequence[TensorType],
+    sizes: Sizes,
 ) -> list[np.ndarray]:
     """The results of one operator, checked against the inferred types."""
     if definition.reference is None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import numpy as np
 
 from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dims import Dim, Expr, add, bounds, ceildiv, floordiv, mod, mul, nonnegative, product
+from tessera.ir.dtype import i64, promote
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import (
     ALL,
@@ -37,6 +39,11 @@ EVERY = (*ALL, *SMALL_FLOATS)
 def letters(count: int) -> str:
     """The first letters, for factor strings."""
     return string.ascii_letters[:count]
+
+
+def whole_axes(rank: int, axes: Sequence[int]) -> str:
+    """A letter per dimension, those of ``axes`` whole."""
+    return "".join(c + ("!" if i in axes else "") for i, c in enumerate(letters(rank)))
 
 
 # --- reshape ---
@@ -121,7 +128,8 @@ register(OpDef(
     lambda: [
         Sample((Input(a, "any"),), {"shape": list(b)})
         for a, b in (
-            ((3, 4), (12,)), ((12,), (3, 4)), ((2, 3, 4), (6, 4)), ((6, 4), (2, 3, 2, 2)), ((4, 6), (3, 8)), ((1, 5), (5,)),
+            ((3, 4), (12,)), ((12,), (3, 4)), ((2, 3, 4), (6, 4)), ((6, 4), (2, 3, 2, 2)), ((4, 6), (3, 8)),
+            ((1, 5), (5,)),
             ((), (1, 1)), ((1,), ()), ((0, 3), (5, 0)), ((2, 1, 3), (2, 3, 1)), ((4, 6), (6, 4)),
         )
     ],
@@ -132,7 +140,7 @@ register(OpDef(
 def resolve_shape(op: str, x: Value, shape: Any) -> tuple[Dim, ...]:
     """A target shape in which one dimension may be -1: what is left."""
     items = [shape] if isinstance(shape, (int, str, Expr)) else list(shape)
-    unknown = [i for i, d in enumerate(items) if isinstance(d, (int, np.integer)) and not isinstance(d, bool) and d == -1]
+    unknown = [i for i, d in enumerate(items) if isinstance(d, (int, np.integer)) and d == -1]
     if not unknown:
         return as_shape(op, items)
     if len(unknown) > 1:
@@ -184,7 +192,8 @@ def squeeze(x: TensorLike, axis: int | Sequence[int] | None = None) -> Value:
         for a in axes:
             if tensor.shape[a] != 1:
                 raise ShapeError(
-                    f"[squeeze] dimension {a} of operand 0 with shape {shape_text(tensor.shape)} is {tensor.shape[a]}, not 1"
+                    f"[squeeze] dimension {a} of operand 0 with shape {shape_text(tensor.shape)} is {tensor.shape[a]}, "
+                    "not 1"
                 )
     return reshape(tensor, tuple(d for i, d in enumerate(tensor.shape) if i not in axes))
 
@@ -205,7 +214,9 @@ def _transpose_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_count("transpose", types, 1)
     perm = list(attrs["perm"])
     if sorted(perm) != list(range(types[0].ndim)):
-        raise ArgumentError(f"[transpose] perm {perm} must name each of the {types[0].ndim} dimensions of operand 0 once")
+        raise ArgumentError(
+            f"[transpose] perm {perm} must name each of the {types[0].ndim} dimensions of operand 0 once"
+        )
     return TensorType(types[0].dtype, tuple(types[0].shape[p] for p in perm))
 
 
@@ -229,15 +240,17 @@ register(OpDef(
     lambda x, perm: np.transpose(x, perm),
     lambda: [
         Sample((Input(s, "any"),), {"perm": list(p)})
-        for s, p in (((3, 4), (1, 0)), ((2, 3, 4), (2, 0, 1)), ((2, 3, 4), (0, 2, 1)), ((5,), (0,)), ((), ()), ((0, 2), (1, 0)),
-                     ((2, 1, 3, 2), (3, 1, 0, 2)))
+        for s, p in (
+            ((3, 4), (1, 0)), ((2, 3, 4), (2, 0, 1)), ((2, 3, 4), (0, 2, 1)), ((5,), (0,)), ((), ()), ((0, 2), (1, 0)),
+            ((2, 1, 3, 2), (3, 1, 0, 2)),
+        )
     ],
     EVERY, "The dimensions in another order.",
 ))
 
 
 def transpose(x: TensorLike, *perm: Any) -> Value:
-    """The dimensions in the order ``perm``; without it, reversed. ``transpose(x, (1, 0))`` or ``transpose(x, 1, 0)``."""
+    """The dimensions in the order ``perm``, reversed without it: ``transpose(x, (1, 0))`` or ``transpose(x, 1, 0)``."""
     tensor = as_tensor(x)
     order = unpack(perm)
     if not perm or order is None or order == (None,):
@@ -261,13 +274,14 @@ def swapaxes(x: TensorLike, a: int, b: int) -> Value:
 def moveaxis(x: TensorLike, source: int | Sequence[int], destination: int | Sequence[int]) -> Value:
     """Dimensions ``source`` moved to the places ``destination``; the others keep their order."""
     tensor = as_tensor(x)
-    start = [one_axis("moveaxis", a, tensor.ndim, "source") for a in (source if isinstance(source, Sequence) else [source])]
-    end = [
-        one_axis("moveaxis", a, tensor.ndim, "destination")
-        for a in (destination if isinstance(destination, Sequence) else [destination])
-    ]
+    start, end = (
+        [one_axis("moveaxis", a, tensor.ndim, argument) for a in (given if isinstance(given, Sequence) else [given])]
+        for argument, given in (("source", source), ("destination", destination))
+    )
     if len(start) != len(end) or len(set(start)) != len(start) or len(set(end)) != len(end):
-        raise ArgumentError(f"[moveaxis] source {source} and destination {destination} must be as many different dimensions")
+        raise ArgumentError(
+            f"[moveaxis] source {source} and destination {destination} must be as many different dimensions"
+        )
     order = [a for a in range(tensor.ndim) if a not in start]
     for place, a in sorted(zip(end, start)):
         order.insert(place, a)
@@ -284,7 +298,8 @@ def _broadcast_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     fits = len(old) <= len(shape) and all(d in (1, t) for d, t in zip(old[::-1], shape[::-1]))
     if not fits:
         raise ShapeError(
-            f"[broadcast_to] operand 0 with shape {shape_text(old)} does not broadcast to {shape_text(shape)}: aligned from "
+            f"[broadcast_to] operand 0 with shape {shape_text(old)} does not broadcast to {shape_text(shape)}: aligned "
+            "from "
             "the right, each of its dimensions must be 1 or equal"
         )
     return TensorType(types[0].dtype, shape)
@@ -300,7 +315,8 @@ def _broadcast_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     result = letters(count)
     spare = iter(string.ascii_letters[count:])
     operand = [
-        result[count - rank + i] if d == attrs["shape"][count - rank + i] else next(spare) for i, d in enumerate(types[0].shape)
+        result[count - rank + i] if d == attrs["shape"][count - rank + i] else next(spare)
+        for i, d in enumerate(types[0].shape)
     ]
     return f"{''.join(operand)}->{result}"
 
@@ -310,7 +326,10 @@ register(OpDef(
     View(_broadcast_index), lambda x, shape: np.broadcast_to(x, tuple(shape)),
     lambda: [
         Sample((Input(a, "any"),), {"shape": list(b)})
-        for a, b in (((4,), (3, 4)), ((3, 1), (3, 4)), ((), (2, 3)), ((1, 1), (2, 5)), ((3, 4), (3, 4)), ((1,), (0,)), ((2, 1), (3, 2, 0)))
+        for a, b in (
+            ((4,), (3, 4)), ((3, 1), (3, 4)), ((), (2, 3)), ((1, 1), (2, 5)), ((3, 4), (3, 4)), ((1,), (0,)),
+            ((2, 1), (3, 2, 0)),
+        )
     ],
     EVERY, "Repeated along dimensions of size 1 and new leading ones.",
 ))
@@ -336,7 +355,8 @@ def tile(x: TensorLike, reps: int | Sequence[int]) -> Value:
 
 def repeat(x: TensorLike, repeats: int, axis: int | None = None) -> Value:
     """Each element repeated ``repeats`` times along ``axis``; None: of the flattened tensor."""
-    tensor = as_tensor(x) if axis is not None else reshape(as_tensor(x), (-1,)) if as_tensor(x).ndim != 1 else as_tensor(x)
+    tensor = as_tensor(x)
+    tensor = tensor if axis is not None else reshape(tensor, (tensor.size,))
     at = one_axis("repeat", 0 if axis is None else axis, tensor.ndim)
     (count,) = as_shape("repeat", repeats)
     spread = broadcast_to(expand_dims(tensor, at + 1), (*tensor.shape[: at + 1], count, *tensor.shape[at + 1 :]))
@@ -346,18 +366,24 @@ def repeat(x: TensorLike, repeats: int, axis: int | None = None) -> Value:
 # --- slice and flip ---
 
 
+_FOR_ALL_SIZES = " for all legal sizes; give op.dim a larger min"
+
+
 def _slice_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_count("slice", types, 1)
     t = types[0]
     start, stop, step = attrs["start"], attrs["stop"], attrs["step"]
     if not len(start) == len(stop) == len(step) == t.ndim:
-        raise ArgumentError(f"[slice] start, stop and step must have one entry for each of the {t.ndim} dimensions of operand 0")
+        raise ArgumentError(
+            f"[slice] start, stop and step must have one entry for each of the {t.ndim} dimensions of operand 0"
+        )
     shape = []
     for i, (a, b, s, d) in enumerate(zip(start, stop, step, t.shape)):
         if not (nonnegative(a) and nonnegative(add(b, mul(a, -1))) and nonnegative(add(d, mul(b, -1)))):
             raise ShapeError(
-                f"[slice] dimension {i} of operand 0 with shape {shape_text(t.shape)}: 0 <= {a} <= {b} <= {d} does not hold"
-                + ("" if all(isinstance(v, int) for v in (a, b, d)) else " for all legal sizes; give op.dim a larger min")
+                f"[slice] dimension {i} of operand 0 with shape {shape_text(t.shape)}: 0 <= {a} <= {b} <= {d} does not "
+                "hold"
+                + ("" if all(isinstance(v, int) for v in (a, b, d)) else _FOR_ALL_SIZES)
             )
         if bounds(s)[0] < 1:
             raise ArgumentError(f"[slice] step {s} of dimension {i} must be at least 1")
@@ -419,8 +445,10 @@ register(OpDef(
     lambda: [
         Sample((Input(shape, "any"),), {"start": list(a), "stop": list(b), "step": list(s)})
         for shape, a, b, s in (
-            ((5, 4), (1, 0), (4, 4), (1, 1)), ((5, 4), (0, 1), (5, 4), (2, 3)), ((7,), (0,), (7,), (3,)), ((7,), (1,), (6,), (2,)),
-            ((5,), (2,), (2,), (1,)), ((), (), (), ()), ((2, 6, 3), (0, 1, 2), (1, 6, 3), (1, 4, 1)), ((0, 2), (0, 0), (0, 1), (1, 1)),
+            ((5, 4), (1, 0), (4, 4), (1, 1)), ((5, 4), (0, 1), (5, 4), (2, 3)), ((7,), (0,), (7,), (3,)),
+            ((7,), (1,), (6,), (2,)),
+            ((5,), (2,), (2,), (1,)), ((), (), (), ()), ((2, 6, 3), (0, 1, 2), (1, 6, 3), (1, 4, 1)),
+            ((0, 2), (0, 0), (0, 1), (1, 1)),
         )
     ],
     EVERY, "Every step-th element from start to before stop of each dimension.",
@@ -446,6 +474,11 @@ def _flip_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     return types[0]
 
 
+def _flip_index(index: Index, operand: TensorType, result: TensorType, attrs: Attrs) -> Index:
+    axes = attrs["axes"]
+    return tuple(add(d, add(mul(i, -1), -1)) if a in axes else i for a, (i, d) in enumerate(zip(index, operand.shape)))
+
+
 def _flip_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | None]:
     g = cotangents[0]
     return [None if g is None else build("flip", g, axes=node.attrs["axes"])]
@@ -453,13 +486,13 @@ def _flip_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | 
 
 register(OpDef(
     "flip", _flip_infer, _flip_vjp,
-    lambda types, attrs: "{0}->{0}".format("".join(c + ("!" if i in attrs["axes"] else "") for i, c in enumerate(letters(types[0].ndim)))),
-    View(lambda index, operand, result, attrs: tuple(
-        add(add(d, -1), mul(i, -1)) if axis in attrs["axes"] else i for axis, (i, d) in enumerate(zip(index, operand.shape)))),
+    lambda types, attrs: "{0}->{0}".format(whole_axes(types[0].ndim, attrs["axes"])), View(_flip_index),
     lambda x, axes: np.flip(x, tuple(axes)),
     lambda: [
         Sample((Input(s, "any"),), {"axes": list(a)})
-        for s, a in (((3, 4), (0,)), ((3, 4), (0, 1)), ((2, 3, 4), (1,)), ((5,), ()), ((), ()), ((0, 2), (0,)), ((1,), (0,)))
+        for s, a in (
+            ((3, 4), (0,)), ((3, 4), (0, 1)), ((2, 3, 4), (1,)), ((5,), ()), ((), ()), ((0, 2), (0,)), ((1,), (0,)),
+        )
     ],
     EVERY, "The order of elements reversed along axes.",
 ))
@@ -482,7 +515,9 @@ def _pad_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         raise ArgumentError(f"[pad] low and high must have one entry for each of the {t.ndim} dimensions of operand 0")
     for i, (a, b) in enumerate(zip(low, high)):
         if not (nonnegative(a) and nonnegative(b)):
-            raise ArgumentError(f"[pad] dimension {i} is padded by {a} and {b}; both must be at least 0 for all legal sizes")
+            raise ArgumentError(
+                f"[pad] dimension {i} is padded by {a} and {b}; both must be at least 0 for all legal sizes"
+            )
     scalar_of(attrs["value"], t.dtype)
     return TensorType(t.dtype, tuple(add(add(a, d), b) for a, d, b in zip(low, t.shape, high)))
 
@@ -492,6 +527,10 @@ def _pad_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | N
     if g is None:
         return [None]
     return [build("slice", g, start=low, stop=[add(a, d) for a, d in zip(low, x.shape)], step=[1] * x.ndim)]
+
+
+def _pad_reference(x: np.ndarray, low: Sequence[int], high: Sequence[int], value: bool | int | float) -> np.ndarray:
+    return np.pad(x, list(zip(low, high)), constant_values=np.asarray(value).astype(x.dtype)) if x.ndim else x
 
 
 def _pad_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
@@ -504,7 +543,7 @@ def _pad_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
 
 register(OpDef(
     "pad", _pad_infer, _pad_vjp, _pad_shard, PadLowering(),
-    lambda x, low, high, value: np.pad(x, list(zip(low, high)), constant_values=np.asarray(value).astype(x.dtype)) if x.ndim else x,
+    _pad_reference,
     lambda: [
         Sample((Input(s, "any"),), {"low": list(a), "high": list(b), "value": v})
         for s, a, b, v in (
@@ -548,7 +587,9 @@ def _pad_widths(x: Value, width: Any) -> list[tuple[Dim, Dim]]:
     if len(items) == 1 and isinstance(items[0], (tuple, list)):
         items = items * x.ndim
     if len(items) != x.ndim or any(not isinstance(i, (tuple, list)) or len(i) != 2 for i in items):
-        raise ArgumentError(f"[pad] width {width!r} must be an int, (low, high) or one (low, high) for each of {x.ndim} dimensions")
+        raise ArgumentError(
+            f"[pad] width {width!r} must be an int, (low, high) or one (low, high) for each of {x.ndim} dimensions"
+        )
     return [(as_dim("pad", a), as_dim("pad", b)) for a, b in items]
 
 
@@ -582,13 +623,15 @@ def _concat_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     for number, t in enumerate(types):
         if t.ndim != len(first):
             raise ShapeError(
-                f"[concat] operand {number} has shape {shape_text(t.shape)} with {t.ndim} dimensions but operand 0 with shape "
+                f"[concat] operand {number} has shape {shape_text(t.shape)} with {t.ndim} dimensions but operand 0 "
+                "with shape "
                 f"{shape_text(first)} has {len(first)}"
             )
         for i, (a, b) in enumerate(zip(first, t.shape)):
             if i != axis and a != b:
                 raise ShapeError(
-                    f"[concat] operand {number} has shape {shape_text(t.shape)} but dimension {i} must be {a} as in operand 0 "
+                    f"[concat] operand {number} has shape {shape_text(t.shape)} but dimension {i} must be {a} as in "
+                    "operand 0 "
                     f"with shape {shape_text(first)}; only dimension {axis} may differ"
                 )
         total = add(total, t.shape[axis])
@@ -612,17 +655,20 @@ def _concat_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     rank, axis = types[0].ndim, attrs["axis"]
     spare = iter(string.ascii_letters[rank:])
     sides = [
-        "".join(next(spare) + "!" if i == axis else c for i, c in enumerate(letters(rank))) for _ in range(len(types) + 1)
+        "".join(next(spare) + "!" if i == axis else c for i, c in enumerate(letters(rank)))
+        for _ in range(len(types) + 1)
     ]
     return f"{','.join(sides[:-1])}->{sides[-1]}"
 
 
 register(OpDef(
-    "concat", _concat_infer, _concat_vjp, _concat_shard, Concat(), lambda *arrays, axis: np.concatenate(arrays, axis=axis),
+    "concat", _concat_infer, _concat_vjp, _concat_shard, Concat(), lambda *arrays,
+    axis: np.concatenate(arrays, axis=axis),
     lambda: [
         Sample(tuple(Input(s, "any") for s in shapes), {"axis": axis})
         for shapes, axis in (
-            (((2, 3), (4, 3)), 0), (((2, 3), (2, 1), (2, 2)), 1), (((5,),), 0), (((0, 2), (3, 2)), 0), (((2, 2, 2), (2, 2, 2)), 1),
+            (((2, 3), (4, 3)), 0), (((2, 3), (2, 1), (2, 2)), 1), (((5,),), 0), (((0, 2), (3, 2)), 0),
+            (((2, 2, 2), (2, 2, 2)), 1),
             (((1,), (1,), (1,), (1,)), 0),
         )
     ],
@@ -640,10 +686,6 @@ def concat(tensors: Sequence[TensorLike], axis: int = 0) -> Value:
 
 
 def _promoted(op: str, tensors: Sequence[TensorLike]) -> list[Value]:
-    from functools import reduce
-
-    from tessera.ir.dtype import promote
-
     if isinstance(tensors, Value) or not isinstance(tensors, Sequence) or not tensors:
         raise ArgumentError(f"[{op}] the first argument must be a list or tuple of one or more tensors")
     values = [as_tensor(t) for t in tensors]
@@ -657,7 +699,8 @@ def stack(tensors: Sequence[TensorLike], axis: int = 0) -> Value:
     for i, v in enumerate(values):
         if v.shape != values[0].shape:
             raise ShapeError(
-                f"[stack] operand {i} has shape {shape_text(v.shape)} but operand 0 has {shape_text(values[0].shape)}; they must be equal"
+                f"[stack] operand {i} has shape {shape_text(v.shape)} but operand 0 has {shape_text(values[0].shape)}; "
+                "they must be equal"
             )
     at = one_axis("stack", axis, values[0].ndim + 1)
     return concat([expand_dims(v, at) for v in values], at)
@@ -676,7 +719,8 @@ def split(x: TensorLike, sections: int | Sequence[int], axis: int = 0) -> list[V
             raise ArgumentError(f"[split] sections must be at least 1, got {sections}")
         if mod(size, int(sections)) != 0:
             raise ShapeError(
-                f"[split] dimension {at} of operand 0 with shape {shape_text(tensor.shape)} is {size}, which is not a multiple "
+                f"[split] dimension {at} of operand 0 with shape {shape_text(tensor.shape)} is {size}, which is not a "
+                "multiple "
                 f"of {sections}; give the positions of the cuts"
             )
         width = floordiv(size, int(sections))
@@ -691,22 +735,19 @@ def split(x: TensorLike, sections: int | Sequence[int], axis: int = 0) -> list[V
 
 def _triangle_body(x: Value, k: int, lower: bool) -> Value:
     shape = list(x.shape[-2:])
-    rows = build("iota", shape=shape, axis=0, dtype=_counting())
-    columns = build("iota", shape=shape, axis=1, dtype=_counting())
+    rows = build("iota", shape=shape, axis=0, dtype=i64)
+    columns = build("iota", shape=shape, axis=1, dtype=i64)
     bound = rows + k
     return where(columns <= bound if lower else columns >= bound, x, False if x.dtype.kind == "bool" else 0)
-
-
-def _counting() -> Any:
-    from tessera.ir.dtype import i64
-
-    return i64
 
 
 def _triangle_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_count("triangle", types, 1)
     if types[0].ndim < 2:
-        raise ShapeError(f"[{'tril' if attrs['lower'] else 'triu'}] operand 0 has shape {shape_text(types[0].shape)}; a matrix needs 2 dimensions")
+        raise ShapeError(
+            f"[{'tril' if attrs['lower'] else 'triu'}] operand 0 has shape {shape_text(types[0].shape)}; a matrix "
+            "needs 2 dimensions"
+        )
     return types[0]
 
 

@@ -44,6 +44,8 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """Load a part when it is first used, so that ``import tessera`` stays fast."""
     if name in _MODULES:
+        if name == "op":
+            importlib.import_module("tessera.graph")  # gives tensors Y(x), .graph and .numpy()
         return importlib.import_module(f"tessera.{name}")
     if name in _NAMES:
         value = getattr(importlib.import_module(_NAMES[name]), name)

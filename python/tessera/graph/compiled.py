@@ -11,11 +11,12 @@ import numpy as np
 
 from tessera._core import Array, Program, default_runtime
 from tessera.artifact import layout, writer
-from tessera.errors import ArgumentError, NameMissingError
+from tessera.errors import ArgumentError, NameMissingError, UnsupportedError
 from tessera.graph.pipeline import Built, TensorInfo
 from tessera.graph.signature import Signature
-from tessera.interop.array import array, as_array
+from tessera.interop.array import as_array, converted
 from tessera.interop.parameters import shared_array
+from tessera.ir.dtype import DTYPES
 from tessera.op.parameter import Parameter
 
 
@@ -77,7 +78,8 @@ class Compiled:
     def _array(self, position: int, value: Any) -> Array:
         """A concrete array; Python numbers and lists take the dtype that the program declares."""
         if isinstance(value, (bool, int, float, list, tuple)) and position < len(self._built.inputs):
-            return array(value, self._built.inputs[position].dtype)
+            info = self._built.inputs[position]
+            return as_array(converted(value, DTYPES[info.dtype], f"input {info.name!r}"))
         return as_array(value)
 
     def program(self) -> Program:
@@ -152,6 +154,9 @@ class Compiled:
         sections = [writer.section(name, parameter.storage()) for name, parameter in self._parameters.items()]
         sections += [writer.section(layout.CONSTANT + name, data) for name, data in self._constants.items()]
         writer.save(path, entries, sections + self._built.kernel_sections())
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError("a compiled graph is not copied or pickled: save it with .save(path) and load it")
 
     def __repr__(self) -> str:
         def listed(infos: Sequence[TensorInfo]) -> str:

@@ -15,6 +15,7 @@ from tessera.graph.pipeline import Options
 from tessera.graph.signature import NamedSignature
 from tessera.graph.substitute import substitute
 from tessera.graph.trace import array_type, is_array
+from tessera.interop.array import converted
 from tessera.ir.graph import Graph, topological
 from tessera.ir.value import INPUT, Node, TensorType, Value, attach
 from tessera.op import as_tensor
@@ -121,7 +122,7 @@ def _symbolic(x: Any, position: int, entry: _Entry) -> Value:
 def _concrete(x: Any, position: int, entry: _Entry) -> np.ndarray:
     """Python numbers and lists as an array of the declared dtype."""
     if isinstance(x, (bool, int, float, list, tuple)):
-        return np.asarray(x).astype(entry.types[position].dtype.numpy)
+        return converted(x, entry.types[position].dtype, f"input {entry.signature.inputs[position]!r}")
     raise ArgumentError(f"graph: input {entry.signature.inputs[position]!r} must be an array, not {type(x).__name__}")
 
 

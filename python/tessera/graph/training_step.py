@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, overload
 
-from tessera.errors import ArgumentError
+from tessera.errors import ArgumentError, UnsupportedError
 from tessera.graph import tree
 from tessera.graph.backward import Gradients
 from tessera.graph.compile import compile_graph, resolve_targets
@@ -95,6 +95,11 @@ class TrainingStep:
                 batch = narrowed
             else:
                 return compile_graph(traced.graph, TreeSignature(traced), options)
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            f"{self.__name__}: a training step is not copied or pickled; graph.compile(step, …).save(path) keeps it"
+        )
 
     def __repr__(self) -> str:
         return f"<training step {self.__name__}>"

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tessera._core import Array
-from tessera.errors import ArgumentError, DTypeError, ShapeError
+from tessera.errors import ArgumentError, DTypeError, ShapeError, TesseraError
 from tessera.ir.dtype import DTYPES, DType, as_dtype
 
 _STORAGE = {"bf16": np.dtype(np.uint16), "f8e4m3": np.dtype(np.uint8), "f8e5m2": np.dtype(np.uint8)}
@@ -55,6 +55,28 @@ def _from_object(obj: Any) -> np.ndarray:
     if found.dtype == np.float64 and not isinstance(obj, (np.ndarray, np.generic)):
         found = found.astype(np.float32)
     return found
+
+
+def converted(obj: Any, dtype: DType, what: str) -> np.ndarray:
+    """Python numbers and lists in the dtype that ``what`` declares.
+
+    Raises ShapeError for ragged lists, DTypeError for values that the dtype cannot hold: numbers with a fraction or out
+    of range for an integer, anything but True and False for bool.
+    """
+    try:
+        found = np.asarray(obj)
+    except ValueError as error:
+        raise ShapeError(f"{what}: {error}") from None
+    kind = as_dtype_or_raise(found.dtype)
+    if found.size and not dtype.is_float:
+        if kind.is_float or (dtype.name == "bool" and kind.name != "bool"):
+            raise DTypeError(f"{what} is {dtype}: the values given are {kind}; convert them first")
+        if dtype.name != "bool":
+            limits, low, high = np.iinfo(dtype.numpy), int(found.min()), int(found.max())
+            if low < limits.min or high > limits.max:
+                wrong = low if low < limits.min else high
+                raise DTypeError(f"{what} is {dtype}, which holds {limits.min} to {limits.max}, not {wrong}")
+    return found.astype(dtype.numpy)
 
 
 def as_array(obj: Any) -> Array:
@@ -101,7 +123,12 @@ def from_dlpack(obj: Any) -> Array:
     """An Array that shares memory with any object that has ``__dlpack__`` (PyTorch, JAX, NumPy, …) on the CPU."""
     if getattr(obj, "requires_grad", False):
         obj = obj.detach()
-    return Array.from_dlpack(obj)
+    try:
+        return Array.from_dlpack(obj)
+    except TesseraError:
+        raise
+    except Exception as error:  # each library has its own ways to refuse
+        raise ArgumentError(f"array: {type(obj).__name__} gives no memory to share: {error}") from error
 
 
 def array(obj: Any, dtype: object = None, *, copy: bool = False) -> Array:
@@ -156,6 +183,15 @@ def _setitem(self: Array, index: Any, value: Any) -> None:
     to_numpy(self)[index] = value
 
 
+def _restored(values: np.ndarray) -> Array:
+    return array(values, copy=True)
+
+
+def _reduce(self: Array) -> tuple[Any, ...]:
+    """Copies and pickles hold the elements, not the memory."""
+    return _restored, (np.ascontiguousarray(to_numpy(self)).reshape(tuple(self.shape)),)
+
+
 def _len(self: Array) -> int:
     if not self.shape:
         raise ShapeError("len: an array without dimensions has no length")
@@ -182,6 +218,7 @@ _METHODS: dict[str, Any] = {
     "__getitem__": _getitem,
     "__setitem__": _setitem,
     "__len__": _len,
+    "__reduce__": _reduce,
     "__iter__": _iterate,
     "__bool__": _bool,
     "__index__": _index,
@@ -197,4 +234,4 @@ _METHODS: dict[str, Any] = {
 for _name, _method in _METHODS.items():
     setattr(Array, _name, _method)
 
-__all__ = ["Array", "array", "as_array", "from_dlpack", "to_numpy"]
+__all__ = ["Array", "array", "as_array", "converted", "from_dlpack", "to_numpy"]

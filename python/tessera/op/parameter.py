@@ -147,6 +147,17 @@ class Parameter:
         """The graph value of this parameter: always the same one."""
         return self._leaf
 
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy has storage of its own: not the runtime's array over this one's."""
+        return {**self.__dict__, "array": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        if self._data is not None:
+            data = aligned_empty(self.shape, self.dtype)
+            data[...] = self._data
+            self._data = data
+
     def __repr__(self) -> str:
         kind = "" if self.trainable else ", trainable=False"
         return f"Parameter({self.name!r}, {TensorType(self.dtype, self.shape)}{kind})"

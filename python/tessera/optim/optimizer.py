@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera import op
-from tessera.errors import ArgumentError, NameMissingError, ShapeError
+from tessera.errors import ArgumentError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.backward import Gradients
 from tessera.graph.state import is_recording, update
 from tessera.graph.training_step import TrainingStep, training_step
@@ -118,6 +118,11 @@ class Optimizer(ABC):
         if key not in self._programs:
             self._programs[key] = training_step(_named(self.apply, f"{self.name}.apply"))
         self._programs[key](grads)
+
+    def __reduce__(self) -> Any:
+        raise UnsupportedError(
+            f"{self.name}: an optimizer is not copied or pickled; its state is saved with the step that applies it"
+        )
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.name!r}, lr={self.lr!r})"

@@ -8,6 +8,7 @@ last k block, lanes along n. Products with few rows read b in place (see ``thin`
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from tessera.target.cpu.emit import Builder, Module, Val
 from tessera.target.cpu.kernel import CompiledText, open_kernel
 from tessera.target.cpu.levels import Level
 from tessera.target.cpu.microkernel import (
-    Element, Tile, pack_a_columns, pack_a_rows, pack_b_rows, pack_b_transposed, register_rows, write_microkernel,
+    K_UNROLL, Element, Tile, pack_a_columns, pack_a_rows, pack_b_rows, pack_b_transposed, register_rows, write_microkernel,
 )
 from tessera.tile.ir import Axis, Buffer, DotKernel, Op
 
@@ -193,7 +194,17 @@ class _BlockedDot:
             return None  # all rows of a panel would share the sets of the first-level cache
         if place.outer_step != 1 and place.k_step != 1:
             return None
+        if place.outer_step == 1 and isinstance(place.k_step, int) and self._collides(place.k_step):
+            return None
         return place
+
+    def _collides(self, k_step: int) -> bool:
+        """Whether the lines of a panel, ``k_step`` elements apart, are too many for the cache sets that they share."""
+        distance = k_step * self.tile.itemsize
+        room = 8 * (65536 // math.gcd(distance, 65536))  # half the ways of a second-level cache with 64 KiB a way
+        high = bounds(self.f.k.extent)[1]
+        longest = _K_BLOCK * 4 // self.tile.itemsize
+        return distance >= 512 and (longest if high is None else min(high, longest)) > room
 
     def _choose_row_blocks(self) -> None:
         per_block = max(1, _ROWS // self.tile.rows)
@@ -428,7 +439,8 @@ class _BlockedDot:
         def call(rows: int) -> list[Val]:
             tile = Tile(rows, self.tile.vectors, self.tile.lanes, self.tile.t)
             constant = k_step if isinstance(k_step, int) else None
-            symbol = write_microkernel(f.module, f.level, tile, row_step, constant, add_to is not None)
+            even = is_multiple(f.k.extent, K_UNROLL)  # blocks of k are multiples of 16
+            symbol = write_microkernel(f.module, f.level, tile, row_step, constant, add_to is not None, even)
             args = [str(a)] + ([] if constant is not None else [str(k_step)]) + [str(source), str(c), str(k)]
             args += [str(add_to)] if add_to is not None else []
             b.line(f"call void {symbol}({', '.join(args)})")

@@ -13,6 +13,9 @@ from tessera.target.cpu.emit import Builder, Module, Val
 from tessera.target.cpu.levels import Level
 
 
+K_UNROLL = 2
+
+
 @dataclass(frozen=True, slots=True)
 class Tile:
     """The shape of a register tile and its element type (an LLVM type)."""
@@ -44,13 +47,14 @@ def register_rows(level: Level, vectors: int) -> int:
 
 
 def write_microkernel(module: Module, level: Level, tile: Tile, row_step: int, k_step: int | None,
-                      accumulate: bool) -> str:
+                      accumulate: bool, even: bool) -> str:
     """``void f(ptr a, [i64 k_step], ptr b, ptr c, i64 k[, i1 add])``; returns its symbol.
 
     a(i, k) lies at a + i·row_step + k·k_step elements (``k_step`` None: an argument); b is packed, ``columns``
-    elements per k; c is a contiguous tile, overwritten, or with ``accumulate`` and ``add`` added to.
+    elements per k; c is a contiguous tile, overwritten, or with ``accumulate`` and ``add`` added to. ``even``: k is
+    a multiple of ``K_UNROLL``.
     """
-    name = f"tsr_mk_{tile.t}_{tile.rows}x{tile.vectors}x{tile.lanes}_{row_step}_{k_step}_{int(accumulate)}"
+    name = f"tsr_mk_{tile.t}_{tile.rows}x{tile.vectors}x{tile.lanes}_{row_step}_{k_step}_{int(accumulate)}{int(even)}"
 
     def write(symbol: str) -> str:
         args = [("ptr noalias", "a")] + ([("i64", "ks")] if k_step is None else [])
@@ -59,7 +63,7 @@ def write_microkernel(module: Module, level: Level, tile: Tile, row_step: int, k
         step = b.args["ks"] if k_step is None else b.const(k_step, "i64")
         zero = b.const(0, tile.t, tile.lanes)
         count = tile.rows * tile.vectors
-        unroll = 4 if count <= 16 else 2
+        unroll = K_UNROLL
 
         def body(times: int, state: list[Val]) -> list[Val]:
             ap, bp, acc = state[0], state[1], list(state[2:])
@@ -78,9 +82,11 @@ def write_microkernel(module: Module, level: Level, tile: Tile, row_step: int, k
         main = k & ~(unroll - 1)
         with b.loop(0, main, unroll, carried=[b.args["a"], b.args["b"], *[zero] * count]) as loop:
             loop.next = body(unroll, loop.vars)
-        with b.loop(main, k, 1, carried=loop.results) as rest:
-            rest.next = body(1, rest.vars)
-        acc = rest.results[2:]
+        acc = loop.results[2:]
+        if not even:
+            with b.loop(main, k, 1, carried=loop.results) as rest:
+                rest.next = body(1, rest.vars)
+            acc = rest.results[2:]
         c = b.args["c"]
         places = [b.pointer(c, i * tile.lanes, tile.t) for i in range(count)]
         align = tile.lanes * tile.itemsize

@@ -127,7 +127,7 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: list(op.tensor(("B", 2))), ShapeError, r"the length of a tensor with shape \(B, 2\) is known only when"),
     (lambda: op.tensor((2,)).mT, ShapeError, r"\[mT\] operand 0 has shape \(2,\); a matrix needs 2"),
     (lambda: op.tensor((2, 3)) + op.tensor((4,)), ShapeError,
-     r"\[add\] operand 0 with shape \(2, 3\) and operand 1 with shape \(4,\) do not broadcast: dimension -1 is 3 in one"),
+     r"\[add\] operand 0 with shape \(2, 3\) and operand 1 with shape \(4,\) do not broadcast: dimension -1 is 3"),
     (lambda: op.tensor(("B",)) + op.tensor((4,)), ShapeError, r"the size of B is known only at run time"),
     (lambda: op.tensor(("B",)) + op.tensor((op.dim("B", min=2),)), ShapeError,
      "different ranges: create the dimension once"),

@@ -119,21 +119,27 @@ from tessera.op.creation import (
 )
 from tessera.op.shape import (
     broadcast_to,
-    concat,
     expand_dims,
     flatten,
-    flip,
     moveaxis,
-    pad,
     permute,
     repeat,
     reshape,
-    split,
     squeeze,
-    stack,
     swapaxes,
     tile,
     transpose,
+)
+from tessera.op.slicing import (
+    flip,
+    split,
+)
+from tessera.op.joining import (
+    concat,
+    pad,
+    stack,
+)
+from tessera.op.triangle import (
     tril,
     triu,
 )

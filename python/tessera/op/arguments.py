@@ -20,9 +20,11 @@ INTEGERS: tuple[str, ...] = ("i64", "i32", "i16", "i8", "u8")
 NUMBERS: tuple[str, ...] = FLOATS + INTEGERS
 """Dtypes in which arithmetic is defined."""
 ALL: tuple[str, ...] = (*NUMBERS, "bool")
-"""Dtypes that every operator that only moves elements accepts (8-bit floats too)."""
+"""Dtypes with comparisons."""
 SMALL_FLOATS: tuple[str, ...] = ("f8e4m3", "f8e5m2")
 """Storage formats: they can be moved and cast, not computed with."""
+EVERY: tuple[str, ...] = (*ALL, *SMALL_FLOATS)
+"""All dtypes: those that operators accept which only move elements."""
 
 
 def shape_text(shape: Sequence[Dim]) -> str:

@@ -11,7 +11,7 @@ from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.ir.dims import Dim, Expr, add, bounds
 from tessera.ir.dtype import DType, as_dtype, f32, i64
 from tessera.ir.value import TensorType, Value
-from tessera.op.arguments import ALL, NUMBERS, SMALL_FLOATS, as_dim, as_shape, one_axis, require_count
+from tessera.op.arguments import ALL, EVERY, NUMBERS, as_dim, as_shape, one_axis, require_count
 from tessera.op.lowering import Fill, Iota
 from tessera.op.opdef import Attrs, OpDef, Sample, build, no_vjp, register
 from tessera.op.promotion import TensorLike, as_tensor, cast_to, is_scalar, python_scalar, scalar_of
@@ -45,7 +45,7 @@ register(OpDef(
         Sample((), {"shape": [3], "value": v, "dtype": as_dtype(d)}, grad=False)
         for v in (0.1, -2.5, float("inf"), float("nan")) for d in ("f64", "f32", "bf16", "f16")
     ],
-    (*ALL, *SMALL_FLOATS), "A tensor whose elements all are one number, or a symbolic dimension's size.",
+    EVERY, "A tensor whose elements all are one number, or a symbolic dimension's size.",
 ))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dtype import DType
 from tessera.ir.value import Value, attach
-from tessera.op import index, pointwise_binary, pointwise_unary, reduce, shape
+from tessera.op import pointwise_binary, pointwise_unary, reduce, shape, subscript
 from tessera.op.arguments import shape_text
 from tessera.op.promotion import is_scalar
 
@@ -88,7 +88,7 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Value]] = {
 _METHODS: dict[str, Callable[..., Any]] = {
     "__neg__": pointwise_unary.neg, "__abs__": pointwise_unary.abs, "__invert__": pointwise_unary.bitwise_not,
     "__pos__": lambda self: self, "__round__": lambda self: pointwise_unary.round(self),
-    "__getitem__": index.subscript, "__bool__": _truth, "__int__": _number, "__float__": _number,
+    "__getitem__": subscript.subscript, "__bool__": _truth, "__int__": _number, "__float__": _number,
     "__index__": _number, "__len__": _length, "__iter__": _rows, "astype": _cast, "cast": _cast,
     "reshape": shape.reshape, "transpose": shape.transpose, "permute": shape.permute, "swapaxes": shape.swapaxes,
     "flatten": shape.flatten, "squeeze": shape.squeeze, "sum": reduce.sum, "prod": reduce.prod, "mean": reduce.mean,

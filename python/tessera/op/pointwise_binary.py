@@ -18,6 +18,7 @@ from tessera.ir.dtype import bool_, f32, promote
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import (
     ALL,
+    EVERY,
     FLOATS,
     INTEGERS,
     NUMBERS,
@@ -203,7 +204,7 @@ register(OpDef(
         Sample((Input(c, "bool", 0, 2), Input(a, "any"), Input(b, "any")))
         for c, a, b in (((3, 4), (3, 4), (3, 4)), ((4,), (3, 1), ()), ((2, 1, 1), (3, 1), (1, 0)), ((), (2,), (1,)))
     ],
-    (*ALL, *SMALL_FLOATS), "x where the condition is true, else y.",
+    EVERY, "x where the condition is true, else y.",
 ))
 
 

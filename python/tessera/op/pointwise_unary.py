@@ -16,7 +16,7 @@ import numpy as np
 from tessera.errors import DTypeError
 from tessera.ir.dtype import DType, as_dtype, bool_
 from tessera.ir.value import Node, TensorType, Value
-from tessera.op.arguments import ALL, FLOATS, INTEGERS, NUMBERS, SMALL_FLOATS, require_count, require_dtype
+from tessera.op.arguments import EVERY, FLOATS, INTEGERS, NUMBERS, require_count, require_dtype
 from tessera.op.lowering import Composite, Pointwise, View
 from tessera.op.opdef import Attrs, Input, NoVjp, OpDef, Sample, Vjp, build, no_vjp, register
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to
@@ -208,9 +208,9 @@ register(OpDef(
     "*->*", Pointwise("cast"), _cast_reference,
     lambda: [
         Sample((Input((3, 5), "any", -9.0, 9.0),), {"dtype": as_dtype(name)}, grad=name == "f64")
-        for name in (*ALL, *SMALL_FLOATS)
+        for name in EVERY
     ],
-    (*ALL, *SMALL_FLOATS), "Another element type.",
+    EVERY, "Another element type.",
 ))
 
 
@@ -229,7 +229,7 @@ def _same_type(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
 
 register(OpDef(
     "stop_gradient", _same_type, unary_vjp(no_gradient), "*->*", View(lambda index, operand, result, attrs: index),
-    lambda x: x, lambda: unary_samples(-2, 2, grad=False), (*ALL, *SMALL_FLOATS), "x, as a constant for autodiff.",
+    lambda x: x, lambda: unary_samples(-2, 2, grad=False), EVERY, "x, as a constant for autodiff.",
 ))
 
 

@@ -77,6 +77,13 @@ std::vector<size_t> Call::axes(std::string_view name, size_t rank) const {
     return out;
 }
 
+std::vector<size_t> Call::sorted_axes(size_t rank) const {
+    std::vector<size_t> out = axes("axes", rank);
+    if (!std::is_sorted(out.begin(), out.end()))
+        fail(Code::Argument, "axes must be in ascending order");
+    return out;
+}
+
 std::vector<Dim> Call::sizes(std::string_view name) const {
     std::vector<Dim> out = attrs.dims(op, name);
     for (const Dim &size : out)

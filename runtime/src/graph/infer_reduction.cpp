@@ -31,13 +31,13 @@ void require_not_empty(const Call &call, const std::vector<size_t> &axes) {
 TensorType sum(const Call &call) {
     require_dtype(call, 0, Accepts::NumbersAndBool);
     const TensorType &x = call.operand(0);
-    return {accumulated(x.dtype), reduced(call, call.axes("axes", x.rank()))};
+    return {accumulated(x.dtype), reduced(call, call.sorted_axes(x.rank()))};
 }
 
 TensorType extremum(const Call &call) {
     require_dtype(call, 0, Accepts::NumbersAndBool);
     const TensorType &x = call.operand(0);
-    const std::vector<size_t> axes = call.axes("axes", x.rank());
+    const std::vector<size_t> axes = call.sorted_axes(x.rank());
     require_not_empty(call, axes);
     return {x.dtype, reduced(call, axes)};
 }

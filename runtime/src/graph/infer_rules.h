@@ -22,6 +22,8 @@ struct Call {
     size_t axis(std::string_view name, size_t rank) const;
     // A list of different axes in [0, rank).
     std::vector<size_t> axes(std::string_view name, size_t rank) const;
+    // The same in ascending order, as the attribute `axes` must be.
+    std::vector<size_t> sorted_axes(size_t rank) const;
     // A list of dimensions that can stand for sizes: none can be negative.
     std::vector<Dim> sizes(std::string_view name) const;
 };

@@ -62,19 +62,21 @@ TensorType slice(const Call &call) {
     std::vector<Dim> shape;
     for (size_t i = 0; i < x.rank(); ++i) {
         const bool legal = start[i].is_nonnegative() && (stop[i] - start[i]).is_nonnegative() &&
-                           (x.shape[i] - stop[i]).is_nonnegative() && step[i].bounds().first >= 1;
+                           (x.shape[i] - stop[i]).is_nonnegative();
         if (!legal)
             call.fail(Code::Shape, "dimension " + std::to_string(i) + " of shape " + core::shape_text(x.shape) +
-                                       " is cut from " + start[i].text() + " to " + stop[i].text() + " in steps of " +
-                                       step[i].text() + "; 0 <= start <= stop <= size and step >= 1 must hold for all " +
-                                       "legal sizes");
+                                       " is cut from " + start[i].text() + " to " + stop[i].text() +
+                                       "; 0 <= start <= stop <= size must hold for all legal sizes");
+        if (step[i].bounds().first < 1)
+            call.fail(Code::Argument, "the step " + step[i].text() + " of dimension " + std::to_string(i) +
+                                          " must be at least 1");
         shape.push_back(core::ceildiv(stop[i] - start[i], step[i]));
     }
     return {x.dtype, std::move(shape)};
 }
 
 TensorType flip(const Call &call) {
-    call.axes("axes", call.operand(0).rank());
+    call.sorted_axes(call.operand(0).rank());
     return call.operand(0);
 }
 

@@ -19,6 +19,7 @@ from tessera.errors import (
     NameMissingError,
     ShapeError,
     TesseraError,
+    UnsupportedError,
 )
 from tessera.op.parameter import parameter_of
 
@@ -592,3 +593,24 @@ def test_outputs_of_the_caller():
         compiled.run([])
     with pytest.raises(ArgumentError, match="2 inputs are given"):
         compiled.run([x, x])
+
+
+def test_a_machine_without_code_generator_runs_portable(monkeypatch):
+    from tessera.graph import pipeline
+    from tessera.target.cpu import levels
+
+    def none():
+        raise UnsupportedError("no code for this machine")
+
+    monkeypatch.delenv("TESSERA_CPU_LEVEL", raising=False)
+    monkeypatch.setattr(levels, "host_level", none)
+    pipeline.default_targets.cache_clear()
+    try:
+        X, W, Y = linear(2, name="other.w")
+        x = f32(2, 4)
+        with pytest.warns(graph.TargetWarning, match="no code for this machine"):
+            compiled = graph.compile(Y)
+        np.testing.assert_allclose(compiled(x).numpy(), expected(x, W), rtol=1e-5, atol=1e-6)
+        assert compiled.target == "portable"
+    finally:
+        pipeline.default_targets.cache_clear()

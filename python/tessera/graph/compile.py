@@ -9,7 +9,7 @@ from typing import Any
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
-from tessera.graph.pipeline import Options, build
+from tessera.graph.pipeline import Options, TargetWarning, build
 from tessera.graph.prepare import constants_of, parameters_of, prepare
 from tessera.graph.signature import NamedSignature, Signature, TreeSignature
 from tessera.graph.trace import trace
@@ -23,14 +23,10 @@ GPU_TARGETS = {"ptx": "NVIDIA", "hsaco": "AMD"}
 """Targets that are named by the design and have no code generator in this build."""
 
 
-class TargetWarning(UserWarning):
-    """A target was asked for that this build cannot generate code for; the message says what was built instead."""
-
-
 def compile(
     subject: Any,
     *examples: Any,
-    target: str | Sequence[str] = "cpu",
+    target: str | Sequence[str] | None = None,
     schedule: Schedule | None = None,
     level: str | Sequence[str] | None = None,
     **named_examples: Any,
@@ -40,7 +36,8 @@ def compile(
     ``subject``: a symbolic tensor, a dict, list or tuple of them, a ``Graph``, a loaded graph, or a function (also
     a ``@graph.training_step``), which is traced with ``examples``: arrays, or ``op.tensor`` values whose shapes may
     hold ``op.dim`` symbols, nested as the function takes them.
-    ``target``: ``"cpu"`` (native code), ``"portable"`` (graph only, executed operator by operator) or several.
+    ``target``: ``"cpu"`` (native code; the default), ``"portable"`` (graph only, executed operator by operator) or
+    several. On a machine for which there is no CPU code generator the default is ``"portable"``, with a warning.
     ``level``: CPU code levels such as ``"x86-64-v3"``; default: that of this CPU. ``schedule``: ``graph.Schedule``.
 
     ``"ptx"`` and ``"hsaco"`` have no code generator in this build: a ``TargetWarning`` says so, and the artefact
@@ -59,8 +56,10 @@ def compile(
     return compile_values(subject, options)
 
 
-def resolve_targets(target: str | Sequence[str]) -> tuple[str, ...]:
-    """The targets to build, each once. Raises ArgumentError for an unknown one."""
+def resolve_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
+    """The targets to build, each once; none stands for the default. Raises ArgumentError for an unknown one."""
+    if target is None:
+        return ()
     found: dict[str, None] = {}
     for one in (target,) if isinstance(target, str) else tuple(target):
         if one in GPU_TARGETS:

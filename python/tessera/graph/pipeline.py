@@ -5,29 +5,40 @@ from __future__ import annotations
 import hashlib
 import json
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 
 import numpy as np
 
 from tessera import __version__
 from tessera.artifact import layout, writer
 from tessera.artifact.history import FORMAT_VERSION
+from tessera.errors import UnsupportedError
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
 from tessera.ir.value import Value
 from tessera.schedule.options import Schedule
+from tessera.target.cpu.levels import level_named
 from tessera.transform.pipeline import to_primitives
 
 _CACHED = 128  # builds kept in memory, least recently used dropped
 
 
+class TargetWarning(UserWarning):
+    """Something else was built than was asked for, or than is usual; the message says what and why."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a graph is built for. ``levels``: CPU code levels; empty: that of the running CPU."""
+    """What a graph is built for.
 
-    targets: tuple[str, ...] = ("cpu",)
+    ``targets``: empty for the default; ``levels``: CPU code levels, empty for that of the running CPU.
+    """
+
+    targets: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
     levels: tuple[str, ...] = ()
 
@@ -73,12 +84,25 @@ def _info(name: str, value: Value) -> TensorInfo:
     return TensorInfo(name, value.dtype.name, tuple(d if isinstance(d, int) else str(d) for d in value.shape))
 
 
+@lru_cache(maxsize=1)
+def default_targets() -> tuple[str, ...]:
+    """The CPU, or ``portable`` on a machine for which there is no CPU code generator."""
+    try:
+        level_named()
+    except UnsupportedError as error:
+        warnings.warn(f"graphs run operator by operator on this machine: {error}", TargetWarning, stacklevel=2)
+        return ("portable",)
+    return ("cpu",)
+
+
 _builds: OrderedDict[bytes, Built] = OrderedDict()
 _lock = threading.Lock()
 
 
 def build(graph: Graph, options: Options) -> Built:
     """Build a prepared graph, or take what the same text with the same options gave before."""
+    if not options.targets:
+        options = replace(options, targets=default_targets())
     text = print_graph(graph)
     key = _key(graph, text, options)
     with _lock:

@@ -128,7 +128,7 @@ def training_step(
     optimizer: Optimizer | None = None,
     dynamic_batch: bool | Dim = False,
     schedule: Schedule | None = None,
-    target: str = "cpu",
+    target: str | None = None,
 ) -> Callable[[Callable[..., Any]], TrainingStep]: ...
 def training_step(
     function: Callable[..., Any] | None = None,
@@ -137,7 +137,7 @@ def training_step(
     optimizer: Optimizer | None = None,
     dynamic_batch: bool | Dim = False,
     schedule: Schedule | None = None,
-    target: str = "cpu",
+    target: str | None = None,
 ) -> Any:
     """Make a function of arrays a step that runs as one program; use as ``@graph.training_step`` or with arguments.
 
@@ -146,7 +146,7 @@ def training_step(
     that have as many rows as the first one is symbolic, so that every batch size uses one program; True, or an
     ``op.dim`` that bounds it.
     """
-    options = Options(resolve_targets(target), schedule or Schedule(), ())
+    options = Options(resolve_targets(target), schedule or Schedule())
 
     def decorate(body: Callable[..., Any]) -> TrainingStep:
         applied = body if optimizer is None else _with_optimizer(body, optimizer)

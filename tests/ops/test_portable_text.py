@@ -166,6 +166,12 @@ def test_bad_text(text: str, message: str) -> None:
         portable.normalize(text)
 
 
+def test_long_names_are_cut_between_characters() -> None:
+    name = "a" + "é" * 60
+    with pytest.raises(GraphError, match=r"the output 'aé+\.\.\.' is given twice"):
+        portable.normalize(HEAD + f'  %0 = full : f32[]\n  output "{name}" = %0\n  output "{name}" = %0\n}}')
+
+
 def test_newer_version() -> None:
     with pytest.raises(VersionError, match="format version 2; this reader knows up to 1: update Tessera"):
         portable.normalize("tessera.graph 2\n")

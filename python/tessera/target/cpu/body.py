@@ -17,6 +17,10 @@ from tessera.target.cpu.levels import Level
 from tessera.tile.ir import Buffer, Compute, Const, Index, Random, Reduce, Ref, Scan
 
 
+PREFETCH_BYTES = 4096
+"""How far ahead of a load streamed data is asked for: hardware prefetchers stop at pages and start too late."""
+
+
 @dataclass
 class Point:
     """Where a body is evaluated: values of axes (for the ``vector`` axis that of lane 0), lanes, active lanes.
@@ -44,7 +48,8 @@ class Body:
     def __init__(self, b: Builder, level: Level, buffers: Sequence[Buffer], pointers: Sequence[Val],
                  sizes: Mapping[Symbol, Val]) -> None:
         self.b, self.level, self.buffers, self.pointers, self.sizes = b, level, buffers, pointers, sizes
-        self.nontemporal: frozenset[int] = frozenset()
+        self.nontemporal: frozenset[int] = frozenset()  # buffers whose stores bypass the caches
+        self.prefetched: frozenset[int] = frozenset()  # buffers that are streamed from memory
 
     # index expressions
 
@@ -130,6 +135,8 @@ class Body:
             return from_memory(b, self.level, dtype, raw)
         lanes = self._lane_mask(point, mask)
         if kind == "contiguous":
+            if op.place.buffer in self.prefetched and lanes is None:
+                b.prefetch(b.pointer(p, PREFETCH_BYTES, "i8"))
             if lanes is None:
                 raw = b.load(p, t, point.n, size)
             else:

@@ -345,6 +345,17 @@ class Builder:
         """0, 1, …, n - 1 (0 for a scalar)."""
         return self.const(0, t) if n == 1 else self.vector(t, range(n))
 
+    def float_vector(self, values: Sequence[float]) -> Val:
+        """An f32 vector constant."""
+        text = "<" + ", ".join(f"float {float_text(v, 'float')}" for v in values) + ">"
+        return Val(self, "float", len(values), text, 0)
+
+    def permute(self, table: Val, index: Val) -> Val:
+        """``table[index mod lanes]`` for 8 (AVX2) or 16 (AVX-512) lanes of f32."""
+        name = "llvm.x86.avx2.permps" if table.n == 8 else "llvm.x86.avx512.permvar.sf.512"
+        self.module.declare(name, f"declare {table.ty} @{name}({table.ty}, {index.ty})")
+        return self.pure(table.t, table.n, f"call {table.ty} @{name}({table}, {index})", table, index)
+
     def shuffle(self, x: Val, y: Val | None, order: Sequence[int]) -> Val:
         other = f"{y}" if y is not None else f"{x.ty} poison"
         mask = ", ".join(f"i32 {i}" for i in order)
@@ -413,6 +424,11 @@ class Builder:
         name = f"llvm.masked.scatter.v{x.n}{_SHORT.get(x.t, x.t)}.v{x.n}p0"
         self.module.declare(name, f"declare void @{name}({ty}, <{x.n} x ptr>, <{x.n} x i1>)")
         self.line(f"call void @{name}({x}, <{x.n} x ptr> align {align} {p.s}, {mask})")
+
+    def prefetch(self, p: Val) -> None:
+        """Ask for the cache line at ``p``; any address is allowed."""
+        self.module.declare("llvm.prefetch.p0", "declare void @llvm.prefetch.p0(ptr, i32, i32, i32)")
+        self.line(f"call void @llvm.prefetch.p0({p}, i32 0, i32 3, i32 1)")
 
     def alloca(self, t: str, count: int, align: int = 64) -> Val:
         value = Val(self, "ptr", 1, self.fresh(), 0)

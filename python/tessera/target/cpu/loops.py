@@ -26,6 +26,7 @@ from tessera.tile.ir import Axis, Compute, Const, LoopKernel, Random, Reduce, Re
 
 NONTEMPORAL_BYTES = 32 << 20
 """Working set from which pure outputs bypass the caches."""
+_STREAM_BYTES = 1 << 20
 _CHUNK = 8192
 _TILE = 16
 
@@ -298,8 +299,11 @@ class _Writer:
 
         def fast() -> list[Val]:
             self.body.nontemporal = buffers
+            self.body.prefetched = frozenset(
+                i for i, x in enumerate(self.kernel.buffers) if bounds(product(x.shape))[1] is None
+                or bounds(product(x.shape))[1] * x.dtype.itemsize > _STREAM_BYTES)
             self._vector_segments(axes, start, stop, width)
-            self.body.nontemporal = frozenset()
+            self.body.nontemporal = self.body.prefetched = frozenset()
             return []
 
         def plain() -> list[Val]:
@@ -467,6 +471,9 @@ class _Writer:
 
     def _write_rows(self) -> tuple[Dim, Dim]:
         plan = self.plan
+        self.body.prefetched = frozenset(
+            i for i, x in enumerate(self.kernel.buffers)
+            if bounds(product(x.shape))[0] * x.dtype.itemsize >= NONTEMPORAL_BYTES)
 
         def unit(indices: list[Val]) -> None:
             point = Point({a.symbol: i for a, i in zip(plan.grid, indices)})

@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 
 from tessera.target.cpu.emit import Builder, Val
+from tessera.target.cpu.erf_table import ERF_SEGMENTS
 
 INF = math.inf
 
@@ -239,9 +240,27 @@ def sigmoid(b: Builder, x: Val) -> Val:
 def erf(b: Builder, x: Val) -> Val:
     if x.t == "double":
         return _erf_f64(b, x)
+    if b.has_fma and x.n in ERF_SEGMENTS:
+        return _erf_by_segment(b, x)
     z = at_most(b, x * x, 3.925 * 3.925)  # from here on the quotient is constant and x passes 1
     y = x * polynomial(b, z, _ERF_P) / polynomial(b, z, _ERF_Q)
     return at_least(b, at_most(b, y, 1.0), -1.0)
+
+
+def _erf_by_segment(b: Builder, x: Val) -> Val:
+    """A polynomial per segment of |x|, its coefficients picked by a lane permutation: no division."""
+    scale, table = ERF_SEGMENTS[x.n]
+    a = at_most(b, x.abs(), 3.925)  # from here on the polynomial is constant and x passes 1
+    n, segment = round_to_integer(b, a, scale)
+    u = b.fma(a, scale, -n)
+    c = [b.permute(b.float_vector(row), segment) for row in table]
+    # pairs first (Estrin): the chain of dependent operations is what limits this function
+    pairs = [b.fma(c[i + 1], u, c[i]) if i + 1 < len(c) else c[i] for i in range(0, len(c), 2)]
+    square = u * u
+    total = pairs[-1]
+    for pair in reversed(pairs[:-1]):
+        total = b.fma(total, square, pair)
+    return at_least(b, at_most(b, x * total, 1.0), -1.0)
 
 
 def _erf_f64(b: Builder, x: Val) -> Val:

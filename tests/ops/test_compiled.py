@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from tessera import op
+from tessera.errors import IndexRangeError
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
@@ -114,6 +115,52 @@ def test_nan_and_infinities_in_reductions(target: str) -> None:
     names = ("sum", "prod", "max", "min", "mean", "argmax", "argmin", "logsumexp")
     outputs = {f"{n}_{axis}": getattr(op, n)(x, axis) for n in names for axis in (0, 1)}
     check(Graph(outputs, inputs=[x]), {"x": rows}, target, {}, "reductions")
+
+
+LARGE = {
+    "chain": lambda x, y: op.tanh(x * y + 1) - op.exp(-x * x),
+    "sum": lambda x, y: op.sum(x * y),
+    "rows": lambda x, y: op.mean(op.abs(x), 1),
+    "columns": lambda x, y: op.max(y, 0),
+    "variance": lambda x, y: op.var(x, 0),
+    "both": lambda x, y: x - op.mean(x, 1, keepdims=True) + op.mean(y, 0),
+    "transpose": lambda x, y: x.T * 2 + y.T,
+    "reversed": lambda x, y: x[::-1, ::3] + 1,
+    "cumsum": lambda x, y: op.cumsum(op.sign(x), 1),
+    "argmax": lambda x, y: op.argmax(x, 1),
+    "concat": lambda x, y: op.concat([x, y * 2], 1),
+    "pad": lambda x, y: op.pad(x, ((3, 5), (7, 1))) * 3,
+    "where": lambda x, y: op.where(x > y, x, op.minimum(y, 0.25)),
+    "take": lambda x, y: op.take(x, op.argmax(y, 0)),
+    "index_add": lambda x, y: op.index_add(x, op.argmax(y[:, :131], 1), op.sign(y)),
+    "softmax": lambda x, y: op.softmax(x * 4),
+    "matmul": lambda x, y: x @ y.T,
+}
+
+
+@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("dtype", ["f32", "f64", "bf16"])
+def test_large_tensors(dtype: str, target: str) -> None:
+    """Sizes with vector tails, many rows for several threads."""
+    random = random_for(f"large {dtype}")
+    arrays = [random.uniform(-1, 1, (131, 257)).astype(DTYPES[dtype].numpy) for _ in range(2)]
+    x, y = (op.tensor(a.shape, dtype, name=n) for a, n in zip(arrays, "xy"))
+    graph = Graph({name: build(x, y) for name, build in LARGE.items()}, inputs=[x, y])
+    factors = {"sum": 20.0, "matmul": 20.0, "variance": 8.0}
+    check(graph, dict(zip("xy", arrays)), target, {name: factors.get(name, 4.0) for name in LARGE}, "large")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_index_out_of_range_is_reported(target: str) -> None:
+    from tessera import graph as front
+
+    x, index = op.tensor((3, 2), name="x"), op.tensor((2,), "i64", name="index")
+    program = front.compile({"y": op.take(x, index)}, target=target)
+    message = r"take: index into dimension 0 of size 3 at position \[1\] is 3; expected 0 to 2\n  at .*test_compiled.py:"
+    with pytest.raises(IndexRangeError, match=message):
+        program(x=np.zeros((3, 2), np.float32), index=np.array([0, 3]))
+    found = program(x=np.arange(6, dtype=np.float32).reshape(3, 2), index=np.array([-1, 0]))
+    np.testing.assert_array_equal(np.asarray(found["y"]), [[4, 5], [0, 1]])
 
 
 SYMBOLIC = {

@@ -116,6 +116,23 @@ def test_arrays_on_the_left() -> None:
     assert isinstance(comparison, Value) and comparison.dtype.name == "bool"
 
 
+def test_a_parameter_is_its_tensor() -> None:
+    weight = op.parameter((2, 2), name="promotion.weight")
+    assert op.as_tensor(op.parameter_of(weight)) is weight
+    product = op.tensor((3, 2)) @ op.parameter_of(weight)
+    assert product.node.operands[1] is weight
+
+
+def test_runtime_arrays_become_constants() -> None:
+    import tessera
+
+    for name in ("f32", "bf16", "i8", "bool"):
+        array = tessera.array([[1, 0], [1, 1]], name)
+        found = op.as_tensor(array)
+        assert found.dtype.name == name
+        np.testing.assert_array_equal(value_of(found).astype(np.float64), [[1, 0], [1, 1]])
+
+
 def test_symbolic_dimension_as_a_number() -> None:
     size = op.dim("B")
     x = op.tensor((size, 2), name="x")

@@ -47,7 +47,8 @@ def _check_range_reference(x: np.ndarray, low: int, high: int, ignore: int | Non
         wrong &= x != ignore
     if wrong.any():
         position = tuple(int(i) for i in np.argwhere(wrong)[0])
-        raise IndexRangeError(f"{what}: the value {int(x[position])} at position {position} is not in [{low}, {high}]")
+        at = list(position)
+        raise IndexRangeError(f"[check_range] {what} at position {at} is {int(x[position])}; expected {low} to {high}")
     return x
 
 

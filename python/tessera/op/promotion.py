@@ -34,9 +34,9 @@ def is_scalar(x: object) -> bool:
 def as_tensor(x: TensorLike, like: Value | DType | None = None) -> Value:
     """The symbolic tensor for ``x``.
 
-    Tensors stay as they are; a ``Parameter`` is its leaf;
-    scalars become a ``full`` of shape () with the dtype of ``like`` unless their kind is
-    higher (without ``like``: bool, i64, f32); a symbolic dimension becomes an i64 scalar; arrays become constants.
+    Tensors stay as they are; a ``Parameter`` is its leaf; scalars become a ``full`` of shape () with the dtype of
+    ``like`` unless their kind is higher (without ``like``: bool, i64, f32); a symbolic dimension becomes an i64 scalar;
+    arrays become constants.
     """
     if isinstance(x, Value):
         return x

@@ -134,7 +134,7 @@ void check_range(const KernelCall &call) {
     const std::vector<int64_t> values = integers_of(x);
     for (size_t i = 0; i < values.size(); ++i)
         if ((values[i] < low || values[i] > high) && !(ignored && values[i] == *ignored))
-            call.fail(Code::IndexRange, call.attrs.string(call.op, "what") + " at position " +
+            call.fail(Code::IndexRange, core::shown(call.attrs.string(call.op, "what"), 400) + " at position " +
                                             position_text(x.shape, static_cast<int64_t>(i)) + " is " +
                                             std::to_string(values[i]) + "; expected " + std::to_string(low) + " to " +
                                             std::to_string(high) +

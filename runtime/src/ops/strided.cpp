@@ -59,7 +59,7 @@ CopyRun copy_run_of(size_t item_size) {
 void KernelCall::fail(Code code, const std::string &message) const {
     std::string text = "[" + std::string(op) + "] " + message;
     if (loc)
-        text += "\n  at " + loc->text();
+        text += "\n  at " + core::shown(loc->text(), 4096);
     throw core::Error(code, std::move(text));
 }
 

@@ -320,3 +320,11 @@ def test_pad_of_a_batched_product_covers_its_own_extents() -> None:
     x = tensor("x", 8, 4, 2)
     product = op.matmul(op.swapaxes(x, 1, 2), x)
     check(graph_of(op.pad(product, [(0, 2), (0, 1), (0, 2)], value=0.5), product[:4, :, :1]))
+
+
+def test_empty_tensors_are_never_read() -> None:
+    x = op.tanh(tensor("x", 0))
+    w = op.reshape(op.broadcast_to(op.reshape(x, [1, 0]), [2, 0]), [0])
+    plan = check(graph_of(op.sum(w) + op.sum(w * w)))
+    loads = [o for k in plan.kernels if isinstance(k, LoopKernel) for s in k.stages for o in s.ops if isinstance(o, Load)]
+    assert not loads

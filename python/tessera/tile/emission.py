@@ -215,6 +215,8 @@ class Emitter(Expression[Operand]):
 
     def load(self, root: Value, shape: tuple[Dim, ...], index: Index, mask: Operand | None) -> Operand:
         """Element of a tensor in memory."""
+        if 0 in shape:  # only loops that never run read it; hoisted out of them, it would be read after all
+            return self.constant(0, root.dtype)
         shape, index = _squeezed(*fold(shape, index))
         slot = self._slot(root, shape, read=True)
         uniform = not any(s in self.varying for d in index if isinstance(d, Expr) for s in symbols(d))

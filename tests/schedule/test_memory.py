@@ -13,7 +13,9 @@ SYMBOLS = (Symbol("B", 0, None), Symbol("T", 1, 512, 8))
 
 dims = st.one_of(
     st.integers(0, 5000),
-    st.builds(lambda s, a, b: add(mul(sym(s), a), b), st.sampled_from(SYMBOLS), st.integers(1, 300), st.integers(0, 100)),
+    st.builds(
+        lambda s, a, b: add(mul(sym(s), a), b), st.sampled_from(SYMBOLS), st.integers(1, 300), st.integers(0, 100)
+    ),
     st.builds(lambda a: mul(mul(sym(SYMBOLS[0]), sym(SYMBOLS[1])), a), st.integers(1, 16)),
 )
 lives = st.tuples(st.integers(0, 30), st.integers(0, 10))

@@ -59,7 +59,7 @@ def test_memory_budget_is_met_by_recomputation() -> None:
 
 
 def test_memory_budget_that_cannot_be_met() -> None:
-    with pytest.raises(UnsupportedError, match=r"memory_budget = 100 bytes: the least working memory found is \d+ bytes"):
+    with pytest.raises(UnsupportedError, match=r"budget = 100 bytes: the least working memory found is \d+ bytes"):
         plan_of(shared_chain(), Schedule(memory_budget=100))
 
 

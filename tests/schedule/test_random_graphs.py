@@ -24,7 +24,9 @@ def assert_same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -
         np.testing.assert_allclose(array, expected[name], rtol=1e-9, atol=1e-9, err_msg=name)
 
 
-def compare(graph: Graph, plan: Plan, feeds: dict[str, np.ndarray], state: dict[str, np.ndarray], shuffled: bool) -> None:
+def compare(
+    graph: Graph, plan: Plan, feeds: dict[str, np.ndarray], state: dict[str, np.ndarray], shuffled: bool
+) -> None:
     after = dict(state)
     expected = evaluate(graph, feeds, after)
     constants = {v.node.attrs["name"]: np.asarray(v.node.payload) for v in graph.constants()}

@@ -179,8 +179,10 @@ class Fusion:
             if set(pairs) != set(own) or pairs[own[-1]] != last or len({str(d) for d in pairs.values()}) != len(own):
                 continue
             # A pad or a slice reads along the same axes and has other extents.
-            if all(self.axes.extents.get(symbol_of(d)) == self.axes.extents[s] for s, d in pairs.items() if s):
-                return {s: d for s, d in pairs.items() if s is not None}
+            found = {s: d for s, d in pairs.items() if s is not None}
+            targets = {s: symbol_of(d) for s, d in found.items()}
+            if all(t is not None and self.axes.extents[t] == self.axes.extents[s] for s, t in targets.items()):
+                return found
         return None
 
     def _place(self, piece: Piece, group: Group) -> Mapping | None:

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeVar, Union
 
 from tessera.ir.dims import Call, Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
 from tessera.schedule.index import symbol_of
-from tessera.tile.ir import Axis, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
+from tessera.tile.ir import Axis, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
 from tessera.tile.rewrite import accesses, bodies, map_op, resized, with_bodies
+
+K = TypeVar("K", bound=Union[LoopKernel, DotKernel])
 
 
 def collapse(kernel: Kernel) -> Kernel:
     """The kernel with as few axes as its accesses allow."""
     if isinstance(kernel, LoopKernel):
-        kernel = _collapse_grid(kernel)
-        return _collapse_loops(kernel)
+        return _collapse_loops(_collapse_grid(kernel))
+    return _collapse_batch(kernel)
+
+
+def _collapse_batch(kernel: DotKernel) -> DotKernel:
     at = len(kernel.batch) - 2
     while at >= 0:
         merged = _merge(kernel, kernel.batch[at], kernel.batch[at + 1])
@@ -84,8 +89,10 @@ class _Pair:
         found = symbols(d)
         return self.outer in found or self.inner in found
 
-    def rewrite(self, d: Dim) -> Dim | None:
+    def rewrite(self, d: Dim | Ref) -> Dim | None:
         """The expression over the merged axis; None when it does not run through the pair like one axis."""
+        if isinstance(d, Ref):
+            return None
         if not isinstance(d, Expr) or not self.mentions(d):
             return d
         if self.extent == 1:
@@ -113,7 +120,7 @@ def _coefficient(d: Expr, symbol: Symbol) -> Dim | None:
     return total
 
 
-def _merge(kernel: Any, outer: Axis, inner: Axis) -> tuple[Any, Axis] | None:
+def _merge(kernel: K, outer: Axis, inner: Axis) -> tuple[K, Axis] | None:
     """The kernel over the merged axis, which is not yet among its axes; None when an access forbids it."""
     extent = mul(outer.extent, inner.extent)
     high = bounds(extent)[1]
@@ -150,6 +157,10 @@ def _merge(kernel: Any, outer: Axis, inner: Axis) -> tuple[Any, Axis] | None:
     return replace(with_bodies(kernel, new), buffers=buffers), Axis(symbol, extent)
 
 
+def _is_symbol(d: Dim | Ref, symbol: Symbol) -> bool:
+    return not isinstance(d, Ref) and symbol_of(d) == symbol
+
+
 def _joined_dimensions(kernel: Kernel, pair: _Pair) -> dict[int, int] | None:
     """Per buffer whose adjacent dimensions the pair indexes, the position of the first; None when merging fails."""
     joined: dict[int, int] = {}
@@ -159,7 +170,7 @@ def _joined_dimensions(kernel: Kernel, pair: _Pair) -> dict[int, int] | None:
         at = [i for i, e in enumerate(op.index) if pair.mentions(e)]
         if len(at) == 2:
             first, second = op.index[at[0]], op.index[at[1]]
-            adjacent = at[1] == at[0] + 1 and symbol_of(first) == pair.outer and symbol_of(second) == pair.inner
+            adjacent = at[1] == at[0] + 1 and _is_symbol(first, pair.outer) and _is_symbol(second, pair.inner)
             if not adjacent or kernel.buffers[op.buffer].shape[at[1]] != pair.extent:
                 return None
             if joined.setdefault(op.buffer, at[0]) != at[0]:

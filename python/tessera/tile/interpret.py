@@ -74,16 +74,22 @@ def run_kernel(
             a.reshape(tuple(evaluate(d, sizes) for d in b.shape)) for a, b in zip(arrays, kernel.buffers, strict=True)
         ]
         grid = kernel.grid if isinstance(kernel, LoopKernel) else (*kernel.batch, kernel.m, kernel.n)
-        run = _run_loop if isinstance(kernel, LoopKernel) else _run_dot
         extents = [evaluate(a.extent, sizes) for a in grid]
         if 0 in extents:
             return
         if shuffle is None:
-            run(kernel, buffers, sizes, None)
+            _run(kernel, buffers, sizes, None)
             return
         points = list(np.ndindex(*extents))
         for at in shuffle.permutation(len(points)):
-            run(kernel, buffers, sizes, list(points[at]))
+            _run(kernel, buffers, sizes, list(points[at]))
+
+
+def _run(kernel: Kernel, buffers: Sequence[np.ndarray], sizes: Sizes, point: list[int] | None) -> None:
+    if isinstance(kernel, LoopKernel):
+        _run_loop(kernel, buffers, sizes, point)
+    else:
+        _run_dot(kernel, buffers, sizes, point)
 
 
 def _enter(frame: _Frame, axes: Sequence[Axis], at: int, rank: int, fixed: list[int] | None) -> None:
@@ -157,7 +163,9 @@ def _store(op: Store, frame: _Frame, space: tuple[int, ...]) -> None:
     if op.mode == "set":
         target[index if index else ...] = value[mask] if index else value.reshape(-1)[-1]
     else:
-        np.add.at(target, index if index else ..., value[mask] if index else value.sum())
+        added = value[mask]
+        places = np.ravel_multi_index(index, target.shape) if index else np.zeros(added.shape, np.int64)
+        np.add.at(target.reshape(-1), places, added)
 
 
 def _wide(a: np.ndarray) -> np.ndarray:
@@ -196,7 +204,7 @@ def _random(op: Random, frame: _Frame) -> np.ndarray:
     words = philox4x32(
         (
             (element & mask).astype(np.uint64), (element >> 32).astype(np.uint64) & np.uint64(mask),
-            np.uint64(op.operation), np.uint64(counter & mask),
+            op.operation, counter & mask,
         ),
         (seed & mask, (seed >> 32) & mask),
     )
@@ -221,9 +229,10 @@ def _run_dot(kernel: DotKernel, buffers: Sequence[np.ndarray], sizes: Sizes, poi
     a, b = (np.broadcast_to(o.astype(wide), (*grid, k)) for o in operands)
     frame.results[Ref(3, 0)] = np.sum(a * b, axis=-1, dtype=wide, keepdims=True)
     for i, op in enumerate(kernel.epilogue):
-        frame.results[Ref(2, i)] = (
-            _store(op, frame, (*grid, 1)) if isinstance(op, Store) else _simple(op, frame)
-        )
+        if isinstance(op, Store):
+            _store(op, frame, (*grid, 1))
+        else:
+            frame.results[Ref(2, i)] = _simple(op, frame)
 
 
 def run_plan(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import fields, replace
 
 from tessera.ir.dims import Dim
@@ -161,8 +162,8 @@ class LoopBuilder(MemberEmitter):
         self.mark_uniform(ref)
         self._results[id(piece.value)] = ref
 
-    def _in_loop(self, value: Operand, make: object) -> Ref:
-        assert self.inner is not None and callable(make)
+    def _in_loop(self, value: Operand, make: Callable[[Ref], Op]) -> Ref:
+        assert self.inner is not None
         ref = self.settle(value, self.inner)
         body = self.bodies.setdefault(self.inner, [])
         body.append(make(ref))

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar, Union, cast
 
 from tessera.ir.dims import Dim, Symbol
 from tessera.tile.ir import Axis, Buffer, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
+
+K = TypeVar("K", bound=Union[LoopKernel, DotKernel])
 
 
 def bodies(kernel: Kernel) -> list[tuple[Op, ...]]:
@@ -17,11 +19,11 @@ def bodies(kernel: Kernel) -> list[tuple[Op, ...]]:
     return [kernel.a, kernel.b, kernel.epilogue]
 
 
-def with_bodies(kernel: Kernel, new: list[tuple[Op, ...]]) -> Kernel:
+def with_bodies(kernel: K, new: list[tuple[Op, ...]]) -> K:
     """The kernel with other bodies."""
     if isinstance(kernel, LoopKernel):
-        return replace(kernel, stages=tuple(Stage(s.axes, ops) for s, ops in zip(kernel.stages, new)))
-    return replace(kernel, a=new[0], b=new[1], epilogue=new[2])
+        return cast(K, replace(kernel, stages=tuple(Stage(s.axes, ops) for s, ops in zip(kernel.stages, new))))
+    return cast(K, replace(kernel, a=new[0], b=new[1], epilogue=new[2]))
 
 
 def axes(kernel: Kernel) -> list[Axis]:

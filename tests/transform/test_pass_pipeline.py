@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 from tessera import op
 from tessera.errors import GraphError, InternalError, NameMissingError
 from tessera.ir.graph import Graph
 from tessera.ir.value import Node
+from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import PASSES, Timings, run_passes, to_primitives
 
 
@@ -62,3 +65,17 @@ def test_graphs_are_printed_between_passes(monkeypatch: pytest.MonkeyPatch, caps
 def test_unknown_pass() -> None:
     with pytest.raises(NameMissingError, match="there is no pass 'fuse'; there are decompose, simplify"):
         run_passes(model(), ["fuse"])
+
+
+def test_a_training_step_becomes_what_one_would_write_by_hand() -> None:
+    rows = op.dim("B", min=1)
+    x, labels = op.tensor((rows, 20), dtype="f32", name="x"), op.tensor((rows,), dtype="i64", name="labels")
+    loss = op.cross_entropy(op.mlp(in_dim=20, hidden=[16, 12], out_dim=5)(x), labels)
+    weights = Graph({"loss": loss}).params()
+    steps = {w: w - 0.1 * g for w, g in zip(weights, gradients([loss], weights))}
+    found = Counter(n.op for n in to_primitives(Graph({"loss": loss}, updates=steps)).nodes())
+    # Three products forward, three for the weights, two for the activations; transposes are operands of products.
+    assert (found["matmul"], found["transpose"]) == (8, 5)
+    # One sum per bias; loss: sum of exponentials, chosen logit, total and count.
+    assert (found["exp"], found["max"], found["sum"]) == (1, 1, 3 + 4)
+    assert not {"broadcast_to", "neg", "stop_gradient", "pad", "take"} & set(found)

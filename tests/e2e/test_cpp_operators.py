@@ -1,0 +1,23 @@
+"""The C++ program of docs/guide/cpp_operators.md compiles without warnings and prints what it should."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "guide" / "cpp_operators.md"
+
+
+def test_program_of_the_page(tmp_path):
+    (block,) = re.findall(r"^```cpp\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    (tmp_path / "main.cpp").write_text(block)
+    flags = subprocess.run(
+        [sys.executable, "-m", "tessera", "--cflags", "--libs"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
+    subprocess.run(["g++", *warnings, "main.cpp", *flags, "-o", "main"], check=True, cwd=tmp_path)
+    out = subprocess.run(["./main"], check=True, capture_output=True, text=True, cwd=tmp_path).stdout.splitlines()
+    assert out[0] == "0.0900 0.2447 0.6652"
+    assert out[1] == "0.3333"
+    assert out[2] == "tessera.graph 1" and '  output "p" = %5' in out
+    assert out[-1].startswith("[matmul] a has shape [2, 3] and b has shape [2, 3]: the last dimension of a (3) must")

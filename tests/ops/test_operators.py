@@ -49,7 +49,8 @@ def test_integer_operators(name: str) -> None:
 def test_power_by_a_scalar(exponent: float) -> None:
     x = np.abs(A)
     np.testing.assert_allclose(value(lambda v: v**exponent, x), x ** np.float32(exponent), rtol=1e-6)
-    np.testing.assert_allclose(value(lambda v: exponent**v, x), np.float32(exponent) ** x, rtol=1e-6)
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_allclose(value(lambda v: exponent**v, x), np.float32(exponent) ** x, rtol=1e-6)
 
 
 def test_integer_power() -> None:

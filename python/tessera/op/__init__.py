@@ -1,5 +1,7 @@
 """Operators: OpDef, the registry, one file per family, and the user's ``op`` namespace."""
 
+# pyright: reportUnusedImport=false
+
 # Each family registers its operators when it is imported. ``operators`` comes last: it gives tensors their methods.
 
 from tessera.op.opdef import (

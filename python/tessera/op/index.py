@@ -176,7 +176,8 @@ def _index_add_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Val
 
 def _index_add_reference(x: np.ndarray, index: np.ndarray, updates: np.ndarray, axis: int) -> np.ndarray:
     out = np.array(x, copy=True)
-    np.add.at(out, (slice(None),) * axis + (_checked(index, x.shape[axis]),), updates)
+    places: tuple[Any, ...] = (*(slice(None),) * axis, _checked(index, x.shape[axis]))
+    np.add.at(out, places, updates)
     return out
 
 
@@ -244,9 +245,9 @@ def _scatter_add_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[V
 
 def _scatter_add_reference(x: np.ndarray, index: np.ndarray, updates: np.ndarray, axis: int) -> np.ndarray:
     out = np.array(x, copy=True)
-    where_to = list(np.indices(index.shape, sparse=True))
-    where_to[axis] = _checked(index, x.shape[axis])
-    np.add.at(out, tuple(where_to), updates)
+    places: list[Any] = list(np.indices(index.shape, sparse=True))
+    places[axis] = _checked(index, x.shape[axis])
+    np.add.at(out, tuple(places), updates)
     return out
 
 

@@ -49,6 +49,7 @@ class Body:
                  sizes: Mapping[Symbol, Val]) -> None:
         self.b, self.level, self.buffers, self.pointers, self.sizes = b, level, buffers, pointers, sizes
         self.nontemporal: frozenset[int] = frozenset()  # buffers whose stores bypass the caches
+        self.staged: dict[int, Val] = {}  # where loads (by identity) find their vector in memory, already transposed
         self.prefetched: frozenset[int] = frozenset()  # buffers that are streamed from memory
 
     # index expressions
@@ -82,6 +83,10 @@ class Body:
         return point.values[ref.scope, ref.index][1]
 
     # memory
+
+    def row_pointer(self, point: Point, place: Place) -> Val:
+        """The address of a location that does not vary with values."""
+        return self._address(point, place)[0]
 
     def _address(self, point: Point, place: Place) -> tuple[Val, str]:
         """The pointer and how lanes use it: ``uniform``, ``contiguous`` or ``gather`` (a vector of pointers)."""
@@ -124,6 +129,8 @@ class Body:
         b = self.b
         dtype = self.buffers[op.place.buffer].dtype
         t, size = memory_type(dtype), dtype.itemsize
+        if id(op) in self.staged:
+            return from_memory(b, self.level, dtype, b.load(self.staged[id(op)], t, point.n, size))
         p, kind = self._address(point, op.place)
         mask = None if op.mask is None else self.value(point, op.mask)
         other = self._other(dtype, op.other, 1)

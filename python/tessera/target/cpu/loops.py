@@ -17,10 +17,12 @@ from tessera.target.cpu.access import (
     FlatLoad, FlatOp, FlatStore, dims_of, emit_dim, flatten_stages, linear, merge_axes, substitute_stages,
 )
 from tessera.target.cpu.body import Body, Point, prepare
+from tessera.target.cpu.convert import memory_type
 from tessera.target.cpu.cost import cycles_per_vector, grain_of, scaled
 from tessera.target.cpu.emit import Builder, Module, Val
 from tessera.target.cpu.kernel import CompiledText, open_kernel
 from tessera.target.cpu.levels import Level
+from tessera.target.cpu.microkernel import transpose
 from tessera.target.cpu.reduce import Accumulator
 from tessera.tile.ir import Axis, Compute, Const, LoopKernel, Random, Reduce, Ref, Scan
 
@@ -351,13 +353,58 @@ class _Writer:
     def _tiled_loop(self, axes: dict[Symbol, Val], tile: Symbol, first: Val, bound: Val, start: Val, stop: Val,
                     width: int | None) -> None:
         """Vectors outside, the tile axis inside: lines that strided loads touch are used while in cache."""
-        plan = self.plan
+        plan, b = self.plan, self.b
+        strided = self._transposed_loads(tile)
+
+        def one_by_one(base: Val, mask: Val | None) -> list[Val]:
+            with b.loop(first, bound) as loop:
+                self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, plan.lanes, mask)])
+            return []
 
         def write(base: Val, vectors: int, mask: Val | None) -> None:
-            with self.b.loop(first, bound) as loop:
-                self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, plan.lanes, mask)])
+            if mask is None and strided:
+                b.branch((bound - first).eq(_TILE), lambda: self._transposed_block(axes, tile, first, base, strided),
+                         lambda: one_by_one(base, mask))
+            else:
+                one_by_one(base, mask)
 
         self._segments(start, stop, width, plan.lanes, 1, write)
+
+    def _transposed_loads(self, tile: Symbol) -> list[FlatLoad]:
+        """Loads that are contiguous along the tile axis and strided along the vector axis."""
+        plan, found = self.plan, []
+        if plan.lanes < 2 or _TILE % plan.lanes:
+            return []
+        for _, ops in plan.stages:
+            for op in ops:
+                if isinstance(op, FlatLoad) and op.mask is None and not op.place.indirect:
+                    form = linear(op.place.offset, [tile, plan.vector])
+                    if form.along(tile) == 1 and form.along(plan.vector) not in (0, 1, None):
+                        found.append(op)
+        return found
+
+    def _transposed_block(self, axes: dict[Symbol, Val], tile: Symbol, first: Val, base: Val,
+                          strided: Sequence[FlatLoad]) -> list[Val]:
+        """A block of lanes × tile: strided loads read rows, transposed in registers, then the points run."""
+        plan, b, lanes = self.plan, self.b, self.plan.lanes
+        stages = []
+        for op in strided:
+            dtype = self.kernel.buffers[op.place.buffer].dtype
+            t = memory_type(dtype)
+            stage = b.alloca(t, _TILE * lanes)
+            for block in range(0, _TILE, lanes):
+                rows = []
+                for r in range(lanes):
+                    point = Point({**axes, tile: first + block, plan.vector: base + r}, tile, lanes)
+                    rows.append(b.load(self.body.row_pointer(point, op.place), t, lanes, dtype.itemsize))
+                for r, row in enumerate(transpose(b, rows)):
+                    b.store(b.pointer(stage, (block + r) * lanes, t), row, dtype.itemsize * lanes)
+            stages.append((op, stage, t))
+        with b.loop(first, first + _TILE) as loop:
+            self.body.staged = {id(op): b.pointer(s, (loop.i - first) * lanes, t) for op, s, t in stages}
+            self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, lanes)])
+            self.body.staged = {}
+        return []
 
     def _nontemporal_condition(self, axes: dict[Symbol, Val], start: Val) -> tuple[Val, frozenset[int]] | None:
         """When stores may bypass the caches: (aligned and large, buffers); None when they never should."""

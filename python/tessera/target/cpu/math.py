@@ -323,16 +323,25 @@ def _log_double(b: Builder, x: Val) -> tuple[Val, Val]:
 
 
 def pow_(b: Builder, x: Val, y: Val) -> Val:
-    """x^y as IEEE 754 says."""
+    """x^y as IEEE 754 says; that of f32 in f64."""
     if x.t == "float":
-        wide = pow_(b, b.convert("fpext", x, "double"), b.convert("fpext", y, "double"))
+        wide = _pow_f64(b, b.convert("fpext", x, "double"), b.convert("fpext", y, "double"), precise=False)
         return b.convert("fptrunc", wide, "float")
+    return _pow_f64(b, x, y, precise=True)
+
+
+def _pow_f64(b: Builder, x: Val, y: Val, precise: bool) -> Val:
+    """``precise``: with the logarithm in double-double; without, good enough for a result in f32."""
     a = x.abs()
     ordinary = a.gt(0.0) & a.lt(INF)
-    high, low = _log_double(b, b.select(ordinary, a, 1.0))
+    base = b.select(ordinary, a, 1.0)
     bounded = at_least(b, at_most(b, y, 2.0**70), -(2.0**70))
-    p, p_low = two_product(b, high, bounded)
-    p_low = p_low + low * bounded
+    if precise:
+        high, low = _log_double(b, base)
+        p, p_low = two_product(b, high, bounded)
+        p_low = p_low + low * bounded
+    else:
+        p, p_low = log(b, base) * bounded, b.const(0.0, "double", x.n)
     limited = at_least(b, at_most(b, p, 720.0), -750.0)
     q, k = _reduce(b, limited)
     inside = p.eq(limited)

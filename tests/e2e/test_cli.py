@@ -53,6 +53,11 @@ def test_inspect_json(capsys, file):
     assert found["weight_bytes"] == sum(w["bytes"] for w in found["weights"]) > 0
 
 
+def test_inspect_as_a_process(file):
+    done = module("inspect", str(file))
+    assert done.returncode == 0 and "logits: f32[B, 2]" in done.stdout and "graph:" not in done.stdout
+
+
 def test_run(capsys, file, tmp_path):
     x = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)
     np.save(tmp_path / "x.npy", x)

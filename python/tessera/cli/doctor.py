@@ -29,7 +29,6 @@ def report() -> dict[str, Any]:
         from tessera import _core
 
         found["runtime"] = dict(_core.doctor())
-        found["cpu_level"] = _core.cpu_level()
     except ImportError as error:
         found["runtime_error"] = f"the native module tessera._core cannot be loaded: {error}"
     found["packages"] = {name: {"version": _version(name), "for": purpose} for name, purpose in OPTIONAL.items()}
@@ -55,22 +54,16 @@ def doctor(*, as_json: bool = False) -> str:
     if "runtime_error" in found:
         lines.append(found["runtime_error"])
     else:
-        lines.append(f"CPU code level: {found['cpu_level']}")
-        lines += _nested(found["runtime"], "")
+        runtime = found["runtime"]
+        lines.append(f"runtime {runtime['version']}")
+        lines.append(f"CPU: code level {runtime['cpu']['level']}, {runtime['cpu']['cores']} cores")
+        lines.append("libraries:")
+        lines += [
+            f"  {one['name']} ({one['purpose']}): {'found, ' + one['file'] if one['found'] else 'not found: ' + one['why']}"
+            for one in runtime["libraries"]
+        ]
     lines.append("Python packages:")
     lines += [f"  {name}: {p['version'] or 'not installed'} (for {p['for']})" for name, p in found["packages"].items()]
     lines.append("settings:")
     lines += [f"  {name}={s['value']!r}  {s['doc']}" for name, s in found["settings"].items()]
     return "\n".join(lines)
-
-
-def _nested(data: Any, indent: str) -> list[str]:
-    """Nested data as indented lines."""
-    lines: list[str] = []
-    for key, value in data.items() if isinstance(data, dict) else enumerate(data):
-        label = f"{indent}{key}:" if isinstance(data, dict) else f"{indent}-"
-        if isinstance(value, (dict, list)):
-            lines += [label, *_nested(value, indent + "  ")] if value else [f"{label} none"]
-        else:
-            lines.append(f"{label} {value}")
-    return lines

@@ -8,7 +8,8 @@ from typing import Any
 from tessera.artifact import layout, reader
 from tessera.artifact.reader import Artifact
 from tessera.errors import TesseraError
-from tessera.ir.dims import Symbol, evaluate, parse_dim
+from tessera.ir.dim_parser import parse_dim
+from tessera.ir.dims import Symbol, evaluate
 
 
 def inspect(path: str, *, as_json: bool = False, graph: bool = False, verify: bool = True) -> str:
@@ -50,6 +51,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
 
 def _interface(text: str) -> dict[str, Any]:
     """Inputs, outputs, dimensions and custom operators, from the graph's text."""
+    import tessera.op  # noqa: F401 - the parser infers types with the registered operators
     from tessera.ir.parser import parse_graph
 
     try:

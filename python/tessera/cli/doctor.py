@@ -58,10 +58,9 @@ def doctor(*, as_json: bool = False) -> str:
         lines.append(f"runtime {runtime['version']}")
         lines.append(f"CPU: code level {runtime['cpu']['level']}, {runtime['cpu']['cores']} cores")
         lines.append("libraries:")
-        lines += [
-            f"  {one['name']} ({one['purpose']}): {'found, ' + one['file'] if one['found'] else 'not found: ' + one['why']}"
-            for one in runtime["libraries"]
-        ]
+        for one in runtime["libraries"]:
+            state = f"found, {one['file']}" if one["found"] else f"not found: {one['why']}"
+            lines.append(f"  {one['name']} ({one['purpose']}): {state}")
     lines.append("Python packages:")
     lines += [f"  {name}: {p['version'] or 'not installed'} (for {p['for']})" for name, p in found["packages"].items()]
     lines.append("settings:")

@@ -6,7 +6,7 @@ PYTHON ?= python3
 JOBS ?= 2
 venv := .venv
 bin := $(venv)/bin
-build_options := --no-build-isolation -C build-dir=build/wheel -C cmake.define.TESSERA_TESTS=ON
+build_options := --no-build-isolation -C build-dir=build/wheel
 sources := pyproject.toml CMakeLists.txt README.md \
 	$(shell find cmake runtime python tests/cpp -type f -not -path '*/__pycache__/*' -not -name '*.so' \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
@@ -31,7 +31,7 @@ $(venv)/.demo: $(venv)/.build-tools $(sources)
 	touch $@
 
 $(venv)/.dev: $(venv)/.build-tools $(sources)
-	$(bin)/python -m pip install --quiet $(build_options) ".[dev]"
+	$(bin)/python -m pip install --quiet $(build_options) -C cmake.define.TESSERA_TESTS=ON ".[dev]"
 	touch $@ $(venv)/.demo
 
 $(venv)/.bench: $(venv)/.demo

@@ -165,7 +165,7 @@ nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::obje
         in.data()[i] = handle_of(PyList_GET_ITEM(given, i), "input", i);
     nb::list wanted;
     if (!outputs.is_none()) {
-        wanted = nb::list(outputs);
+        wanted = PyList_CheckExact(outputs.ptr()) ? nb::borrow<nb::list>(outputs) : nb::list(outputs);
         if (PyList_GET_SIZE(wanted.ptr()) != output_count) {
             std::string message = std::to_string(PyList_GET_SIZE(wanted.ptr())) + " outputs are given, " +
                                   std::to_string(output_count) + " are expected";

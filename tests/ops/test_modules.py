@@ -165,3 +165,9 @@ def test_a_parameter_is_an_operand() -> None:
     p = op.Parameter("operand", (4, 3), "f32")
     for y in (op.matmul(op.tensor((2, 4)), p), op.tensor((2, 4)) @ p, op.exp(p), 1.0 * op.transpose(p)):
         assert Graph({"y": y}).params() == [p.leaf()]
+
+
+def test_a_size_alone_makes_a_module() -> None:
+    x = op.tensor((2, 6))
+    for module in (op.layer_norm(6), op.rms_norm(6), op.layer_norm(np.int64(6))):
+        assert module(x).shape == (2, 6)

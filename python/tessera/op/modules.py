@@ -337,9 +337,11 @@ def layer_norm(
     """(x - mean) / sqrt(variance + eps) · weight + bias, statistics over ``axes`` (default the last).
 
     ``weight`` and ``bias`` (either may be None) have the sizes of x over ``axes``. Statistics are f32 for bf16 and f16.
-    ``layer_norm(dim=…, eps=…, bias=True, dtype=None, name=None)``: a module with parameters ``<name>.weight`` and
-    ``<name>.bias`` over the last dimensions. Raises ShapeError, DTypeError, ArgumentError.
+    ``layer_norm(dim=…, eps=…, bias=True, dtype=None, name=None)``, or ``layer_norm(dim)``: a module with parameters
+    ``<name>.weight`` and ``<name>.bias`` over the last dimensions. Raises ShapeError, DTypeError, ArgumentError.
     """
+    if dim is None and weight is None and _is_size(x):
+        dim, x = int(x), None  # type: ignore[arg-type]
     if dim is not None:
         return LayerNorm(dim, eps, bias is None or bool(bias), dtype, name)
     if x is None:
@@ -357,9 +359,11 @@ def rms_norm(
 
     The mean is f32 for bf16 and f16.
 
-    ``rms_norm(dim=…, eps=…, dtype=None, name=None)``: a module with the parameter ``<name>.weight``.
-    Raises ShapeError, DTypeError, ArgumentError.
+    ``rms_norm(dim=…, eps=…, dtype=None, name=None)``, or ``rms_norm(dim)``: a module with the parameter
+    ``<name>.weight``. Raises ShapeError, DTypeError, ArgumentError.
     """
+    if dim is None and weight is None and _is_size(x):
+        dim, x = int(x), None  # type: ignore[arg-type]
     if dim is not None:
         return RMSNorm(dim, eps, dtype, name)
     if x is None:

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera.errors import ArgumentError, GraphError, NameMissingError, ShapeError
 from tessera.ir import dims
+from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import (
     Call,
     Dim,
@@ -20,7 +21,6 @@ from tessera.ir.dims import (
     evaluate,
     floordiv,
     mod,
-    parse_dim,
     substitute,
     sym,
 )
@@ -219,7 +219,7 @@ def test_same_name_with_another_range_is_another_symbol() -> None:
         (lambda: int(b), ShapeError, "has no value"),
         (lambda: range(b), ShapeError, "has no value"),
         (lambda: evaluate(b + a, {"B": 3}), NameMissingError, "no size is given for the symbolic dimension 'A'"),
-        (lambda: parse_dim("B +", SYMBOLS), GraphError, "at the end"),
+        (lambda: parse_dim("B +", SYMBOLS), GraphError, "is missing at the end"),
         (lambda: parse_dim("B $ 2", SYMBOLS), GraphError, "unexpected character at column 3"),
         (lambda: parse_dim("X", SYMBOLS), GraphError, "unknown symbol 'X'"),
         (lambda: parse_dim("(B", SYMBOLS), GraphError, r"expected '\)' but found 'the end'"),

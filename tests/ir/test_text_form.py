@@ -233,7 +233,7 @@ def statements(*lines: str, dims: str = "") -> str:
         ),
         (statements("%1 = exp(%0) {a = 99999999999999999999} : f32[2, 3]"), GraphError, "does not fit 64 bits"),
         (statements("%1 = exp(%0) {a = " + "[" * 99 + "} : f32[2, 3]"), GraphError, "nested more than 16 deep"),
-        (statements("%1 = exp(%0) {a = <1 +>} : f32[2, 3]"), GraphError, "unknown symbol 'at the end'"),
+        (statements("%1 = exp(%0) {a = <1 +>} : f32[2, 3]"), GraphError, "is missing at the end"),
         (
             statements("%1 = exp(%0) {a = <" + "1+" * 2000 + "1>} : f32[2, 3]"),
             GraphError,

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from tessera import op
 from tessera.errors import IndexRangeError, ShapeError
-from tessera.ir.dims import Symbol, parse_dim, sym
+from tessera.ir.dim_parser import parse_dim
+from tessera.ir.dims import Symbol, sym
 from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import bf16, bool_, f16, f64, i8, i32, i64, u8
 from tessera.ir.graph import Graph

@@ -527,8 +527,8 @@ def nonnegative(d: Dim) -> bool:
     """Whether ``d`` is certainly at least 0 for all legal symbols; False when that cannot be proved.
 
     Besides interval bounds it uses, for an atom that stands alone in a term: ``min(a, b) <= a``, ``min(a, b) <= b``
-    and the like (where it lowers the value one bound is enough, where it raises it both must hold; ``max`` the other way
-    round), and ``a - b < b * (a // b) <= a`` for an integer b > 0.
+    and the like (where it lowers the value one bound is enough, where it raises it both must hold; ``max`` the
+    other way round), and ``a - b < b * (a // b) <= a`` for an integer b > 0.
     """
     return _nonnegative(d, [256])
 
@@ -624,77 +624,3 @@ def _evaluate_atom(atom: Atom, sizes: Mapping[str, int]) -> int:
     if b == 0:
         raise ShapeError(f"division of a dimension by zero in {atom}")
     return a // b if atom.function == "floordiv" else a % b
-
-
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|(//|[-+*%(),]))")
-
-
-def parse_dim(text: str, names: Mapping[str, Symbol]) -> Dim:
-    """Parse the text of a dimension; the inverse of ``str``.
-
-    Grammar: sum = product {("+" | "-") product}; product = unary {("*" | "//" | "%") unary};
-    unary = ["-"] (integer | name | ("max" | "min") "(" sum "," sum ")" | "(" sum ")").
-    """
-    tokens: list[str] = []
-    at = 0
-    text = text.strip()
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if not match:
-            column = len(text) - len(text[at:].lstrip()) + 1
-            raise GraphError(f"dimension {text!r}: unexpected character at column {column}")
-        tokens.append(match.group(match.lastindex or 0))
-        at = match.end()
-    tokens.append("")
-    position = 0
-
-    def take(expected: str | None = None) -> str:
-        nonlocal position
-        token = tokens[position]
-        if expected is not None and token != expected:
-            raise GraphError(f"dimension {text!r}: expected {expected!r} but found {token or 'the end'!r}")
-        position += 1
-        return token
-
-    def parse_sum(depth: int) -> Dim:
-        value = parse_product(depth)
-        while tokens[position] in ("+", "-"):
-            sign = 1 if take() == "+" else -1
-            value = add(value, mul(sign, parse_product(depth)))
-        return value
-
-    def parse_product(depth: int) -> Dim:
-        value = parse_unary(depth)
-        while tokens[position] in ("*", "//", "%"):
-            operation = take()
-            value = {"*": mul, "//": floordiv, "%": mod}[operation](value, parse_unary(depth))
-        return value
-
-    def parse_unary(depth: int) -> Dim:
-        if depth > 64:
-            raise GraphError(f"dimension {text[:40]!r}…: nested too deeply")
-        token = take()
-        if token == "-":
-            return mul(-1, parse_unary(depth + 1))
-        if token.isdigit():
-            if len(token) > 18:
-                raise GraphError(f"dimension {text[:40]!r}: the number is too large")
-            return int(token)
-        if token == "(":
-            value = parse_sum(depth + 1)
-            take(")")
-            return value
-        if token in _FUNCTIONS:
-            take("(")
-            a = parse_sum(depth + 1)
-            take(",")
-            b = parse_sum(depth + 1)
-            take(")")
-            return _extremum(token, a, b)
-        if token in names:
-            return sym(names[token])
-        raise GraphError(f"dimension {text!r}: unknown symbol {token or 'at the end'!r}")
-
-    value = parse_sum(0)
-    take("")
-    return value

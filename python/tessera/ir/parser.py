@@ -13,7 +13,8 @@ from typing import Any, NoReturn
 
 from tessera.errors import GraphError, NameMissingError, TesseraError, VersionError
 from tessera.ir.attribute import IDENTIFIER, MAX_DEPTH
-from tessera.ir.dims import Dim, Symbol, parse_dim, sym
+from tessera.ir.dim_parser import parse_dim
+from tessera.ir.dims import Dim, Symbol, sym
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.ir.printer import VERSION

@@ -33,9 +33,10 @@ def test_promotion_of_tensors_as_in_pytorch(a: str, b: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("scalar", [True, 3, 2.5, np.float64(2.5), np.int8(3)])
+@pytest.mark.parametrize("scalar", [True, 3, 2.5, np.float64(2.5), np.int8(3), DTYPES["bf16"].numpy.type(2.5)])
 def test_scalars_are_weak_as_in_pytorch(name: str, scalar: object) -> None:
-    number = scalar.item() if isinstance(scalar, np.generic) else scalar
+    number = scalar if isinstance(scalar, (bool, int, float)) else scalar.item()  # type: ignore[attr-defined]
+    number = number if isinstance(number, (bool, int)) else float(number)
     expected = (torch.ones(2, dtype=TORCH[name]) * number).dtype
     assert TORCH[(op.tensor((2,), name) * scalar).dtype.name] == expected
     assert TORCH[(scalar * op.tensor((2,), name)).dtype.name] == expected
@@ -148,6 +149,9 @@ ERRORS = [
     (lambda: op.tensor((2,)) + "a", TypeError, "unsupported operand"),
     (lambda: op.add(op.tensor((2,)), object()), DTypeError,
      "object is not a tensor; give a tensor, an array or a number"),
+    (lambda: op.add(op.tensor((2,)), np.complex64(1)), DTypeError, "a scalar of type complex64 is not supported"),
+    (lambda: op.take(op.tensor((2,)), [True]), DTypeError,
+     "the index has dtype bool; expected an integer dtype: use where"),
     (lambda: op.constant(np.array([1j])), DTypeError, "unknown dtype"),
     (lambda: op.constant(np.array(["a"])), DTypeError, "unknown dtype"),
     (lambda: op.constant([[1], [2, 3]]), ArgumentError, "the nested lists do not form an array"),

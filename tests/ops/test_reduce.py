@@ -68,6 +68,7 @@ def test_norms() -> None:
 def test_nan_to_num_isclose_and_float_power() -> None:
     x = np.array([np.nan, np.inf, -np.inf, 1.0], np.float32)
     np.testing.assert_array_equal(value(op.nan_to_num, x), np.nan_to_num(x))
+    np.testing.assert_array_equal(value(op.nan_to_num, np.arange(3)), np.arange(3))
     expected = np.nan_to_num(x, nan=1, posinf=2, neginf=3)
     np.testing.assert_array_equal(value(lambda v: op.nan_to_num(v, 1, 2, 3), x), expected)
     y = np.array([np.nan, np.inf, np.inf, 1.0 + 1e-6], np.float32)
@@ -75,6 +76,29 @@ def test_nan_to_num_isclose_and_float_power() -> None:
         found = value(lambda a, b, n=equal_nan: op.isclose(a, b, equal_nan=n), x, y)
         np.testing.assert_array_equal(found, np.isclose(x, y, equal_nan=equal_nan))
     np.testing.assert_allclose(value(lambda v: op.float_power(v, -1), np.array([2, 4])), [0.5, 0.25])
+
+
+@pytest.mark.parametrize("name", ["logical_or", "logical_xor", "logical_and"])
+def test_logic_of_numbers(name: str) -> None:
+    x, y = np.array([0.0, 0.0, 2.5, np.nan]), np.array([0, 3, 0, 1], np.int8)
+    np.testing.assert_array_equal(value(getattr(op, name), x, y), getattr(np, name)(x, y))
+    np.testing.assert_array_equal(value(op.logical_not, x), np.logical_not(x))
+
+
+def test_functions_of_two_and_three_tensors() -> None:
+    y = np.random.default_rng(1).uniform(0.5, 2, (3, 1))
+    np.testing.assert_allclose(value(op.atan2, X, y), np.arctan2(X, y))
+    np.testing.assert_allclose(value(op.logaddexp, X, y), np.logaddexp(X, y))
+    np.testing.assert_allclose(value(lambda a, b: op.lerp(a, b, 0.25), X, y), X + 0.25 * (y - X))
+    assert op.lerp(op.tensor((2,), "i32"), 3, 1).dtype.name == "f32"
+    assert op.atan2(op.tensor((2,), "i32"), 3).dtype.name == "f32"
+    assert op.logaddexp(op.tensor((2,), "f16"), 3).dtype.name == "f16"
+
+
+def test_where_moves_8_bit_floats() -> None:
+    x = op.constant([1.0, 2.0], "f8e4m3")
+    found = evaluate(Graph({"y": op.where(op.constant([True, False]), x, op.constant([3.0, 4.0], "f8e4m3"))}), {})["y"]
+    np.testing.assert_array_equal(found.astype(np.float32), [1, 4])
 
 
 def test_clip_with_open_sides() -> None:

@@ -116,6 +116,18 @@ def test_wrong_shape() -> None:
         evaluate(Graph({"y": op.exp(op.tensor((2,), name="x"))}), {"x": np.zeros(3, np.float32)})
 
 
+def test_wrong_rank() -> None:
+    with pytest.raises(ShapeError, match=r"input 'x' has shape \(3, 1\); expected \(2,\)"):
+        evaluate(Graph({"y": op.exp(op.tensor((2,), name="x"))}), {"x": np.zeros((3, 1), np.float32)})
+
+
+def test_constant_without_data() -> None:
+    text = 'tessera.graph 1\ngraph "main" {\n  %0 = constant {name = "c"} : f32[2]\n  output "y" = %0\n}\n'
+    graph = parse_graph(text)
+    with pytest.raises(NameMissingError, match="constant 'c' has no data; give it in state"):
+        evaluate(graph, {})
+
+
 def test_illegal_symbolic_size() -> None:
     x = op.tensor((op.dim("B", min=2, max=8),), name="x")
     with pytest.raises(ShapeError, match="dimension B = 9 is illegal: it must be at least 2 and at most 8"):

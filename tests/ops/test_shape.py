@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as nps
 from tessera import op
 from tessera.errors import ArgumentError, ShapeError, TesseraError
+from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import Symbol, substitute, sym
 from tessera.ir.dims import evaluate as evaluate_dim
+from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.ir.value import TensorType
 from tessera.op.broadcasting import broadcast_shapes
@@ -185,6 +187,37 @@ def test_index_maps_of_views(name: str) -> None:
 # Symbolic sizes.
 
 
+RESHAPES: list[tuple[tuple[Any, ...], tuple[Any, ...]]] = [
+    (("B", "T", 4), ("4*B*T",)), (("4*B*T",), ("B", "T", 4)), (("B", "T", 4), ("B*T", 2, 2)), (("B", "T"), ("T", "B")),
+    (("B", 6, "T"), (2, "3*B", "T")), (("B*T", 4), ("B", "4*T")), (("B", 1, "T"), (1, "T", "B", 1)),
+]
+
+
+@pytest.mark.parametrize(("old", "new"), RESHAPES, ids=str)
+def test_index_map_of_a_symbolic_reshape(old: tuple[Any, ...], new: tuple[Any, ...]) -> None:
+    symbols = {"B": Symbol("B", 1), "T": Symbol("T", 1)}
+    sizes = {"B": 2, "T": 3}
+    shapes = [tuple(parse_dim(str(d), symbols) for d in shape) for shape in (old, new)]
+    lowering = REGISTRY["reshape"].lower
+    assert isinstance(lowering, View)
+    types = [TensorType(DTYPES["f32"], s) for s in shapes]
+    axes = [Symbol(f"i{n}", 0) for n in range(len(new))]
+    expressions = lowering.index_map(tuple(sym(a) for a in axes), types[0], types[1], {"shape": list(shapes[1])})
+    actual = [tuple(evaluate_dim(d, sizes) for d in shape) for shape in shapes]
+    x = np.arange(int(np.prod(actual[0]))).reshape(actual[0])
+    for index in itertools.product(*(range(d) for d in actual[1])):
+        at = tuple(evaluate_dim(e, {**sizes, **{a.name: i for a, i in zip(axes, index)}}) for e in expressions)
+        assert x.reshape(actual[1])[index] == x[at]
+
+
+def test_full_of_a_symbolic_size() -> None:
+    x = op.tensor(("B",), name="x")
+    sizes = op.full((2,), x.shape[0] * 2, "f32")
+    found = evaluate(Graph({"y": sizes}, inputs=[x]), {"x": np.zeros(3, np.float32)})["y"]
+    np.testing.assert_array_equal(found, np.array([6, 6], np.float32))
+
+
+
 def _symbolic(
     build: Callable[..., Any], shape: tuple[Any, ...], sizes: dict[str, int], expected: tuple[str, ...]
 ) -> None:
@@ -307,6 +340,11 @@ ERRORS: list[tuple[Callable[[], Any], type[TesseraError], str]] = [
     (lambda: op.arange(1, 5, 0), ArgumentError, "step must not be 0"),
     (lambda: op.arange(0, B, 2), ArgumentError, "with a symbolic bound the step must be 1, got 2"),
     (lambda: op.arange(3, B), ShapeError, "the length B - 3 can be negative"),
+    (lambda: op.build("concat", axis=0), ArgumentError, r"\[concat\] needs at least one operand"),
+    (lambda: op.build("pad", op.tensor((3,)), low=[], high=[1], value=0), ArgumentError,
+     r"\[pad\] low and high must have"),
+    (lambda: op.build("full", shape=[2], value="a", dtype=DTYPES["f32"]), ArgumentError,
+     "value must be a number, got str"),
     (lambda: op.full((2,), "a"), ArgumentError, "value must be a number, got str"),
     (lambda: op.full((2,), op.tensor(())), ArgumentError, "value must be a number, got Value; use broadcast_to"),
     (lambda: op.build("slice", op.tensor((B,)), start=[0], stop=[2], step=[1]), ShapeError,

@@ -7,6 +7,7 @@ insert ``check_range``, so that an index out of range fails the run instead of r
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from tessera.errors import DTypeError, InternalError, NameMissingError, ShapeError
-from tessera.ir.dims import Dim, Expr, Symbol, symbols
+from tessera.ir.dims import Dim, Expr, symbols
 from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Graph, topological
@@ -110,8 +110,6 @@ def concrete(attribute: Any, sizes: Mapping[str, int]) -> Any:
     """An attribute with its symbolic dimensions evaluated."""
     if isinstance(attribute, Expr):
         return evaluate_dim(attribute, sizes)
-    if isinstance(attribute, Symbol):
-        return sizes[attribute.name]
     if isinstance(attribute, (list, tuple)):
         return [concrete(a, sizes) for a in attribute]
     return attribute

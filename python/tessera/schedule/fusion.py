@@ -133,6 +133,9 @@ class Fusion:
 
     def _try(self, a: Group, b: Group) -> Group | None:
         """The merged group, when merging is possible and worth while."""
+        buffers = a.reads | b.reads | a.roots.keys() | b.roots.keys()
+        if len(a.members) + len(b.members) > MOST_MEMBERS or len(buffers) > MOST_BUFFERS:
+            return None
         for main, other in ((a, b), (b, a)):
             if a.kind == MAP and b.kind == MAP and len(main.space) < len(other.space):
                 continue
@@ -237,8 +240,6 @@ class Fusion:
         return self._sizes[space]
 
     def _worthwhile(self, main: Group, other: Group, merged: Group) -> bool:
-        if len(merged.reads | merged.roots.keys()) > MOST_BUFFERS or len(merged.members) > MOST_MEMBERS:
-            return False
         if main.kind in (REDUCE, SCAN) and cost.typical_size(main.space) > SMALL:
             grid = cost.typical_size([d for i, d in enumerate(main.space) if i not in main.reduced])
             whole = self._size(main.space)

@@ -17,7 +17,8 @@ class Schedule:
     fusion          False: one kernel per operator (views are still free). For debugging and measurement.
     tiles           Tile sizes (m, n, k) of matrix products. Only None is supported: the CPU target chooses them.
     memory_budget   Bytes of working memory (the arena). Cheap values are recomputed instead of kept until the peak
-                    fits; UnsupportedError when it cannot. None: no limit.
+                    fits; UnsupportedError when it cannot. Counts at the largest legal sizes, for
+                    unbounded ones at 1024. None: no limit.
     recompute       ``"auto"``: recompute what costs less than a trip through memory, and more under a budget;
                     ``"none"``: never compute a value twice across kernels; ``"all"``: recompute all pointwise chains.
     threads         The most threads that a kernel is spread over; 0: as many as the runtime has.

@@ -69,6 +69,18 @@ def test_loaded_graph_composes_with_others(model, tmp_path):
     )
 
 
+def test_state_that_no_result_depends_on(tmp_path):
+    used, unused = op.parameter((2, 2), name="used", init="ones"), op.parameter((2, 2), name="unused", init="ones")
+    given = np.ones((2, 2), np.float32)
+    for target in ("cpu", "portable"):
+        y = op.concat([used, unused], 0)[:2] + op.tensor((2, 2), name="x")
+        compiled = graph.compile(y, target=target)
+        assert compiled(given).tolist() == [[2, 2], [2, 2]]
+        compiled.save(tmp_path / "m.tsr")
+        loaded = graph.load(tmp_path / "m.tsr")
+        assert loaded(given).tolist() == [[2, 2], [2, 2]] and set(loaded.parameters) == {"used", "unused"}
+
+
 def test_weights_belong_to_the_loaded_graph(model, tmp_path):
     graph.compile({"y": model}).save(tmp_path / "m.tsr")
     loaded = graph.load(tmp_path / "m.tsr")
@@ -155,6 +167,20 @@ def test_results_do_not_depend_on_the_number_of_threads(tmp_path):
             program.run(runtime, [as_array(a) for a in given])
         found.append([program.state_array(name).numpy().tobytes() for name, _, _ in program.state()])
     assert found[0] == found[1] == found[2]
+
+
+def test_state_files(tmp_path):
+    compiled = training_file(tmp_path / "t.tsr")
+    compiled(batch := {"x": x(8), "labels": rng.integers(0, 3, 8)})
+    compiled.save_state(tmp_path / "s.safetensors")
+    expected = {name: p.value.tobytes() for name, p in compiled.parameters.items()}
+    compiled(batch)
+    assert {name: p.value.tobytes() for name, p in compiled.parameters.items()} != expected
+    compiled.load_state(tmp_path / "s.safetensors")
+    assert {name: p.value.tobytes() for name, p in compiled.parameters.items()} == expected
+    other = graph.compile(op.tensor((2,), name="x") + op.parameter((2,), name="other.state", init="ones"))
+    with pytest.raises(TesseraError, match="other.state"):
+        other.load_state(tmp_path / "s.safetensors")
 
 
 def test_state_is_listed(tmp_path):

@@ -15,7 +15,7 @@ from tessera.errors import ArgumentError, NameMissingError, UnsupportedError
 from tessera.graph.pipeline import Built, TensorInfo
 from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, converted
-from tessera.interop.parameters import shared_array
+from tessera.interop.parameters import bind_parameters
 from tessera.ir.dtype import DTYPES
 from tessera.op.parameter import Parameter
 
@@ -87,11 +87,10 @@ class Compiled:
         with self._lock:
             if self._program is None:
                 program = Program.load_bytes(writer.to_bytes(self._built.metadata, self._built.kernel_sections()))
-                for name, parameter in self._parameters.items():
-                    program.bind_state(name, shared_array(parameter))
-                for name, data in self._constants.items():
-                    if name in self._built.constants:  # simplification may have left it without use
-                        program.set_constant(name, as_array(np.ascontiguousarray(data).reshape(data.shape)))
+                bind_parameters(program, self._parameters)
+                for name, _, _ in program.constants():
+                    data = self._constants[name]
+                    program.set_constant(name, as_array(np.ascontiguousarray(data).reshape(data.shape)))
                 self._runtime = default_runtime()
                 self._run = program.run
                 self._program = program
@@ -157,6 +156,14 @@ class Compiled:
 
     def __reduce__(self) -> Any:
         raise UnsupportedError("a compiled graph is not copied or pickled: save it with .save(path) and load it")
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and state as a safetensors file, atomically; C++ programs read it with ``load_state``."""
+        self.program().save_state(os.fspath(path))
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Read what ``save_state``, in Python or C++, wrote; nothing changes unless the whole file fits."""
+        self.program().load_state(os.fspath(path))
 
     def __repr__(self) -> str:
         def listed(infos: Sequence[TensorInfo]) -> str:

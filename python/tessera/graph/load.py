@@ -109,14 +109,13 @@ def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter], a
     from tessera._core import Program, default_runtime
     from tessera.errors import DeviceError
     from tessera.interop.array import as_array
-    from tessera.interop.parameters import shared_array
+    from tessera.interop.parameters import bind_parameters
 
     try:
         program = Program.load_file(os.fspath(path), verify=False, allow_native_code=allow_native_code)
     except DeviceError:
         return None
-    for name, parameter in parameters.items():
-        program.bind_state(name, shared_array(parameter))
+    bind_parameters(program, parameters)
     runtime = default_runtime()
     return lambda given: program.run(runtime, [as_array(x) for x in given], None)
 

@@ -69,7 +69,6 @@ class Built:
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     state: tuple[TensorInfo, ...]
-    constants: frozenset[str]
 
     def kernel_sections(self) -> list[writer.Section]:
         """The kernel images as tensors of the file."""
@@ -171,5 +170,4 @@ def _build(graph: Graph, text: str, options: Options) -> Built:
         tuple(_info(v.node.attrs["name"], v) for v in graph.inputs),
         tuple(_info(name, v) for name, v in graph.outputs.items()),
         tuple(_info(v.node.attrs["name"], v) for v in graph.params()),
-        frozenset(v.node.attrs["name"] for v in primitives.constants()),
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from tessera._core import Array
+from collections.abc import Mapping
+
+from tessera._core import Array, Program
 from tessera.op.parameter import Parameter
 
 
@@ -11,3 +13,9 @@ def shared_array(parameter: Parameter) -> Array:
     if parameter.array is None:
         parameter.array = Array.from_numpy(parameter.storage())
     return parameter.array
+
+
+def bind_parameters(program: Program, parameters: Mapping[str, Parameter]) -> None:
+    """Let the program's state live in the parameters' memory. A program lacks what its results do not depend on."""
+    for name, _, _ in program.state():
+        program.bind_state(name, shared_array(parameters[name]))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-
 from tessera.ir.dims import evaluate
 from tessera.ir.dtype import DType
 from tessera.target.cpu.compile import compile_kernels
@@ -46,7 +45,7 @@ def misaligned(a: np.ndarray) -> np.ndarray:
     """A copy whose address is aligned to its element only."""
     raw = np.empty(a.nbytes + 128, np.uint8)
     start = -raw.ctypes.data % 64 + a.itemsize
-    out = raw[start:start + a.nbytes].view(a.dtype).reshape(a.shape)
+    out = raw[start : start + a.nbytes].view(a.dtype).reshape(a.shape)
     out[...] = a
     return out
 

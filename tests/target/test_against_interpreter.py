@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
-
 from tessera.tile import interpret
 from tessera.tile.ir import Kernel
 from tessera.tile.plan import build_plan

@@ -8,9 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from scipy import special
-
 from tessera.ir.dims import Symbol, sym
-from tessera.ir.dtype import DTYPES, DType, bf16, bool_, f16, f32, f64, f8e4m3, f8e5m2, i8, i16, i32, i64, u8
+from tessera.ir.dtype import DTYPES, DType, bf16, bool_, f8e4m3, f8e5m2, f16, f32, f64, i8, i16, i32, i64, u8
 from tessera.tile.ir import COMPUTES, Axis, Buffer, Compute, Load, LoopKernel, Ref, Stage, Store
 
 from tests.target.harness import LEVEL_NAMES, Native, filled, guarded, misaligned
@@ -18,39 +17,96 @@ from tests.target.harness import LEVEL_NAMES, Native, filled, guarded, misaligne
 FLOATS = (f64, f32, bf16, f16)
 INTEGERS = (i64, i32, i16, i8, u8)
 N = Symbol("n", 0, None)
-I = Symbol("i")
+INDEX = Symbol("i")
 
 _UNARY: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "neg": np.negative, "abs": np.abs, "sign": np.sign, "floor": np.floor, "ceil": np.ceil, "round": np.rint,
-    "trunc": np.trunc, "sqrt": np.sqrt, "rsqrt": lambda x: 1 / np.sqrt(x), "reciprocal": lambda x: 1 / x,
-    "exp": np.exp, "exp2": np.exp2, "expm1": np.expm1, "log": np.log, "log2": np.log2, "log1p": np.log1p,
-    "sin": np.sin, "cos": np.cos, "tan": np.tan, "asin": np.arcsin, "acos": np.arccos, "atan": np.arctan,
-    "sinh": np.sinh, "cosh": np.cosh, "tanh": np.tanh, "erf": lambda x: special.erf(x.astype(np.float64)),
+    "neg": np.negative,
+    "abs": np.abs,
+    "sign": np.sign,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "reciprocal": lambda x: 1 / x,
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log2": np.log2,
+    "log1p": np.log1p,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "tanh": np.tanh,
+    "erf": lambda x: special.erf(x.astype(np.float64)),
     "sigmoid": lambda x: np.where(x < 0, np.exp(-np.abs(x)), 1) / (1 + np.exp(-np.abs(x))),
 }
 _BINARY: dict[str, Callable[[np.ndarray, np.ndarray], np.ndarray]] = {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "div": np.divide, "floordiv": np.floor_divide,
-    "mod": np.mod, "pow": np.power, "maximum": np.maximum, "minimum": np.minimum, "atan2": np.arctan2,
+    "add": np.add,
+    "sub": np.subtract,
+    "mul": np.multiply,
+    "div": np.divide,
+    "floordiv": np.floor_divide,
+    "mod": np.mod,
+    "pow": np.power,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "atan2": np.arctan2,
 }
-_COMPARE = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-            "ge": np.greater_equal}
+_COMPARE = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 _LOGIC = {"logical_and": np.logical_and, "logical_or": np.logical_or, "logical_xor": np.logical_xor}
 _BITS = {"bitwise_and": np.bitwise_and, "bitwise_or": np.bitwise_or, "bitwise_xor": np.bitwise_xor}
 # tolerated error in units of the last place
 _ULP = {"erf": 4.5}
-_FLOAT_ONLY = {"sqrt", "rsqrt", "reciprocal", "exp", "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tan",
-               "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf", "sigmoid", "div", "atan2"}
+_FLOAT_ONLY = {
+    "sqrt",
+    "rsqrt",
+    "reciprocal",
+    "exp",
+    "exp2",
+    "expm1",
+    "log",
+    "log2",
+    "log1p",
+    "sin",
+    "cos",
+    "tan",
+    "asin",
+    "acos",
+    "atan",
+    "sinh",
+    "cosh",
+    "tanh",
+    "erf",
+    "sigmoid",
+    "div",
+    "atan2",
+}
 
 
 def kernel(function: str, sources: tuple[DType, ...], target: DType) -> LoopKernel:
     """y[i] = function(x0[i], …) over a symbolic length."""
     buffers = [Buffer(f"x{k}", d, (sym(N),), (1,), "in") for k, d in enumerate(sources)]
     buffers.append(Buffer("y", target, (sym(N),), (1,), "out"))
-    loads = tuple(Load(k, (sym(I),)) for k in range(len(sources)))
+    loads = tuple(Load(k, (sym(INDEX),)) for k in range(len(sources)))
     args = tuple(Ref(0, k) for k in range(len(sources)))
     n = len(sources)
-    ops = (*loads, Compute(function, args, target), Store(n, (sym(I),), Ref(0, n)))
-    return LoopKernel(function, (N,), tuple(buffers), (Axis(I, sym(N)),), (Stage((), ops),))
+    ops = (*loads, Compute(function, args, target), Store(n, (sym(INDEX),), Ref(0, n)))
+    return LoopKernel(function, (N,), tuple(buffers), (Axis(INDEX, sym(N)),), (Stage((), ops),))
 
 
 def values(dtype: DType, random: np.random.Generator, count: int = 400) -> np.ndarray:
@@ -65,9 +121,31 @@ def values(dtype: DType, random: np.random.Generator, count: int = 400) -> np.nd
     top = 60 if dtype in (f32, bf16) else 300 if dtype == f64 else 8
     signs = random.choice([-1, 1], count)
     parts = [
-        random.normal(size=count) * 2, random.uniform(-1, 1, count), signs * np.exp(random.uniform(-top, top, count)),
-        random.uniform(-100, 100, count), random.integers(-20, 20, count) / 2,
-        [0.0, -0.0, 1, -1, np.inf, -np.inf, np.nan, 1e-310, -3e-40, 1e-44, 2.5, 0.5, -0.5, 1.5, 88.8, 709.9, -104, -745.5],
+        random.normal(size=count) * 2,
+        random.uniform(-1, 1, count),
+        signs * np.exp(random.uniform(-top, top, count)),
+        random.uniform(-100, 100, count),
+        random.integers(-20, 20, count) / 2,
+        [
+            0.0,
+            -0.0,
+            1,
+            -1,
+            np.inf,
+            -np.inf,
+            np.nan,
+            1e-310,
+            -3e-40,
+            1e-44,
+            2.5,
+            0.5,
+            -0.5,
+            1.5,
+            88.8,
+            709.9,
+            -104,
+            -745.5,
+        ],
     ]
     with np.errstate(over="ignore"):
         return np.concatenate(parts).astype(dtype.numpy)
@@ -78,8 +156,11 @@ def check_float(got: np.ndarray, exact: np.ndarray, dtype: DType, ulp: float, ar
     with np.errstate(all="ignore"):
         expected = exact.astype(dtype.numpy) if dtype in (f32, f64) else exact.astype(np.float64).astype(dtype.numpy)
         work = np.longdouble
-        spacing = (np.spacing(np.abs(expected)) if dtype != bf16 else
-                   np.maximum(np.abs(expected.astype(np.float64)) * 2.0**-8, 2.0**-133))
+        spacing = (
+            np.spacing(np.abs(expected))
+            if dtype != bf16
+            else np.maximum(np.abs(expected.astype(np.float64)) * 2.0**-8, 2.0**-133)
+        )
         if dtype == f16:
             spacing = np.maximum(np.spacing(np.abs(expected)).astype(np.float64), 2.0**-24)
         error = np.abs(got.astype(work) - exact.astype(work)) / np.abs(spacing.astype(work))
@@ -87,7 +168,9 @@ def check_float(got: np.ndarray, exact: np.ndarray, dtype: DType, ulp: float, ar
     wrong = ~same & ~(error <= ulp)
     if wrong.any():
         i = int(np.argmax(wrong))
-        raise AssertionError(f"f({[a[i] for a in args]}) = {got[i]!r}, not {expected[i]!r} ({error[i]} ulp); {wrong.sum()} wrong")
+        raise AssertionError(
+            f"f({[a[i] for a in args]}) = {got[i]!r}, not {expected[i]!r} ({error[i]} ulp); {wrong.sum()} wrong"
+        )
 
 
 def run(function: str, level: str, args: list[np.ndarray], sources: tuple[DType, ...], target: DType) -> np.ndarray:
@@ -108,8 +191,22 @@ def wider(a: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def test_every_function_is_tested() -> None:
-    tested = {*_UNARY, *_BINARY, *_COMPARE, *_LOGIC, *_BITS, "cast", "where", "isnan", "isinf", "isfinite",
-              "logical_not", "bitwise_not", "shift_left", "shift_right"}
+    tested = {
+        *_UNARY,
+        *_BINARY,
+        *_COMPARE,
+        *_LOGIC,
+        *_BITS,
+        "cast",
+        "where",
+        "isnan",
+        "isinf",
+        "isfinite",
+        "logical_not",
+        "bitwise_not",
+        "shift_left",
+        "shift_right",
+    }
     assert tested == set(COMPUTES)
 
 
@@ -134,11 +231,13 @@ def test_huge_and_hard_angles(function: str, dtype: DType, level: str) -> None:
 
     random = seeded(function, dtype, "huge")
     limit = 127 if dtype == f32 else 1000
-    x = np.concatenate([
-        np.ldexp(random.uniform(1, 2, 60), random.integers(18, limit, 60)),
-        np.round(random.integers(1, 10**6, 40)) * (np.pi / 2),
-        [6381956970095103.0 * 2.0**797 if dtype == f64 else 16367173.0 * 2.0**72],  # the hardest arguments
-    ]).astype(dtype.numpy)
+    x = np.concatenate(
+        [
+            np.ldexp(random.uniform(1, 2, 60), random.integers(18, limit, 60)),
+            np.round(random.integers(1, 10**6, 40)) * (np.pi / 2),
+            [6381956970095103.0 * 2.0**797 if dtype == f64 else 16367173.0 * 2.0**72],  # the hardest arguments
+        ]
+    ).astype(dtype.numpy)
     x = np.concatenate([x, -x])
     pi = _pi()
     reduced = []
@@ -197,7 +296,9 @@ def test_binary_float(function: str, dtype: DType, level: str) -> None:
 
 @pytest.mark.parametrize("level", LEVEL_NAMES)
 @pytest.mark.parametrize("dtype", INTEGERS, ids=str)
-@pytest.mark.parametrize("function", [f for f in {**_UNARY, **_BINARY, **_BITS, "bitwise_not": None} if f not in _FLOAT_ONLY])
+@pytest.mark.parametrize(
+    "function", [f for f in {**_UNARY, **_BINARY, **_BITS, "bitwise_not": None} if f not in _FLOAT_ONLY]
+)
 def test_integer(function: str, dtype: DType, level: str) -> None:
     random = seeded(function, dtype)
     x, y = values(dtype, random), values(dtype, random)
@@ -239,7 +340,9 @@ def test_shift(function: str, dtype: DType, level: str) -> None:
         inside = 0 <= s < dtype.bits
         v = ((a << s) if inside else 0) if function == "shift_left" else (a >> s if inside else (-1 if a < 0 else 0))
         out.append(v % 2**dtype.bits)
-    np.testing.assert_array_equal(run(function, level, [x, y], (dtype, dtype), dtype), np.array(out, np.uint64).astype(dtype.numpy))
+    np.testing.assert_array_equal(
+        run(function, level, [x, y], (dtype, dtype), dtype), np.array(out, np.uint64).astype(dtype.numpy)
+    )
 
 
 @pytest.mark.parametrize("level", LEVEL_NAMES)
@@ -298,8 +401,11 @@ def test_cast(source: DType, level: str) -> None:
                 expected = wide.astype(np.float32).astype(target.numpy)
             else:
                 expected = wide.astype(target.numpy)
-        np.testing.assert_array_equal(got.astype(np.float64) if target.is_float else got,
-                                      expected.astype(np.float64) if target.is_float else expected, f"{source} to {target}")
+        np.testing.assert_array_equal(
+            got.astype(np.float64) if target.is_float else got,
+            expected.astype(np.float64) if target.is_float else expected,
+            f"{source} to {target}",
+        )
 
 
 def _round_once(x: np.ndarray, target: DType) -> np.ndarray:

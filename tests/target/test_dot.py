@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from tessera.ir.dims import Dim, Expr, Symbol, evaluate, mul, sym, symbols
 from tessera.ir.dtype import DType, bf16, f16, f32, f64, i8, i16, i32, i64, u8
 from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, Op, Ref, Store
@@ -15,14 +14,31 @@ M, N, K, B = Symbol("m"), Symbol("n"), Symbol("k"), Symbol("b")
 _ACC = {f64: f64, f32: f32, bf16: f32, f16: f32, i64: i64, i32: i32, i16: i32, i8: i32, u8: i32}
 
 
-def product(m: Dim, n: Dim, k: Dim, dtype: DType = f32, a_t: bool = False, b_t: bool = False, batch: int | None = None,
-            shared_b: bool = False, a_ops: tuple[Op, ...] = (), b_ops: tuple[Op, ...] = (), epilogue: tuple[Op, ...] = (),
-            result: DType | None = None, extra: tuple[Buffer, ...] = ()) -> DotKernel:
-    """C = A·B; buffers a, b, c, then ``extra``. Extra operand ops refer to the load as op 0; an epilogue's last op is stored."""
+def product(
+    m: Dim,
+    n: Dim,
+    k: Dim,
+    dtype: DType = f32,
+    a_t: bool = False,
+    b_t: bool = False,
+    batch: int | None = None,
+    shared_b: bool = False,
+    a_ops: tuple[Op, ...] = (),
+    b_ops: tuple[Op, ...] = (),
+    epilogue: tuple[Op, ...] = (),
+    result: DType | None = None,
+    extra: tuple[Buffer, ...] = (),
+) -> DotKernel:
+    """C = A·B; buffers a, b, c, then ``extra``.
+
+    Extra operand ops refer to the load as op 0; an epilogue's last op is stored.
+    """
     acc = _ACC[dtype]
     result = result or (acc if acc.is_integer else dtype)
 
-    def matrix(name: str, dt: DType, rows: Dim, columns: Dim, transposed: bool, batched: bool, role: str = "in") -> Buffer:
+    def matrix(
+        name: str, dt: DType, rows: Dim, columns: Dim, transposed: bool, batched: bool, role: str = "in"
+    ) -> Buffer:
         shape = (columns, rows) if transposed else (rows, columns)
         strides = (shape[1], 1)
         if batched:
@@ -42,12 +58,22 @@ def product(m: Dim, n: Dim, k: Dim, dtype: DType = f32, a_t: bool = False, b_t: 
     ops.append(Store(2, index(M, N, False, batched), value))
     sizes = {s: None for d in (m, n, k) if isinstance(d, Expr) for s in symbols(d)}
     return DotKernel(
-        "dot", tuple(sizes),
-        (matrix("a", dtype, m, k, a_t, batched), matrix("b", dtype, k, n, b_t, batched and not shared_b),
-         matrix("c", result, m, n, False, batched, "out"), *extra),
-        (Axis(B, batch),) if batched else (), Axis(M, m), Axis(N, n), Axis(K, k),
-        (Load(0, index(M, K, a_t, batched)), *a_ops), (Load(1, index(K, N, b_t, batched and not shared_b)), *b_ops),
-        tuple(ops), acc,
+        "dot",
+        tuple(sizes),
+        (
+            matrix("a", dtype, m, k, a_t, batched),
+            matrix("b", dtype, k, n, b_t, batched and not shared_b),
+            matrix("c", result, m, n, False, batched, "out"),
+            *extra,
+        ),
+        (Axis(B, batch),) if batched else (),
+        Axis(M, m),
+        Axis(N, n),
+        Axis(K, k),
+        (Load(0, index(M, K, a_t, batched)), *a_ops),
+        (Load(1, index(K, N, b_t, batched and not shared_b)), *b_ops),
+        tuple(ops),
+        acc,
     )
 
 
@@ -58,8 +84,13 @@ def operand(dtype: DType, shape: tuple[int, ...], seed: int) -> np.ndarray:
     return random.normal(size=shape).astype(dtype.numpy)
 
 
-def run(kernel: DotKernel, level: str, sizes: dict[str, int], extra: list[np.ndarray] | None = None, pieces: tuple[int, ...] = (1, 3)
-        ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def run(
+    kernel: DotKernel,
+    level: str,
+    sizes: dict[str, int],
+    extra: list[np.ndarray] | None = None,
+    pieces: tuple[int, ...] = (1, 3),
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(a, b, c) after a run whose grid is split in different ways with the same bits."""
     native = Native(kernel, level)
     a, b = (operand(x.dtype, tuple(evaluate(d, sizes) for d in x.shape), i) for i, x in enumerate(kernel.buffers[:2]))
@@ -84,8 +115,19 @@ def wide(a: np.ndarray, transposed: bool = False) -> np.ndarray:
     return np.swapaxes(a, -1, -2) if transposed else a
 
 
-_SIZES = [(1, 1, 1), (1, 70, 33), (3, 17, 5), (14, 32, 16), (15, 33, 17), (40, 100, 64), (61, 47, 130), (30, 10, 600),
-          (29, 300, 1), (20, 35, 0), (100, 3, 37)]
+_SIZES = [
+    (1, 1, 1),
+    (1, 70, 33),
+    (3, 17, 5),
+    (14, 32, 16),
+    (15, 33, 17),
+    (40, 100, 64),
+    (61, 47, 130),
+    (30, 10, 600),
+    (29, 300, 1),
+    (20, 35, 0),
+    (100, 3, 37),
+]
 
 
 @pytest.mark.parametrize("level", LEVEL_NAMES)
@@ -110,8 +152,12 @@ def test_dtypes(dtype: DType, level: str) -> None:
 @pytest.mark.parametrize("level", LEVEL_NAMES)
 def test_several_blocks(level: str) -> None:
     """More than one block of rows, columns and k (the accumulator then lives in memory between k blocks)."""
-    for dtype, m, n, k, a_t, b_t in ((f32, 270, 300, 1300, False, False), (f64, 150, 140, 1100, True, True),
-                                     (bf16, 140, 150, 1100, False, True), (f32, 64, 200, 1024, False, False)):
+    for dtype, m, n, k, a_t, b_t in (
+        (f32, 270, 300, 1300, False, False),
+        (f64, 150, 140, 1100, True, True),
+        (bf16, 140, 150, 1100, False, True),
+        (f32, 64, 200, 1024, False, False),
+    ):
         a, b, c = run(product(m, n, k, dtype, a_t, b_t), level, {})
         check(c, wide(a, a_t) @ wide(b, b_t), dtype, k)
 
@@ -145,7 +191,12 @@ def test_batches(level: str) -> None:
 
 
 def _bias_relu() -> tuple[Op, ...]:
-    return (Load(3, (sym(N),)), Compute("add", (Ref(3, 0), Ref(2, 0)), f32), Const(0.0, f32), Compute("maximum", (Ref(2, 1), Ref(2, 2)), f32))
+    return (
+        Load(3, (sym(N),)),
+        Compute("add", (Ref(3, 0), Ref(2, 0)), f32),
+        Const(0.0, f32),
+        Compute("maximum", (Ref(2, 1), Ref(2, 2)), f32),
+    )
 
 
 @pytest.mark.parametrize("level", LEVEL_NAMES)

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from tessera.errors import ArgumentError, CompileError, DeviceError, UnsupportedError
 from tessera.ir.dims import Symbol, sym
 from tessera.ir.dtype import f32
@@ -26,17 +25,29 @@ V2 = LEVELS["x86-64-v2"]
 def simple(name: str = "k", function: str = "neg", n: int = 50) -> LoopKernel:
     i = Symbol("i")
     ops = (Load(0, (sym(i),)), Compute(function, (Ref(0, 0),), f32), Store(1, (sym(i),), Ref(0, 1)))
-    return LoopKernel(name, (), (Buffer("x", f32, (n,), (1,), "in"), Buffer("y", f32, (n,), (1,), "out")), (Axis(i, n),), (Stage((), ops),))
+    return LoopKernel(
+        name,
+        (),
+        (Buffer("x", f32, (n,), (1,), "in"), Buffer("y", f32, (n,), (1,), "out")),
+        (Axis(i, n),),
+        (Stage((), ops),),
+    )
 
 
 def test_undefined_symbol_is_named() -> None:
-    text = "declare double @cbrt(double)\ndefine double @f(double %x) nounwind {\n  %y = call double @cbrt(double %x)\n  ret double %y\n}\n"
+    text = (
+        "declare double @cbrt(double)\ndefine double @f(double %x) nounwind {\n"
+        "  %y = call double @cbrt(double %x)\n  ret double %y\n}\n"
+    )
     with pytest.raises(CompileError, match="needs the symbol 'cbrt'"):
         flatten(compiler.assemble(text, V2, "f"))
 
 
 def test_writable_data_is_refused() -> None:
-    text = "@state = internal global i32 3\ndefine i32 @f() nounwind {\n  %x = load volatile i32, ptr @state\n  store volatile i32 1, ptr @state\n  ret i32 %x\n}\n"
+    text = (
+        "@state = internal global i32 3\ndefine i32 @f() nounwind {\n  %x = load volatile i32, ptr @state\n"
+        "  store volatile i32 1, ptr @state\n  ret i32 %x\n}\n"
+    )
     with pytest.raises(CompileError, match="writable data in section .data"):
         flatten(compiler.assemble(text, V2, "f"))
 
@@ -46,10 +57,14 @@ def test_text_that_is_not_llvm() -> None:
         compiler.assemble("define void @f( {", V2, "broken")
 
 
-@pytest.mark.parametrize("data, message", [
-    (b"", "not a little-endian ELF64"), (b"\x7fELF\x01\x01" + b"\0" * 60, "not a little-endian ELF64"),
-    (b"\x7fELF\x02\x01" + b"\0" * 60, "not relocatable x86-64"),
-])
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        (b"", "not a little-endian ELF64"),
+        (b"\x7fELF\x01\x01" + b"\0" * 60, "not a little-endian ELF64"),
+        (b"\x7fELF\x02\x01" + b"\0" * 60, "not relocatable x86-64"),
+    ],
+)
 def test_what_is_not_an_object(data: bytes, message: str) -> None:
     with pytest.raises(CompileError, match=message):
         flatten(data)
@@ -62,7 +77,16 @@ def test_truncated_object() -> None:
 
 
 def test_absolute_relocation_is_refused() -> None:
-    data = bytearray(compiler.assemble("define internal void @g() noinline nounwind {\n ret void\n}\ndefine void @f() nounwind {\n  call void @g()\n  call void @h()\n ret void\n}\ndefine void @h() nounwind {\n ret void\n}\n", V2, "f"))
+    data = bytearray(
+        compiler.assemble(
+            (
+                "define internal void @g() noinline nounwind {\n ret void\n}\ndefine void @f() nounwind {\n"
+                "  call void @g()\n  call void @h()\n ret void\n}\ndefine void @h() nounwind {\n ret void\n}\n"
+            ),
+            V2,
+            "f",
+        )
+    )
     table = next((s for s in compiler_sections(data) if s.kind == 4), None)
     if table is None:
         pytest.skip("LLVM resolved the calls itself")
@@ -80,7 +104,10 @@ def compiler_sections(data: bytearray) -> list:
 def test_jump_tables_are_relocated() -> None:
     cases = "\n".join(f"    i64 {i}, label %b{i}" for i in range(8))
     blocks = "\n".join(f"b{i}:\n  ret i64 {i * i + 100}" for i in range(8))
-    text = f"define i64 @f(ptr %p, ptr %s, i64 %x, i64 %e, ptr %q) nounwind {{\n  switch i64 %x, label %d [\n{cases}\n  ]\n{blocks}\nd:\n  ret i64 5\n}}\n"
+    text = (
+        "define i64 @f(ptr %p, ptr %s, i64 %x, i64 %e, ptr %q) nounwind {\n"
+        f"  switch i64 %x, label %d [\n{cases}\n  ]\n{blocks}\nd:\n  ret i64 5\n}}\n"
+    )
     flat = flatten(compiler.assemble(text, V2, "f"))
     import ctypes
 
@@ -89,7 +116,16 @@ def test_jump_tables_are_relocated() -> None:
     loaded = LoadedImage(flat.code)
     function = _ENTRY(loaded.address + flat.entries["f"])
     assert [function(ctypes.c_void_p(), ctypes.c_void_p(), i, 0, ctypes.c_void_p()) for i in range(9)] == [
-        100, 101, 104, 109, 116, 125, 136, 149, 5]
+        100,
+        101,
+        104,
+        109,
+        116,
+        125,
+        136,
+        149,
+        5,
+    ]
 
 
 def test_equal_kernels_share_code() -> None:
@@ -165,7 +201,12 @@ def test_unknown_function_is_named() -> None:
 def test_no_function_needs_a_library(level: str) -> None:
     """Long copies and fills, which LLVM likes to turn into calls of memcpy and memset."""
     kernel = simple(function="abs", n=100_000)
-    copy = replace(kernel, stages=(Stage((), (Load(0, (sym(kernel.grid[0].symbol),)), Store(1, (sym(kernel.grid[0].symbol),), Ref(0, 0)))),))
+    copy = replace(
+        kernel,
+        stages=(
+            Stage((), (Load(0, (sym(kernel.grid[0].symbol),)), Store(1, (sym(kernel.grid[0].symbol),), Ref(0, 0)))),
+        ),
+    )
     x, y = np.arange(100_000, dtype=np.float32), filled(100_000, f32)
     Native(copy, level).run([x, y])
     assert np.array_equal(x, y)

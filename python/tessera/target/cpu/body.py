@@ -16,7 +16,6 @@ from tessera.target.cpu.emit import Builder, Val
 from tessera.target.cpu.levels import Level
 from tessera.tile.ir import Buffer, Compute, Const, Index, Random, Reduce, Ref, Scan
 
-
 PREFETCH_BYTES = 4096
 """How far ahead of a load streamed data is asked for: hardware prefetchers stop at pages and start too late."""
 
@@ -77,9 +76,11 @@ class Body:
         return emit_dim(b, d, {**self.sizes, **point.axes, point.vector: base})
 
     def value(self, point: Point, ref: Ref) -> Val:
+        """The register value of an op."""
         return point.values[ref.scope, ref.index][0]
 
     def dtype(self, point: Point, ref: Ref) -> DType:
+        """The dtype of an op's value."""
         return point.values[ref.scope, ref.index][1]
 
     # memory
@@ -126,6 +127,7 @@ class Body:
         return mask if point.mask is None else mask & point.mask
 
     def load(self, point: Point, op: FlatLoad) -> Val:
+        """The value of a load."""
         b = self.b
         dtype = self.buffers[op.place.buffer].dtype
         t, size = memory_type(dtype), dtype.itemsize
@@ -160,6 +162,7 @@ class Body:
         return to_memory(self.b, self.level, dtype, constant)
 
     def store(self, point: Point, op: FlatStore) -> None:
+        """Write the value of a store."""
         b = self.b
         dtype = self.buffers[op.place.buffer].dtype
         t, size = memory_type(dtype), dtype.itemsize

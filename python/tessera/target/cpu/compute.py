@@ -149,8 +149,8 @@ def _write_fmod(b: Builder) -> str:
 def _mod_f(b: Builder, x: Val, y: Val) -> Val:
     r = _fmod(b, x, y)
     zero = b.const(0.0, x.t, x.n)
-    r = b.select(r.eq(0.0), b.call("copysign", zero, y), b.select((r.lt(0.0)) ^ (y.lt(0.0)), b.exact("fadd", r, y), r))
-    return r
+    moved = b.select((r.lt(0.0)) ^ (y.lt(0.0)), b.exact("fadd", r, y), r)
+    return b.select(r.eq(0.0), b.call("copysign", zero, y), moved)
 
 
 def _floordiv_f(b: Builder, x: Val, y: Val) -> Val:
@@ -217,12 +217,14 @@ def _sign_i(b: Builder, dtype: DType, x: Val) -> Val:
 
 
 def maximum_i(b: Builder, dtype: DType, x: Val, y: Val) -> Val:
+    """The larger of two integers or bools."""
     if x.t == "i1":
         return x | y
     return b.intrinsic("smax" if _signed(dtype) else "umax", x, y)
 
 
 def minimum_i(b: Builder, dtype: DType, x: Val, y: Val) -> Val:
+    """The smaller of two integers or bools."""
     if x.t == "i1":
         return x & y
     return b.intrinsic("smin" if _signed(dtype) else "umin", x, y)

@@ -109,7 +109,7 @@ def _round_small(b: Builder, dtype: DType, x: Val) -> Val:
     result = b.select(magnitude.lt((127 - bias + 1) << 23), denormal, normal)
     if has_inf:
         infinity = ((1 << exponent_bits) - 1) << mantissa_bits
-        result = b.select(magnitude.ge(((127 + bias + 1) << 23)), infinity, result)
+        result = b.select(magnitude.ge((127 + bias + 1) << 23), infinity, result)
         result = b.select(result.gt(infinity), infinity, result)
         quiet = 1 << (mantissa_bits - 1)
         result = b.select(magnitude.gt(0x7F800000), infinity | quiet, result)

@@ -12,19 +12,34 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, Symbol, add, bounds, ceildiv, dmax, dmin, floordiv, is_multiple, mul, product, symbols
-from tessera.ir.dtype import DType, i64
+from tessera.ir.dims import Dim, Symbol, add, bounds, ceildiv, dmin, floordiv, is_multiple, mul, product, symbols
 from tessera.target.cpu.access import (
-    FlatLoad, FlatOp, dims_of, emit_dim, flatten_op, linear, merge_axes, substitute_op,
+    FlatLoad,
+    FlatOp,
+    dims_of,
+    emit_dim,
+    flatten_op,
+    linear,
+    merge_axes,
+    substitute_op,
 )
 from tessera.target.cpu.body import Body, Point, prepare
 from tessera.target.cpu.convert import cast, register_type
 from tessera.target.cpu.cost import cycles_per_vector, grain_of
-from tessera.target.cpu.emit import Builder, Module, Val
+from tessera.target.cpu.emit import Module, Val
 from tessera.target.cpu.kernel import CompiledText, open_kernel
 from tessera.target.cpu.levels import Level
 from tessera.target.cpu.microkernel import (
-    K_UNROLL, Element, Tile, pack_a_columns, pack_a_rows, pack_b_rows, pack_b_transposed, register_rows, write_microkernel,
+    K_UNROLL,
+    Element,
+    Tile,
+    ceil_divide,
+    pack_a_columns,
+    pack_a_rows,
+    pack_b_rows,
+    pack_b_transposed,
+    register_rows,
+    write_microkernel,
 )
 from tessera.tile.ir import Axis, Buffer, DotKernel, Op
 
@@ -132,6 +147,7 @@ class Frame:
         return out
 
     def epilogue_cycles(self) -> int:
+        """Estimated cycles of the epilogue for one vector."""
         return cycles_per_vector(self.epilogue_ops)
 
     def column_mask(self, left: Val, lanes: int) -> Val:
@@ -158,9 +174,9 @@ class _BlockedDot:
         columns = _COLUMNS * 4 // item * (2 if self.a_place is None else 1)
         self.column_panels = max(1, columns // self.tile.columns)
         if isinstance(n, int):
-            self.column_panels = min(self.column_panels, -(-n // self.tile.columns))
-            blocks = -(-n // (self.tile.columns * self.column_panels))
-            self.column_panels = -(-(-(-n // self.tile.columns)) // blocks)
+            self.column_panels = min(self.column_panels, ceil_divide(n, self.tile.columns))
+            blocks = ceil_divide(n, self.tile.columns * self.column_panels)
+            self.column_panels = ceil_divide(ceil_divide(n, self.tile.columns), blocks)
         self.block_columns = self.column_panels * self.tile.columns
         self.column_blocks = ceildiv(n, self.block_columns)
         self._choose_row_blocks()
@@ -178,10 +194,10 @@ class _BlockedDot:
         m = self.f.m.extent
         if not isinstance(m, int):
             return (rows, rows, 0), ceildiv(m, rows)
-        size = min(range(rows - rows // 7, rows + 1), key=lambda r: (-(-m // r) * r, -r))
-        if -(-m // size) * size <= m * (1 + _OVERLAP):
-            return (size, size, 0), -(-m // size)
-        panels = max(1, -(-m // rows))
+        size = min(range(rows - rows // 7, rows + 1), key=lambda r: (ceil_divide(m, r) * r, -r))
+        if ceil_divide(m, size) * size <= m * (1 + _OVERLAP):
+            return (size, size, 0), ceil_divide(m, size)
+        panels = max(1, ceil_divide(m, rows))
         few, more = divmod(m, panels)
         return (few + (more > 0), few, more), panels
 
@@ -209,8 +225,8 @@ class _BlockedDot:
     def _choose_row_blocks(self) -> None:
         per_block = max(1, _ROWS // self.tile.rows)
         if isinstance(self.panels, int):
-            blocks = max(1, -(-self.panels // per_block))
-            per_block = -(-self.panels // blocks)
+            blocks = max(1, ceil_divide(self.panels, per_block))
+            per_block = ceil_divide(self.panels, blocks)
         self.row_panels = per_block
         self.row_blocks = ceildiv(self.panels, per_block)
 
@@ -222,8 +238,8 @@ class _BlockedDot:
         high = bounds(k)[1]
         self.one_k_block = high is not None and high <= most
         if isinstance(k, int) and k > most:
-            blocks = -(-k // most)
-            most = -(-(-(-k // blocks)) // 16) * 16
+            blocks = ceil_divide(k, most)
+            most = ceil_divide(ceil_divide(k, blocks), 16) * 16
         self.k_block = most
         item = self.tile.itemsize
         self.whole_b = high is not None and high * self.block_columns * item <= max(
@@ -239,7 +255,7 @@ class _BlockedDot:
         self.panel_bytes = mul(depth, tile.columns * item)
         b_bytes = mul(self.panel_bytes, self.column_panels)
         self.a_along_k = False
-        self.a_width = -(-tile.rows // tile.lanes) * tile.lanes
+        self.a_width = ceil_divide(tile.rows, tile.lanes) * tile.lanes
         a_bytes = 0
         if self.a_place is None:
             self.a_along_k = self.f.penalty(self.f.a, self.f.k.symbol) < self.f.penalty(self.f.a, self.f.m.symbol)
@@ -256,13 +272,14 @@ class _BlockedDot:
             from tessera.target.cpu.thin import ThinDot
 
             room = max(room, ThinDot(self.f).scratch())
-        self.a_at = -(-room // 64) * 64
-        self.b_at = self.a_at + -(-a_bytes // 64) * 64 + 64
+        self.a_at = ceil_divide(room, 64) * 64
+        self.b_at = self.a_at + ceil_divide(a_bytes, 64) * 64 + 64
         self.scratch = add(mul(ceildiv(b_bytes, 64), 64), self.b_at)
 
     # code
 
     def write(self) -> CompiledText:
+        """The whole kernel."""
         f, b = self.f, self.b
         units = mul(product(a.extent for a in f.batch), mul(self.column_blocks, self.row_blocks))
         row_blocks = emit_dim(b, self.row_blocks, f.sizes)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Union
 
 import numpy as np
 
@@ -37,10 +38,12 @@ class Val:
 
     @property
     def ty(self) -> str:
+        """The LLVM type."""
         return self.t if self.n == 1 else f"<{self.n} x {self.t}>"
 
     @property
     def is_float(self) -> bool:
+        """Whether the elements are floating-point numbers."""
         return self.t[0] in "fdh"
 
     def __str__(self) -> str:
@@ -94,46 +97,60 @@ class Val:
         return self.b.binary("shl", self, o)
 
     def lshr(self, o: Operand) -> Val:
+        """Logical shift right."""
         return self.b.binary("lshr", self, o)
 
     def ashr(self, o: Operand) -> Val:
+        """Arithmetic shift right."""
         return self.b.binary("ashr", self, o)
 
     def lt(self, o: Operand) -> Val:
+        """Signed or ordered less than."""
         return self.b.compare("slt", "olt", self, o)
 
     def le(self, o: Operand) -> Val:
+        """Signed or ordered less or equal."""
         return self.b.compare("sle", "ole", self, o)
 
     def gt(self, o: Operand) -> Val:
+        """Signed or ordered greater than."""
         return self.b.compare("sgt", "ogt", self, o)
 
     def ge(self, o: Operand) -> Val:
+        """Signed or ordered greater or equal."""
         return self.b.compare("sge", "oge", self, o)
 
     def eq(self, o: Operand) -> Val:
+        """Equal."""
         return self.b.compare("eq", "oeq", self, o)
 
     def ne(self, o: Operand) -> Val:
+        """Not equal; true for NaN."""
         return self.b.compare("ne", "une", self, o)
 
     def ult(self, o: Operand) -> Val:
+        """Unsigned (floats: unordered or) less than."""
         return self.b.compare("ult", "ult", self, o)
 
     def ugt(self, o: Operand) -> Val:
+        """Unsigned (floats: unordered or) greater than."""
         return self.b.compare("ugt", "ugt", self, o)
 
     def isnan(self) -> Val:
+        """Whether it is NaN."""
         return self.b.compare("ne", "uno", self, self)
 
     def abs(self) -> Val:
+        """The absolute value of a float."""
         return self.b.call("fabs", self)
 
     def bitcast(self, t: str) -> Val:
+        """The same bits as elements of another type of equal width."""
         return self.b.convert("bitcast", self, t)
 
 
-Operand = "Val | int | float | bool"
+Operand = Union[Val, int, float, bool]
+"""What arithmetic accepts: a value, or a constant that takes its type."""
 
 
 class Module:
@@ -145,6 +162,7 @@ class Module:
         self.functions: dict[str, str] = {}
 
     def declare(self, name: str, signature: str) -> None:
+        """Declare a function that the module calls."""
         self.declarations[name] = signature
 
     def table(self, name: str, t: str, values: Sequence[int]) -> str:
@@ -161,6 +179,7 @@ class Module:
         return f"@{name}"
 
     def text(self, attributes: str) -> str:
+        """The whole module; ``attributes`` are those of every function."""
         parts = ['target triple = "x86_64-unknown-linux-gnu"', *self.globals.values(), *self.functions.values()]
         parts += self.declarations.values()
         parts.append(f"attributes #0 = {{ {attributes} }}")
@@ -189,16 +208,16 @@ class Builder:
     """Writes one function. ``has_fma``: whether ``fma`` is a single exact instruction at this code level."""
 
     def __init__(self, module: Module, name: str, returns: str, args: Sequence[tuple[str, str]], has_fma: bool,
-                 internal: bool = True, inline: bool = False) -> None:
+                 internal: bool = True) -> None:
         self.module, self.name, self.has_fma = module, name, has_fma
         self.scopes = [_Scope()]
         self.count = 0
         self.raw_forms: dict[tuple[str, str], Val] = {}  # memory forms of narrow floats, by register value
         self.label = "entry"
         self.returns = returns
-        linkage = "internal " if internal else ""
-        tail = " alwaysinline" if inline else (" noinline" if internal else "")
-        self.header = f"define {linkage}{returns} @{name}({', '.join(f'{t} %{a}' for t, a in args)}){tail} #0 {{\nentry:"
+        linkage, tail = ("internal ", " noinline") if internal else ("", "")
+        signature = ", ".join(f"{t} %{a}" for t, a in args)
+        self.header = f"define {linkage}{returns} @{name}({signature}){tail} #0 {{\nentry:"
         self.args = {}
         for t, a in args:
             base = t.split()[0]
@@ -210,6 +229,7 @@ class Builder:
     # values
 
     def fresh(self) -> str:
+        """A new value name."""
         self.count += 1
         return f"%v{self.count}"
 
@@ -259,14 +279,17 @@ class Builder:
         return value
 
     def line(self, text: str) -> None:
+        """A line of code that gives no value."""
         self.scopes[-1].lines.append("  " + text)
 
     def binary(self, operation: str, x: Val, y: Operand) -> Val:
+        """A two-operand instruction with an optional flag."""
         y = self.lift(y, x)
         x = self.broadcast(x, y.n)
         return self.pure(x.t, x.n, f"{operation} {x}, {y.s}", x, y)
 
     def compare(self, integer: str, floating: str, x: Val, y: Operand) -> Val:
+        """A comparison; gives i1."""
         y = self.lift(y, x)
         x = self.broadcast(x, y.n)
         operation = f"fcmp {floating}" if x.is_float else f"icmp {integer}"
@@ -299,6 +322,7 @@ class Builder:
         return self.pure(t, n, f"call {_type(t, n)} @{name}({', '.join(map(str, args))})", *args)
 
     def call(self, base: str, x: Val, *rest: Operand) -> Val:
+        """An intrinsic by its base name."""
         return self.intrinsic(base, x, *rest)
 
     def fma(self, x: Val, y: Operand, z: Operand) -> Val:
@@ -330,12 +354,6 @@ class Builder:
         index = i if isinstance(i, Val) else self.const(i, "i64")
         return self.pure(x.t, 1, f"extractelement {x}, {index}", x, index)
 
-    def insert(self, x: Val, value: Val, i: int) -> Val:
-        return self.pure(x.t, x.n, f"insertelement {x}, {value}, i64 {i}", x, value)
-
-    def poison(self, t: str, n: int) -> Val:
-        return Val(self, t, n, "poison", 0)
-
     def vector(self, t: str, values: Sequence[int]) -> Val:
         """An integer vector constant."""
         text = "<" + ", ".join(f"{t} {v}" for v in values) + ">"
@@ -357,19 +375,13 @@ class Builder:
         return self.pure(table.t, table.n, f"call {table.ty} @{name}({table}, {index})", table, index)
 
     def shuffle(self, x: Val, y: Val | None, order: Sequence[int]) -> Val:
+        """Lanes picked from one or two vectors."""
         other = f"{y}" if y is not None else f"{x.ty} poison"
         mask = ", ".join(f"i32 {i}" for i in order)
         operands = (x,) if y is None else (x, y)
         if len(order) == 1:
             return self.lane(x, order[0])
         return self.pure(x.t, len(order), f"shufflevector {x}, {other}, <{len(order)} x i32> <{mask}>", *operands)
-
-    def concat(self, parts: Sequence[Val]) -> Val:
-        """Vectors of equal length, a power of two of them, joined."""
-        parts = list(parts)
-        while len(parts) > 1:
-            parts = [self.shuffle(a, b, range(2 * a.n)) for a, b in zip(parts[::2], parts[1::2])]
-        return parts[0]
 
     def any(self, mask: Val) -> Val:
         """Whether any lane of a bool vector is true."""
@@ -389,6 +401,7 @@ class Builder:
         return self.pure("ptr", offset.n, f"getelementptr {t}, {base}, {offset}", base, offset)
 
     def load(self, p: Val, t: str, n: int, align: int) -> Val:
+        """A scalar or vector load."""
         return self.here(t, n, f"load {_type(t, n)}, {p}, align {align}")
 
     def invariant_load(self, p: Val, t: str, align: int) -> Val:
@@ -396,22 +409,26 @@ class Builder:
         return self.pure(t, 1, f"load {t}, {p}, align {align}", p)
 
     def store(self, p: Val, x: Val, align: int, nontemporal: bool = False) -> None:
+        """A scalar or vector store; ``nontemporal`` needs full alignment."""
         self.line(f"store {x}, {p}, align {align}" + (", !nontemporal !0" if nontemporal else ""))
 
     def masked_load(self, p: Val, t: str, n: int, align: int, mask: Val, other: Val) -> Val:
+        """A contiguous load of the lanes in ``mask``; the others get ``other``."""
         ty = f"<{n} x {t}>"
         name = f"llvm.masked.load.v{n}{_SHORT.get(t, t)}.p0"
         self.module.declare(name, f"declare {ty} @{name}(ptr, <{n} x i1>, {ty})")
         other = self.broadcast(other, n)
-        return self.here(t, n, f"call {ty} @{name}(ptr align {align} {p.s}, {_as_vector(mask)}, {_as_vector(other)})")
+        return self.here(t, n, f"call {ty} @{name}(ptr align {align} {p.s}, {mask}, {other})")
 
     def masked_store(self, p: Val, x: Val, align: int, mask: Val) -> None:
+        """A contiguous store of the lanes in ``mask``."""
         ty = f"<{x.n} x {x.t}>"
         name = f"llvm.masked.store.v{x.n}{_SHORT.get(x.t, x.t)}.p0"
         self.module.declare(name, f"declare void @{name}({ty}, ptr, <{x.n} x i1>)")
         self.line(f"call void @{name}({x}, ptr align {align} {p.s}, {mask})")
 
     def gather(self, p: Val, t: str, align: int, mask: Val, other: Val) -> Val:
+        """A load through a vector of pointers."""
         n = p.n
         ty = f"<{n} x {t}>"
         name = f"llvm.masked.gather.v{n}{_SHORT.get(t, t)}.v{n}p0"
@@ -420,6 +437,7 @@ class Builder:
         return self.here(t, n, f"call {ty} @{name}(<{n} x ptr> align {align} {p.s}, {mask}, {other})")
 
     def scatter(self, p: Val, x: Val, align: int, mask: Val) -> None:
+        """A store through a vector of pointers, in lane order."""
         ty = f"<{x.n} x {x.t}>"
         name = f"llvm.masked.scatter.v{x.n}{_SHORT.get(x.t, x.t)}.v{x.n}p0"
         self.module.declare(name, f"declare void @{name}({ty}, <{x.n} x ptr>, <{x.n} x i1>)")
@@ -431,6 +449,7 @@ class Builder:
         self.line(f"call void @llvm.prefetch.p0({p}, i32 0, i32 3, i32 1)")
 
     def alloca(self, t: str, count: int, align: int = 64) -> Val:
+        """Stack memory, reserved on entry of the function."""
         value = Val(self, "ptr", 1, self.fresh(), 0)
         self.scopes[0].lines.insert(0, f"  {value.s} = alloca [{count} x {t}], align {align}")
         return value
@@ -543,8 +562,3 @@ def _mangle_type(t: str, n: int) -> str:
 
 def _mangle(x: Val) -> str:
     return _mangle_type(x.t, x.n)
-
-
-def _as_vector(x: Val) -> str:
-    """A value as vector operand text; only used for n > 1."""
-    return str(x)

@@ -88,7 +88,7 @@ def _llvm_flags() -> set[str]:
     import llvmlite.binding as llvm
 
     names = {"cx16": "cx16", "sahf": "lahf_lm", "sse3": "pni", "sse4.1": "sse4_1", "sse4.2": "sse4_2", "bmi": "bmi1"}
-    return {names.get(k, k) for k, on in llvm.get_host_cpu_features().items() if on}
+    return {names.get(str(k), str(k)) for k, on in llvm.get_host_cpu_features().items() if on}
 
 
 def level_named(name: str | None = None) -> Level:

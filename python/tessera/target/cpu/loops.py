@@ -9,22 +9,26 @@ Axes that all accesses step through as one are merged first. The remainder of a 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, Symbol, add, bounds, ceildiv, mul, product
 from tessera.ir.dtype import DType, i64
 from tessera.target.cpu.access import (
-    FlatLoad, FlatOp, FlatStore, dims_of, emit_dim, flatten_stages, linear, merge_axes, substitute_stages,
+    FlatLoad,
+    FlatOp,
+    FlatStore,
+    emit_dim,
+    linear,
 )
-from tessera.target.cpu.body import Body, Point, prepare
+from tessera.target.cpu.body import Body, Point
 from tessera.target.cpu.convert import memory_type
 from tessera.target.cpu.cost import cycles_per_vector, grain_of, scaled
-from tessera.target.cpu.emit import Builder, Module, Val
+from tessera.target.cpu.emit import Module, Val
 from tessera.target.cpu.kernel import CompiledText, open_kernel
 from tessera.target.cpu.levels import Level
 from tessera.target.cpu.microkernel import transpose
 from tessera.target.cpu.reduce import Accumulator
-from tessera.tile.ir import Axis, Compute, Const, LoopKernel, Random, Reduce, Ref, Scan
+from tessera.target.cpu.vectorize import LoopPlan, plan_loops
+from tessera.tile.ir import Axis, Buffer, Compute, Const, LoopKernel, Random, Reduce, Ref, Scan
 
 NONTEMPORAL_BYTES = 32 << 20
 """Working set from which pure outputs bypass the caches."""
@@ -32,137 +36,36 @@ _STREAM_BYTES = 1 << 20
 _CHUNK = 8192
 _TILE = 16
 
-Stages = list[tuple[list[Axis], list[FlatOp]]]
-
-
-@dataclass
-class _Plan:
-    """Decisions for one kernel."""
-
-    grid: list[Axis]
-    stages: Stages
-    vector: Symbol | None  # a grid axis, or None: lanes over the stages
-    lanes: int
-    unroll: int
-
 
 def generate(module: Module, level: Level, kernel: LoopKernel, name: str) -> CompiledText:
     """Write the kernel into ``module`` as the entry ``name``; returns its grid, grain and scratch."""
-    plan = _plan(level, kernel)
+    plan = plan_loops(level, kernel)
     writer = _Writer(module, level, kernel, plan, name)
     return writer.write()
 
 
-def _plan(level: Level, kernel: LoopKernel) -> _Plan:
-    stages = flatten_stages(kernel.stages, kernel.buffers)
-    stages = [(axes, prepare(ops)) for axes, ops in stages]
-    dims = [d for _, ops in stages for o in ops for d in dims_of(o)]
-    grid, mapping = merge_axes(kernel.grid, dims)
-    stages = substitute_stages(stages, mapping)
-    merged: Stages = []
-    for axes, ops in stages:
-        observed = any(isinstance(o, Scan) or (isinstance(o, Reduce) and o.combine.startswith("arg")) for o in ops)
-        axes, mapping = merge_axes(axes, [d for o in ops for d in dims_of(o)], observed and len(axes) == 1)
-        merged.append((axes, substitute_stages([(axes, ops)], mapping)[0][1]))
-    lanes = _lanes(level, kernel, merged)
-    vector, scalar = _choose_axis(grid, merged, lanes)
-    if scalar:
-        return _Plan(grid, merged, None, 1, 1)
-    if vector is not None:
-        position = [a.symbol for a in grid].index(vector)
-        grid = [*grid[:position], *grid[position + 1:], grid[position]]
-        return _Plan(grid, merged, vector, lanes, _unroll(merged, True))
-    merged = [(_innermost_best(axes, ops), ops) for axes, ops in merged]
-    return _Plan(grid, merged, None, lanes, _unroll(merged, False))
+def _may_exceed(buffer: Buffer, limit: int) -> bool:
+    """Whether a buffer can have more than ``limit`` bytes."""
+    high = bounds(product(buffer.shape))[1]
+    return high is None or high * buffer.dtype.itemsize > limit
 
 
-def _unroll(stages: Stages, over_grid: bool) -> int:
-    cycles = sum(cycles_per_vector(ops) for _, ops in stages)
-    reduces = any(isinstance(o, (Reduce, Scan)) for _, ops in stages for o in ops)
-    if reduces:
-        return 4 if cycles <= 14 else 2 if cycles <= 40 else 1
-    return 2 if over_grid and cycles <= 8 else 1
+def _combiner(accs: dict[int, Accumulator], state: dict[int, list[list[Val]]], k: int, position: Val,
+              mask: Val | None) -> Callable[[int, Reduce | Scan, Val, DType], Val | None]:
+    """What takes the values of Reduce and Scan ops into copy ``k`` of the accumulators."""
 
+    def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> Val | None:
+        total = state[i][k]
+        state[i][k] = accs[i].add(total, [accs[i].lift(value), position][:len(total)], mask)
+        return accs[i].result(state[i][k]) if isinstance(op, Scan) else None
 
-def _lanes(level: Level, kernel: LoopKernel, stages: Stages) -> int:
-    """Lanes by the widest type that is computed with, at least 32 bits when floats take part."""
-    widest = 8
-    for _, ops in stages:
-        for op in ops:
-            if isinstance(op, (FlatLoad, FlatStore)):
-                dtype = kernel.buffers[op.place.buffer].dtype
-            elif isinstance(op, (Compute, Const, Reduce, Scan, Random)):
-                dtype = op.dtype
-            else:
-                continue
-            bits = 32 if dtype.is_float and dtype.bits < 32 else dtype.bits
-            if dtype.name == "i64":
-                bits = 32  # index arithmetic must not halve the lanes of f32 work
-            widest = max(widest, bits)
-    only_i64 = all(b.dtype.bits == 64 for b in kernel.buffers) and kernel.buffers
-    return level.lanes(64 if only_i64 else widest)
-
-
-def _penalty(op: FlatOp, axis: Symbol) -> int:
-    if isinstance(op, (FlatLoad, FlatStore)):
-        step = linear(op.place.offset, [axis]).along(axis)
-        if step in (0, 1):
-            return 0
-        return 6 if isinstance(op, FlatStore) else 4
-    return 0
-
-
-def _choose_axis(grid: Sequence[Axis], stages: Stages, lanes: int) -> tuple[Symbol | None, bool]:
-    """(grid axis to vectorise over or None for the stage axes, whether lanes cannot be used at all)."""
-    has_axes = any(axes for axes, _ in stages)
-    ordered = any(isinstance(o, Scan) or (isinstance(o, FlatStore) and o.mode == "add" and axes)
-                  for axes, ops in stages for o in ops)
-    candidates = []
-    for position, axis in enumerate(grid):
-        cost = _short(axis.extent, lanes) * 2.0
-        for axes, ops in stages:
-            cost += sum(_penalty(o, axis.symbol) for o in ops) * (4 if axes else 1)
-        candidates.append((cost, -position, axis.symbol))
-    best = min(candidates, default=None)
-    if not has_axes:
-        return (None, True) if best is None else (best[2], False)
-    if ordered:
-        # lanes over a stage axis would break the order
-        if best is None or best[0] >= 8:
-            return None, True
-        return best[2], False
-    cost = 0.0
-    for axes, ops in stages:
-        if not axes:
-            continue
-        inner = _innermost_best(axes, ops)[-1]
-        cost += _short(inner.extent, lanes) * 2.0 + sum(_penalty(o, inner.symbol) for o in ops) * 4
-    if best is None or cost <= best[0]:
-        return None, False
-    return best[2], False
-
-
-def _short(extent: Dim, lanes: int) -> float:
-    """0 for an axis that fills the lanes, up to 4 for one that leaves most idle."""
-    high = bounds(extent)[1]
-    if high is not None and high < lanes:
-        return 4.0 * (1 - high / lanes)
-    return 0.0
-
-
-def _innermost_best(axes: list[Axis], ops: Sequence[FlatOp]) -> list[Axis]:
-    """The axes with the one that is best to vectorise last (the order of the others is kept)."""
-    if len(axes) < 2:
-        return axes
-    scores = [(sum(_penalty(o, a.symbol) for o in ops), -i) for i, a in enumerate(axes)]
-    i = scores.index(min(scores))
-    return [*axes[:i], *axes[i + 1:], axes[i]]
+    return combine
 
 
 class _Writer:
     """Writes one LoopKernel."""
 
-    def __init__(self, module: Module, level: Level, kernel: LoopKernel, plan: _Plan, name: str) -> None:
+    def __init__(self, module: Module, level: Level, kernel: LoopKernel, plan: LoopPlan, name: str) -> None:
         self.module, self.level, self.kernel, self.plan, self.name = module, level, kernel, plan, name
         self.b, self.pointers, self.sizes, finish = open_kernel(module, level, kernel, name)
         self.finish = finish
@@ -180,6 +83,12 @@ class _Writer:
             self.b.line("call void @llvm.x86.sse.sfence()")
         self.finish()
         return CompiledText(self.name, grid, grain, 0)
+
+    @property
+    def vector(self) -> Symbol:
+        """The grid axis of the lanes."""
+        assert self.plan.vector is not None
+        return self.plan.vector
 
     # the unit loop
 
@@ -301,9 +210,8 @@ class _Writer:
 
         def fast() -> list[Val]:
             self.body.nontemporal = buffers
-            self.body.prefetched = frozenset(
-                i for i, x in enumerate(self.kernel.buffers) if bounds(product(x.shape))[1] is None
-                or bounds(product(x.shape))[1] * x.dtype.itemsize > _STREAM_BYTES)
+            streamed = [i for i, x in enumerate(self.kernel.buffers) if _may_exceed(x, _STREAM_BYTES)]
+            self.body.prefetched = frozenset(streamed)
             self._vector_segments(axes, start, stop, width)
             self.body.nontemporal = self.body.prefetched = frozenset()
             return []
@@ -343,7 +251,7 @@ class _Writer:
 
         def write(base: Val, vectors: int, mask: Val | None) -> None:
             points = [
-                Point({**axes, plan.vector: base + u * plan.lanes}, plan.vector, plan.lanes, mask)
+                Point({**axes, self.vector: base + u * plan.lanes}, plan.vector, plan.lanes, mask)
                 for u in range(vectors)
             ]
             self._points(points)
@@ -358,7 +266,7 @@ class _Writer:
 
         def one_by_one(base: Val, mask: Val | None) -> list[Val]:
             with b.loop(first, bound) as loop:
-                self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, plan.lanes, mask)])
+                self._points([Point({**axes, tile: loop.i, self.vector: base}, plan.vector, plan.lanes, mask)])
             return []
 
         def write(base: Val, vectors: int, mask: Val | None) -> None:
@@ -378,7 +286,7 @@ class _Writer:
         for _, ops in plan.stages:
             for op in ops:
                 if isinstance(op, FlatLoad) and op.mask is None and not op.place.indirect:
-                    form = linear(op.place.offset, [tile, plan.vector])
+                    form = linear(op.place.offset, [tile, self.vector])
                     if form.along(tile) == 1 and form.along(plan.vector) not in (0, 1, None):
                         found.append(op)
         return found
@@ -395,21 +303,21 @@ class _Writer:
             for block in range(0, _TILE, lanes):
                 rows = []
                 for r in range(lanes):
-                    point = Point({**axes, tile: first + block, plan.vector: base + r}, tile, lanes)
+                    point = Point({**axes, tile: first + block, self.vector: base + r}, tile, lanes)
                     rows.append(b.load(self.body.row_pointer(point, op.place), t, lanes, dtype.itemsize))
                 for r, row in enumerate(transpose(b, rows)):
                     b.store(b.pointer(stage, (block + r) * lanes, t), row, dtype.itemsize * lanes)
             stages.append((op, stage, t))
         with b.loop(first, first + _TILE) as loop:
             self.body.staged = {id(op): b.pointer(s, (loop.i - first) * lanes, t) for op, s, t in stages}
-            self._points([Point({**axes, tile: loop.i, plan.vector: base}, plan.vector, lanes)])
+            self._points([Point({**axes, tile: loop.i, self.vector: base}, plan.vector, lanes)])
             self.body.staged = {}
         return []
 
     def _nontemporal_condition(self, axes: dict[Symbol, Val], start: Val) -> tuple[Val, frozenset[int]] | None:
         """When stores may bypass the caches: (aligned and large, buffers); None when they never should."""
         plan, b = self.plan, self.b
-        if any(stage_axes for stage_axes, _ in plan.stages):
+        if plan.vector is None or any(stage_axes for stage_axes, _ in plan.stages):
             return None
         total: Dim = 0
         for buffer in self.kernel.buffers:
@@ -423,13 +331,13 @@ class _Writer:
         buffers = set()
         for op in stores:
             buffer = self.kernel.buffers[op.place.buffer]
-            contiguous = linear(op.place.offset, [plan.vector]).along(plan.vector) == 1 if plan.vector else False
+            contiguous = linear(op.place.offset, [self.vector]).along(self.vector) == 1
             vector_bytes = buffer.dtype.itemsize * plan.lanes
             if not contiguous or op.mode != "set" or op.mask is not None or op.place.indirect or vector_bytes < 16:
                 continue
             if op.place.buffer in loaded or buffer.role != "out" or buffer.may_alias:
                 continue
-            offset = emit_dim(b, op.place.offset, {**self.sizes, **axes, plan.vector: start})
+            offset = emit_dim(b, op.place.offset, {**self.sizes, **axes, self.vector: start})
             address = b.convert("ptrtoint", self.pointers[op.place.buffer], "i64") + offset * buffer.dtype.itemsize
             condition = condition & (address & (vector_bytes - 1)).eq(0)
             buffers.add(op.place.buffer)
@@ -475,19 +383,14 @@ class _Writer:
             for k, point in enumerate(points):
                 inner = point.inner(fixed)
 
-                def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> Val | None:
-                    position = fixed[axes[-1].symbol]
-                    state[i][k] = accs[i].add(state[i][k], [accs[i].lift(value), position][:len(state[i][k])])
-                    return accs[i].result(state[i][k]) if isinstance(op, Scan) else None
-
-                self.body.run(inner, number, ops, combine)
+                self.body.run(inner, number, ops, _combiner(accs, state, k, fixed[axes[-1].symbol], None))
             return [v for i in accs for t in state[i] for v in t]
 
         results = self._unpack(accs, nest(axes, {}, flat), len(points))
         for i, acc in accs.items():
             if isinstance(ops[i], Reduce):
                 for k, point in enumerate(points):
-                    point.values[number, i] = (acc.result(results[i][k]), ops[i].dtype)
+                    point.values[number, i] = (acc.result(results[i][k]), acc.dtype)
 
     def _accumulators(self, number: int, ops: Sequence[FlatOp]) -> dict[int, Accumulator]:
         """The accumulator of each Reduce and Scan of a stage."""
@@ -544,6 +447,7 @@ class _Writer:
             while unroll > 1 and last.extent < lanes * unroll:
                 unroll //= 2
         flat = [v for acc in accs.values() for _ in range(unroll) for v in acc.initial(lanes)]
+        positional = any(acc.positional for acc in accs.values())
 
         def step(fixed: dict[Symbol, Val], base: Val, vectors: int, mask: Val | None, carried: list[Val]) -> list[Val]:
             state = self._unpack(accs, carried, unroll)
@@ -551,11 +455,8 @@ class _Writer:
                 position = base + k * lanes
                 inner = point.inner({**fixed, last.symbol: position}, last.symbol, lanes, mask)
 
-                def combine(i: int, op: Reduce | Scan, value: Val, dtype: DType) -> None:
-                    where = b.broadcast(position, lanes) + b.iota("i64", lanes) if accs[i].positional else position
-                    state[i][k] = accs[i].add(state[i][k], [accs[i].lift(value), where][:len(state[i][k])], mask)
-
-                self.body.run(inner, number, ops, combine)
+                where = b.broadcast(position, lanes) + b.iota("i64", lanes) if positional else position
+                self.body.run(inner, number, ops, _combiner(accs, state, k, where, mask))
             return [v for i in accs for t in state[i] for v in t]
 
         def nest(remaining: list[Axis], fixed: dict[Symbol, Val], carried: list[Val]) -> list[Val]:
@@ -568,7 +469,7 @@ class _Writer:
 
         results = self._unpack(accs, nest(axes, {}, flat), unroll)
         for i, acc in accs.items():
-            point.values[number, i] = (acc.horizontal(results[i]), ops[i].dtype)
+            point.values[number, i] = (acc.horizontal(results[i]), acc.dtype)
 
     def _row_loop(self, axis: Axis, unroll: int, carried: list[Val],
                   step: Callable[[Val, int, Val | None, list[Val]], list[Val]]) -> list[Val]:

@@ -114,6 +114,7 @@ def _reduce(b: Builder, x: Val) -> tuple[Val, Val]:
 
 
 def exp(b: Builder, x: Val) -> Val:
+    """e^x."""
     low, high = (-104.0, 89.0) if x.t == "float" else (-746.0, 710.0)
     p, k = _reduce(b, at_least(b, at_most(b, x, high), low))
     return _scale(b, p + 1.0, k)
@@ -126,6 +127,7 @@ def exp_nonpositive(b: Builder, x: Val) -> Val:
 
 
 def exp2(b: Builder, x: Val) -> Val:
+    """2^x."""
     low, high = (-151.0, 129.0) if x.t == "float" else (-1076.0, 1025.0)
     x = at_least(b, at_most(b, x, high), low)
     n, k = round_to_integer(b, x, 1.0)
@@ -140,6 +142,7 @@ def _expm1_bounded(b: Builder, x: Val) -> Val:
 
 
 def expm1(b: Builder, x: Val) -> Val:
+    """e^x - 1."""
     low, high = (-20.0, 89.0) if x.t == "float" else (-40.0, 710.0)
     y = _expm1_bounded(b, at_least(b, at_most(b, x, high), low))
     return b.select(x.eq(0.0), x, y)
@@ -187,6 +190,7 @@ def _log_domain(b: Builder, x: Val, y: Val) -> Val:
 
 
 def log(b: Builder, x: Val) -> Val:
+    """The natural logarithm."""
     e, m = normalise(b, x)
     f, c = _log1p_mantissa(b, b.exact("fsub", m, 1.0))
     hi, lo = _LN2[x.t]
@@ -194,12 +198,14 @@ def log(b: Builder, x: Val) -> Val:
 
 
 def log2(b: Builder, x: Val) -> Val:
+    """The logarithm to base 2."""
     e, m = normalise(b, x)
     f, c = _log1p_mantissa(b, b.exact("fsub", m, 1.0))
     return _log_domain(b, x, b.fma(b.exact("fadd", f, c), _LOG2E, e))
 
 
 def log1p(b: Builder, x: Val) -> Val:
+    """log(1 + x)."""
     u = b.exact("fadd", x, 1.0)
     y = log(b, u) * (x / b.exact("fsub", u, 1.0))
     return b.select(u.eq(1.0), x, b.select(u.eq(INF), u, y))
@@ -212,6 +218,7 @@ def _halves(b: Builder, a: Val) -> Val:
 
 
 def sinh(b: Builder, x: Val) -> Val:
+    """Hyperbolic sine."""
     a = x.abs()
     limit = 88.0 if x.t == "float" else 709.0
     t = _expm1_bounded(b, at_most(b, a, limit))
@@ -220,6 +227,7 @@ def sinh(b: Builder, x: Val) -> Val:
 
 
 def cosh(b: Builder, x: Val) -> Val:
+    """Hyperbolic cosine."""
     a = x.abs()
     limit = 88.0 if x.t == "float" else 709.0
     e = exp(b, at_most(b, a, limit))
@@ -227,17 +235,20 @@ def cosh(b: Builder, x: Val) -> Val:
 
 
 def tanh(b: Builder, x: Val) -> Val:
+    """Hyperbolic tangent."""
     a = at_most(b, x.abs(), 10.0 if x.t == "float" else 20.0)
     t = _expm1_bounded(b, a + a)
     return b.call("copysign", t / (t + 2.0), x)
 
 
 def sigmoid(b: Builder, x: Val) -> Val:
+    """1 / (1 + e^-x), also where e^-x overflows."""
     e = exp(b, -x.abs())
     return b.select(x.lt(0.0), e, b.const(1.0, x.t, x.n)) / (e + 1.0)
 
 
 def erf(b: Builder, x: Val) -> Val:
+    """The error function."""
     if x.t == "double":
         return _erf_f64(b, x)
     if b.has_fma and x.n in ERF_SEGMENTS:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from tessera.target.cpu.emit import Builder, Module, Val
 from tessera.target.cpu.levels import Level
 
-
 K_UNROLL = 2
 
 
@@ -27,11 +26,18 @@ class Tile:
 
     @property
     def columns(self) -> int:
+        """Columns of the tile."""
         return self.vectors * self.lanes
 
     @property
     def itemsize(self) -> int:
+        """Bytes of one element."""
         return {"float": 4, "i32": 4, "double": 8, "i64": 8}[self.t]
+
+
+def ceil_divide(a: int, b: int) -> int:
+    """ceil(a / b)."""
+    return -(-a // b)
 
 
 def multiply_add(b: Builder, x: Val, y: Val, z: Val) -> Val:

@@ -80,7 +80,6 @@ class Accumulator:
 
     def _better(self, y: Val, x: Val) -> Val:
         """Whether y is a strictly better extremum than x; NaN is better than any number."""
-        b = self.b
         up = self.combine == "argmax"
         if self.source.is_float:
             return (y.gt(x) if up else y.lt(x)) | (y.isnan() & ~x.isnan())

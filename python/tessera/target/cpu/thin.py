@@ -12,7 +12,7 @@ from tessera.target.cpu.cost import grain_of
 from tessera.target.cpu.dot import Frame
 from tessera.target.cpu.emit import Val
 from tessera.target.cpu.kernel import CompiledText
-from tessera.target.cpu.microkernel import multiply_add
+from tessera.target.cpu.microkernel import ceil_divide, multiply_add
 
 _GROUP = 4  # rows at a time when their number is not constant
 _DOT_COLUMNS = 4
@@ -36,10 +36,10 @@ class ThinDot:
                 self.vectors = limit
             high = bounds(f.n.extent)[1]
             if high is not None:
-                self.vectors = max(1, min(self.vectors, -(-high // f.lanes)))
+                self.vectors = max(1, min(self.vectors, ceil_divide(high, f.lanes)))
             if isinstance(f.n.extent, int) and f.n.extent > 0:
-                panels = -(-f.n.extent // (self.vectors * f.lanes))
-                self.vectors = max(1, -(-(-(-f.n.extent // f.lanes)) // panels))
+                panels = ceil_divide(f.n.extent, self.vectors * f.lanes)
+                self.vectors = max(1, ceil_divide(ceil_divide(f.n.extent, f.lanes), panels))
         self.columns_per_panel = self.vectors * f.lanes
         self.item = f.kernel.acc.itemsize
 
@@ -48,6 +48,7 @@ class ThinDot:
         return self.rows * self.columns_per_panel * self.item
 
     def write(self) -> CompiledText:
+        """The whole kernel."""
         f, b = self.f, self.b
         n = f.n.extent
         cycles_panel = add(mul(f.k.extent, self.rows * self.vectors), self.rows * self.vectors * f.epilogue_cycles())
@@ -56,19 +57,19 @@ class ThinDot:
             per_unit = max(1, 4096 // max(1, cycles_panel))
         width = self.columns_per_panel * per_unit
         if isinstance(n, int):
-            width = min(width, max(1, -(-n // self.columns_per_panel)) * self.columns_per_panel)
+            width = min(width, max(1, ceil_divide(n, self.columns_per_panel)) * self.columns_per_panel)
         blocks = ceildiv(n, width)
         units = mul(product(a.extent for a in f.batch), blocks)
         block_count = emit_dim(b, blocks, f.sizes)
         with b.loop(b.args["begin"], b.args["end"]) as loop:
-            safe = block_count if block_count.const and block_count.s != "0" else b.select(block_count.eq(0), 1, block_count)
+            safe = b.select(block_count.eq(0), 1, block_count)
             axes = f.batch_index(b.binary("udiv", loop.i, safe))
             n0 = b.binary("urem", loop.i, safe) * width
             n1 = b.intrinsic("smin", n0 + width, emit_dim(b, n, f.sizes))
             self.columns(axes, n0, n1, b.args["scratch"])
         f.finish()
         cycles = mul(cycles_panel, width // self.columns_per_panel)
-        return CompiledText(f.name, units, grain_of(cycles), -(-self.scratch() // 64) * 64)
+        return CompiledText(f.name, units, grain_of(cycles), ceil_divide(self.scratch(), 64) * 64)
 
     def columns(self, axes: dict[Symbol, Val], n0: Val, n1: Val, tile: Val) -> None:
         """All rows for the columns [n0, n1)."""
@@ -202,9 +203,8 @@ class ThinDot:
         span: Val = b.intrinsic("smin", n1 - n, self.columns_per_panel)
         if is_multiple(f.n.extent, self.columns_per_panel):
             span = b.const(self.columns_per_panel, "i64")
-        with b.loop(0, rows) as row:
-            with b.loop(0, span, lanes, nonempty=True) as loop:
-                place = b.pointer(tile, row.i * self.columns_per_panel + loop.i, f.t)
-                acc = b.load(place, f.t, lanes, self.item)
-                mask = None if whole else f.column_mask(span - loop.i, lanes)
-                f.run_epilogue(axes, m + row.i, n + loop.i, lanes, mask, acc)
+        with b.loop(0, rows) as row, b.loop(0, span, lanes, nonempty=True) as loop:
+            place = b.pointer(tile, row.i * self.columns_per_panel + loop.i, f.t)
+            acc = b.load(place, f.t, lanes, self.item)
+            mask = None if whole else f.column_mask(span - loop.i, lanes)
+            f.run_epilogue(axes, m + row.i, n + loop.i, lanes, mask, acc)

@@ -50,7 +50,10 @@ _ATAN = {
 }  # (atan(x)/x - 1) / x^2 in x^2, |x| <= tan(pi/8)
 
 _PIO2 = (1.57079632673412561417e00, 6.07710050630396597660e-11, 2.02226624879595063154e-21)  # 33 + 33 + 53 bits
-_PI_HALF = {"float": (1.5707963705062866, -4.371139000186241e-08), "double": (1.5707963267948966, 6.123233995736766e-17)}
+_PI_HALF = {
+    "float": (1.5707963705062866, -4.371139000186241e-08),
+    "double": (1.5707963267948966, 6.123233995736766e-17),
+}
 
 
 def _two_over_pi_words() -> tuple[int, ...]:
@@ -191,14 +194,17 @@ def _by_quadrant(b: Builder, x: Val, shift: int) -> Val:
 
 
 def sin(b: Builder, x: Val) -> Val:
+    """Sine."""
     return _by_quadrant(b, x, 0)
 
 
 def cos(b: Builder, x: Val) -> Val:
+    """Cosine."""
     return _by_quadrant(b, x, 1)
 
 
 def tan(b: Builder, x: Val) -> Val:
+    """Tangent."""
     wide = b.convert("fpext", x, "double")
     r, low, q = _reduce(b, wide)
     sine, cosine = _sin_cos(b, r, low, x.t)
@@ -212,6 +218,7 @@ def _asin_small(b: Builder, x: Val, z: Val) -> Val:
 
 
 def asin(b: Builder, x: Val) -> Val:
+    """Inverse sine."""
     high_pi, low_pi = _PI_HALF[x.t]
     a = x.abs()
     big = a.gt(0.5)
@@ -222,6 +229,7 @@ def asin(b: Builder, x: Val) -> Val:
 
 
 def acos(b: Builder, x: Val) -> Val:
+    """Inverse cosine."""
     high_pi, low_pi = _PI_HALF[x.t]
     a = x.abs()
     big = a.gt(0.5)
@@ -252,6 +260,7 @@ def _atan_ratio(b: Builder, top: Val, bottom: Val) -> Val:
 
 
 def atan(b: Builder, x: Val) -> Val:
+    """Inverse tangent."""
     high_pi, _ = _PI_HALF[x.t]
     a = x.abs()
     y = _atan_ratio(b, a, b.const(1.0, x.t, x.n))
@@ -260,6 +269,7 @@ def atan(b: Builder, x: Val) -> Val:
 
 
 def atan2(b: Builder, y: Val, x: Val) -> Val:
+    """The angle of (x, y), with the signs of zeros and infinities as IEEE 754 says."""
     high_pi, low_pi = _PI_HALF[x.t]
     ay, ax = y.abs(), x.abs()
     both_zero = ay.eq(0.0) & ax.eq(0.0)

@@ -51,8 +51,10 @@ void test_round_trip() {
     graph::verify(g);
     CHECK(graph::to_text(g) == step);
     CHECK(g.symbols.size() == 1 && g.nodes.size() == 10 && g.nodes[3].loc->text() == "train.py:3");
-    CHECK(graph::real_text(0.1) == "0.1" && graph::real_text(1e16) == "1e+16" && graph::real_text(123456.0) == "123456.0");
-    CHECK(graph::real_text(-0.0) == "-0.0" && graph::real_text(5e-324) == "5e-324" && graph::real_text(1e-5) == "1e-05");
+    CHECK(graph::real_text(0.1) == "0.1" && graph::real_text(1e16) == "1e+16" &&
+          graph::real_text(123456.0) == "123456.0");
+    CHECK(graph::real_text(-0.0) == "-0.0" && graph::real_text(5e-324) == "5e-324" &&
+          graph::real_text(1e-5) == "1e-05");
     CHECK(graph::to_text(graph::parse_attributes("{b = [1, <3>], a = none}")) == "{a = none, b = [1, 3]}");
     CHECK(graph::parse_attributes("  # nothing\n").items().empty());
     CHECK_ERROR(graph::parse_attributes("{a = 1} x"), Error, Code::Graph, "text after the attributes");
@@ -94,7 +96,8 @@ void test_updates() {
     swap.run({}, {}, {a, b}, {}, outputs, nullptr);
     CHECK(*static_cast<float *>(a.data()) == 2 && *static_cast<float *>(b.data()) == 1);
     CHECK(*static_cast<float *>(outputs[0].data()) == 1 && outputs[0].data() != a.data());
-    const portable::Program checked = portable::Program::parse(body(R"(  %0 = param {name = "a", trainable = true} : f32[1]
+    const portable::Program checked =
+        portable::Program::parse(body(R"(  %0 = param {name = "a", trainable = true} : f32[1]
   %1 = input {name = "label"} : i64[1]
   %2 = add(%0, %0) : f32[1]
   %3 = check_range(%1) {high = 9, ignore = none, low = 0, what = "label"} : i64[1] at "train.py":7
@@ -120,18 +123,18 @@ void test_verification() {
     CHECK_ERROR(verify("  %0 = input : f32[]\n"), Error, Code::Graph, "attribute 'name' is missing");
     CHECK_ERROR(verify(x + "  %1 = constant(%0) {name = \"c\"} : f32[]\n"), Error, Code::Graph, "has no operands");
     CHECK_ERROR(verify(x + "  %1, %2 = neg(%0) : (f32[2, 3], f32[])\n"), Error, Code::Graph, "not one type");
-    CHECK_ERROR(verify(x + "  %1 = param {name = \"w\", trainable = true} : f32[3]\n  update %1 = %0\n"), Error, Code::Graph,
-                "the parameter has type f32[3] but the new value has type f32[2, 3]");
-    CHECK_ERROR(verify(x + "  %1 = reshape(%0) {shape = [4611686018427387904, 4]} : f32[4611686018427387904, 4]\n"), Error,
-                Code::Shape, "64 bits");
+    CHECK_ERROR(verify(x + "  %1 = param {name = \"w\", trainable = true} : f32[3]\n  update %1 = %0\n"), Error,
+                Code::Graph, "the parameter has type f32[3] but the new value has type f32[2, 3]");
+    CHECK_ERROR(verify(x + "  %1 = reshape(%0) {shape = [4611686018427387904, 4]} : f32[4611686018427387904, 4]\n"),
+                Error, Code::Shape, "64 bits");
     CHECK_ERROR(verify("  dim B in [0, 9] multiple_of 1\n  %0 = input {name = \"x\"} : f32[B]\n"
                        "  %1 = slice(%0) {start = [1], step = [1], stop = [<B>]} : f32[B - 1]\n"),
                 Error, Code::Shape, "must hold for all legal sizes");
     CHECK(graph::primitive_names().size() > 80 && graph::is_primitive("matmul") && !graph::is_primitive("softmax"));
 }
 
-// What a damaged text does: it is refused with an Error, or it is a graph that prints to what it was read from, and that
-// runs or is refused. Sizes are kept small by the dimension's range and the number of digits that damage can add.
+// What a damaged text does: it is refused with an Error, or it is a graph that prints to what it was read from, and
+// that runs or is refused. Sizes are kept small by the dimension's range and the number of digits that damage can add.
 void run_damaged(const std::string &text, int &read, int &ran) {
     try {
         const graph::Graph g = graph::parse_graph(text);
@@ -156,7 +159,8 @@ void run_damaged(const std::string &text, int &read, int &ran) {
             return out;
         };
         std::vector<Tensor> outputs;
-        program.run(sizes, tensors(signature.inputs), tensors(signature.state), tensors(signature.constants), outputs, nullptr);
+        program.run(sizes, tensors(signature.inputs), tensors(signature.state), tensors(signature.constants), outputs,
+                    nullptr);
         ++ran;
     } catch (const Error &) {
     }
@@ -179,9 +183,11 @@ void test_damaged_text() {
   output "b" = %11
 )");
     const std::string seeds[] = {step, indexed};
-    const char *pieces[] = {"%0", "%3", "[", "]", "{", "}", "(", ")", ", ", "<", ">", "\"", "\\u00", "inf", "nan", "1e999", "-1",
-                            "0", "1", "2", "3", "B", " // 2", " % 3", "\n", "#", "bool", "i8", "f8e4m3", "u8", "true", "axis",
-                            "99999999999999999999", "\xff", "max(B, 2)"};
+    const char *pieces[] = {
+        "%0",    "%3",       "[",   "]",   "{",     "}",  "(",      ")",  ", ",   "<",    ">",
+        "\"",    "\\u00",    "inf", "nan", "1e999", "-1", "0",      "1",  "2",    "3",    "B",
+        " // 2", " % 3",     "\n",  "#",   "bool",  "i8", "f8e4m3", "u8", "true", "axis", "99999999999999999999",
+        "\xff",  "max(B, 2)"};
     std::mt19937 random(7);
     const auto below = [&](size_t n) { return static_cast<size_t>(random() % n); };
     int read = 0, ran = 0;
@@ -224,7 +230,8 @@ void test_limits() {
     CHECK_ERROR(graph::parse_graph(step, limits), Error, Code::Graph, "too many dimensions");
     limits = {};
     limits.results = 1;
-    CHECK_ERROR(graph::parse_graph(body("  %0, %1 = a : (f32[], f32[])\n"), limits), Error, Code::Graph, "too many results");
+    CHECK_ERROR(graph::parse_graph(body("  %0, %1 = a : (f32[], f32[])\n"), limits), Error, Code::Graph,
+                "too many results");
 }
 
 } // namespace

@@ -5,8 +5,8 @@
 // tensors that exist are read when the operator runs.
 //
 // Functions have the names, defaults and promotion of Python's `tessera.op`. Names are those of the primitives of Graph
-// IR, none of which is a C++ keyword; as some are functions of <cmath> too, write `op::exp`, and do not import the whole
-// namespace. Integer-valued arguments that count from the end may be negative.
+// IR, none of which is a C++ keyword; as some are functions of <cmath> too, write `op::exp`, and do not import the
+// whole namespace. Integer-valued arguments that count from the end may be negative.
 #ifndef TESSERA_OPS_H
 #define TESSERA_OPS_H
 
@@ -50,8 +50,11 @@ class Operand {
     Operand(const Tensor &tensor) : tensor_(tensor) {} // NOLINT: a tensor is an operand
     template <class T, class = std::enable_if_t<std::is_arithmetic<T>::value>>
     Operand(T value) // NOLINT: and so is a number
-        : kind_(std::is_same<T, bool>::value ? Bool : std::is_integral<T>::value ? Integer : Real),
-          real_(static_cast<double>(value)), integer_(static_cast<int64_t>(std::is_integral<T>::value ? value : T(0))) {}
+        : kind_(std::is_same<T, bool>::value ? Bool
+                : std::is_integral<T>::value ? Integer
+                                             : Real),
+          real_(static_cast<double>(value)), integer_(static_cast<int64_t>(std::is_integral<T>::value ? value : T(0))) {
+    }
 
     bool is_tensor() const { return kind_ == None; }
     const Tensor &tensor() const { return tensor_; }
@@ -150,7 +153,8 @@ inline Tensor apply(const char *name, const std::vector<Tensor> &operands, const
     for (const Tensor &t : operands)
         handles.push_back(t.handle());
     tsr_tensor *result = nullptr;
-    check(tsr_op_apply(name, attributes.text().c_str(), handles.data(), static_cast<int32_t>(handles.size()), &result, 1));
+    check(tsr_op_apply(name, attributes.text().c_str(), handles.data(), static_cast<int32_t>(handles.size()), &result,
+                       1));
     return Tensor::adopt(result);
 }
 
@@ -207,7 +211,8 @@ inline std::string Operand::text(DType dtype) const {
 inline Tensor full(const Shape &shape, const Operand &value, DType dtype) {
     if (value.is_tensor())
         detail::fail(TSR_ARGUMENT_ERROR, "[full] value must be a number; use broadcast_to for a tensor");
-    return detail::apply("full", {}, detail::Attributes().set("dtype", dtype).set("shape", shape).set("value", value.text(dtype)));
+    return detail::apply("full", {},
+                         detail::Attributes().set("dtype", dtype).set("shape", shape).set("value", value.text(dtype)));
 }
 // The dtype is that of the number: bool, i64 or f32.
 inline Tensor full(const Shape &shape, const Operand &value) { return full(shape, value, value.dtype()); }
@@ -221,7 +226,8 @@ inline Tensor iota(const Shape &shape, int64_t axis = 0, DType dtype = DType::I6
 // Uniform in [0, 1), f32 or f64, by Philox4x32-10. `key`: i64[2], a seed and a counter; `id`: tells operations that
 // share a key apart.
 inline Tensor random_uniform(const Tensor &key, const Shape &shape, DType dtype = DType::F32, int64_t id = 0) {
-    return detail::apply("random_uniform", {key}, detail::Attributes().set("dtype", dtype).set("id", id).set("shape", shape));
+    return detail::apply("random_uniform", {key},
+                         detail::Attributes().set("dtype", dtype).set("id", id).set("shape", shape));
 }
 
 // Another dtype: a float to an integer drops its fraction and saturates, NaN to 0; integers wrap.
@@ -234,7 +240,9 @@ inline Tensor stop_gradient(const Tensor &x) { return detail::apply("stop_gradie
 
 namespace detail {
 
-inline Tensor as_tensor(const Operand &x, DType dtype) { return x.is_tensor() ? cast(x.tensor(), dtype) : full({}, x, dtype); }
+inline Tensor as_tensor(const Operand &x, DType dtype) {
+    return x.is_tensor() ? cast(x.tensor(), dtype) : full({}, x, dtype);
+}
 
 inline DType common_dtype(const Operand &a, const Operand &b) {
     if (a.is_tensor() && b.is_tensor())
@@ -359,7 +367,8 @@ inline Tensor shift_right(const Operand &a, const Operand &b) { return detail::b
 // a where the condition is nonzero, else b.
 inline Tensor where(const Tensor &condition, const Operand &a, const Operand &b) {
     const DType dtype = detail::common_dtype(a, b);
-    return detail::apply("where", {cast(condition, DType::Bool), detail::as_tensor(a, dtype), detail::as_tensor(b, dtype)});
+    return detail::apply("where",
+                         {cast(condition, DType::Bool), detail::as_tensor(a, dtype), detail::as_tensor(b, dtype)});
 }
 
 // ---- Shape ----
@@ -396,7 +405,8 @@ inline Tensor broadcast_to(const Tensor &x, const Shape &shape) {
 
 // Elements start, start + step, ... before stop of each dimension. Negative bounds count from the end; 0 <= start <=
 // stop <= size must hold; steps are at least 1, and 1 by default.
-inline Tensor slice(const Tensor &x, std::vector<int64_t> start, std::vector<int64_t> stop, std::vector<int64_t> step = {}) {
+inline Tensor slice(const Tensor &x, std::vector<int64_t> start, std::vector<int64_t> stop,
+                    std::vector<int64_t> step = {}) {
     const Shape shape = detail::shape_of(x);
     if (step.empty())
         step.assign(shape.size(), 1);
@@ -409,11 +419,13 @@ inline Tensor slice(const Tensor &x, std::vector<int64_t> start, std::vector<int
 
 // The order of elements reversed along axes.
 inline Tensor flip(const Tensor &x, const Axes &axes = {}) {
-    return detail::apply("flip", {x}, detail::Attributes().set("axes", detail::several_axes("flip", axes, detail::rank(x))));
+    return detail::apply("flip", {x},
+                         detail::Attributes().set("axes", detail::several_axes("flip", axes, detail::rank(x))));
 }
 
 // `low[i]` elements before and `high[i]` after dimension i.
-inline Tensor pad(const Tensor &x, const std::vector<int64_t> &low, const std::vector<int64_t> &high, const Operand &value = 0) {
+inline Tensor pad(const Tensor &x, const std::vector<int64_t> &low, const std::vector<int64_t> &high,
+                  const Operand &value = 0) {
     return detail::apply("pad", {x},
                          detail::Attributes().set("high", high).set("low", low).set("value", value.text(x.dtype())));
 }
@@ -442,20 +454,28 @@ inline Tensor reduce(const char *name, const Tensor &x, const Axes &axes, bool k
 inline Tensor position(const char *name, const Tensor &x, std::optional<int64_t> axis, bool keepdims) {
     if (axis)
         return apply(name, {x}, Attributes().set("axis", one_axis(name, *axis, rank(x))).set("keepdims", keepdims));
-    const Tensor found = apply(name, {reshape(x, {x.size()})}, Attributes().set("axis", int64_t{0}).set("keepdims", false));
+    const Tensor found =
+        apply(name, {reshape(x, {x.size()})}, Attributes().set("axis", int64_t{0}).set("keepdims", false));
     return keepdims ? reshape(found, Shape(static_cast<size_t>(rank(x)), 1)) : found;
 }
 
 } // namespace detail
 
-// Over all dimensions by default. Sums and products of bool, i8, i16, u8 and i32 are i64; bf16 and f16 accumulate in f32.
-inline Tensor sum(const Tensor &x, const Axes &axes = {}, bool keepdims = false) { return detail::reduce("sum", x, axes, keepdims); }
+// Over all dimensions by default. Sums and products of bool, i8, i16, u8 and i32 are i64; bf16 and f16 accumulate in
+// f32.
+inline Tensor sum(const Tensor &x, const Axes &axes = {}, bool keepdims = false) {
+    return detail::reduce("sum", x, axes, keepdims);
+}
 inline Tensor prod(const Tensor &x, const Axes &axes = {}, bool keepdims = false) {
     return detail::reduce("prod", x, axes, keepdims);
 }
 // NaN if any element is; no reduced dimension may be empty.
-inline Tensor max(const Tensor &x, const Axes &axes = {}, bool keepdims = false) { return detail::reduce("max", x, axes, keepdims); }
-inline Tensor min(const Tensor &x, const Axes &axes = {}, bool keepdims = false) { return detail::reduce("min", x, axes, keepdims); }
+inline Tensor max(const Tensor &x, const Axes &axes = {}, bool keepdims = false) {
+    return detail::reduce("max", x, axes, keepdims);
+}
+inline Tensor min(const Tensor &x, const Axes &axes = {}, bool keepdims = false) {
+    return detail::reduce("min", x, axes, keepdims);
+}
 // The position (i64) of the first extremum along an axis, or in the flattened tensor; NaN counts as the extremum.
 inline Tensor argmax(const Tensor &x, std::optional<int64_t> axis = std::nullopt, bool keepdims = false) {
     return detail::position("argmax", x, axis, keepdims);
@@ -465,7 +485,8 @@ inline Tensor argmin(const Tensor &x, std::optional<int64_t> axis = std::nullopt
 }
 // Running sums.
 inline Tensor cumsum(const Tensor &x, int64_t axis) {
-    return detail::apply("cumsum", {x}, detail::Attributes().set("axis", detail::one_axis("cumsum", axis, detail::rank(x))));
+    return detail::apply("cumsum", {x},
+                         detail::Attributes().set("axis", detail::one_axis("cumsum", axis, detail::rank(x))));
 }
 
 // ---- Products ----
@@ -509,12 +530,14 @@ namespace detail {
 inline Tensor in_range(const char *op, const Tensor &index, const Tensor &x, int64_t axis) {
     if (is_float(index.dtype()) || index.dtype() == DType::Bool)
         fail(TSR_DTYPE_ERROR, std::string("[") + op + "] the index has dtype " +
-                                  tsr_dtype_name(static_cast<tsr_dtype>(index.dtype())) + "; expected an integer dtype");
+                                  tsr_dtype_name(static_cast<tsr_dtype>(index.dtype())) +
+                                  "; expected an integer dtype");
     const int64_t size = shape_of(x)[static_cast<size_t>(axis)];
     const Tensor wide = cast(index, DType::I64);
     const Tensor wrapped = where(lt(wide, 0), add(wide, size), wide);
     return check_range(wrapped, 0, size - 1, std::nullopt,
-                       std::string(op) + ": index into dimension " + std::to_string(axis) + " of size " + std::to_string(size));
+                       std::string(op) + ": index into dimension " + std::to_string(axis) + " of size " +
+                           std::to_string(size));
 }
 
 } // namespace detail

@@ -58,7 +58,9 @@ TensorType cumsum(const Call &call) {
 
 TensorType matmul(const Call &call) {
     const std::vector<Dim> &a = call.operand(0).shape, &b = call.operand(1).shape;
-    const auto shapes = [&] { return "a has shape " + core::shape_text(a) + " and b has shape " + core::shape_text(b); };
+    const auto shapes = [&] {
+        return "a has shape " + core::shape_text(a) + " and b has shape " + core::shape_text(b);
+    };
     if (a.size() < 2 || b.size() < 2)
         call.fail(Code::Shape, shapes() + ": the primitive needs at least two dimensions each");
     require_dtype(call, 0, Accepts::Numbers);

@@ -92,8 +92,8 @@ void require_value(const Call &call, DType dtype) {
     const bool fits = value.is_real ? value.real == std::trunc(value.real) && value.real >= low && value.real < end
                                     : bits == 64 || (value.real >= low && value.real < end);
     if (!fits)
-        call.fail(Code::Argument, "the value " + core::shown(to_text(*call.attrs.find("value"))) + " is not a number of dtype " +
-                                      core::name(dtype) + "; use a wider dtype");
+        call.fail(Code::Argument, "the value " + core::shown(to_text(*call.attrs.find("value"))) +
+                                      " is not a number of dtype " + core::name(dtype) + "; use a wider dtype");
 }
 
 TensorType pad(const Call &call) {

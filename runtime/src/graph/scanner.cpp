@@ -105,7 +105,8 @@ std::string_view Scanner::number_text() {
     const size_t start = at_;
     while (at_ < text_.size()) {
         const char c = text_[at_];
-        const bool exponent_sign = (c == '+' || c == '-') && (at_ == start || text_[at_ - 1] == 'e' || text_[at_ - 1] == 'E');
+        const bool exponent_sign =
+            (c == '+' || c == '-') && (at_ == start || text_[at_ - 1] == 'e' || text_[at_ - 1] == 'E');
         if (!is_digit(c) && !is_letter(c) && c != '.' && !exponent_sign)
             break;
         ++at_;

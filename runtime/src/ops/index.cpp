@@ -108,7 +108,8 @@ void index_add(const KernelCall &call) {
     add_updates(call, [&](auto *sums, const auto *updates) {
         call.parallel(around.outer, count * around.inner, [&](int64_t first, int64_t last) {
             for (int64_t unit = first * count; unit < last * count; ++unit) {
-                auto *row = sums + (unit / count * around.size + index[static_cast<size_t>(unit % count)]) * around.inner;
+                auto *row =
+                    sums + (unit / count * around.size + index[static_cast<size_t>(unit % count)]) * around.inner;
                 for (int64_t i = 0; i < around.inner; ++i)
                     add_to(row[i], updates[unit * around.inner + i]);
             }

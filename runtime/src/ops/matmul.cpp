@@ -22,8 +22,9 @@ constexpr int64_t row_block = 32, column_block = 256, inner_block = 256;
 
 // acc[rows][width] += a[rows][depth] · b[depth][width], four rows at a time.
 template <class T>
-[[gnu::always_inline]] inline void multiply_add_rows(T *__restrict acc, const T *a, int64_t a_stride, const T *__restrict b,
-                                                     int64_t b_stride, int64_t rows, int64_t depth, int64_t width) {
+[[gnu::always_inline]] inline void multiply_add_rows(T *__restrict acc, const T *a, int64_t a_stride,
+                                                     const T *__restrict b, int64_t b_stride, int64_t rows,
+                                                     int64_t depth, int64_t width) {
     int64_t i = 0;
     for (; i + 4 <= rows; i += 4) {
         T *__restrict out = acc + i * column_block;
@@ -48,10 +49,10 @@ template <class T>
         }
 }
 
-#define TSR_MULTIPLY_ADD(T)                                                                                              \
-    TSR_VECTOR_LEVELS void multiply_add(T *acc, const T *a, int64_t a_stride, const T *b, int64_t b_stride,              \
-                                        int64_t rows, int64_t depth, int64_t width) {                                    \
-        multiply_add_rows<T>(acc, a, a_stride, b, b_stride, rows, depth, width);                                         \
+#define TSR_MULTIPLY_ADD(T)                                                                                            \
+    TSR_VECTOR_LEVELS void multiply_add(T *acc, const T *a, int64_t a_stride, const T *b, int64_t b_stride,            \
+                                        int64_t rows, int64_t depth, int64_t width) {                                  \
+        multiply_add_rows<T>(acc, a, a_stride, b, b_stride, rows, depth, width);                                       \
     }
 TSR_MULTIPLY_ADD(float)
 TSR_MULTIPLY_ADD(double)
@@ -96,7 +97,8 @@ template <class T, class Raw> void multiply(const KernelCall &call, const Produc
     std::vector<T> a_copy, b_copy;
     const T *a = in_compute_type<T, Raw>(call, call.operand(0), a_copy);
     const T *b = in_compute_type<T, Raw>(call, call.operand(1), b_copy);
-    const int64_t row_blocks = (p.m + row_block - 1) / row_block, column_blocks = (p.n + column_block - 1) / column_block;
+    const int64_t row_blocks = (p.m + row_block - 1) / row_block,
+                  column_blocks = (p.n + column_block - 1) / column_block;
     const int64_t item = static_cast<int64_t>(core::item_size(call.result.dtype));
     const int64_t work = std::min(p.m, row_block) * std::min(p.n, column_block) * std::max<int64_t>(1, p.k) / 8;
     call.parallel(p.batches * row_blocks * column_blocks, work, [&](int64_t first, int64_t last) {

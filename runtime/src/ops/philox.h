@@ -15,7 +15,8 @@ class Philox {
 
     // The four words of an element.
     std::array<uint32_t, 4> operator()(uint64_t element) const {
-        std::array<uint32_t, 4> x = {static_cast<uint32_t>(element), static_cast<uint32_t>(element >> 32), id_, counter_};
+        std::array<uint32_t, 4> x = {static_cast<uint32_t>(element), static_cast<uint32_t>(element >> 32), id_,
+                                     counter_};
         uint32_t key0 = key_[0], key1 = key_[1];
         for (int round = 0; round < 10; ++round) {
             const uint64_t a = uint64_t{0xD2511F53} * x[0], b = uint64_t{0xCD9E8D57} * x[2];

@@ -105,12 +105,12 @@ const KernelTable &pointwise_kernels() {
     static const KernelTable table = [] {
         KernelTable out;
         const auto add = [&](Kernel kernel, auto... names) { (out.push_back({names, kernel}), ...); };
-        add(unary, "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "exp", "exp2",
-            "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh", "tanh", "erf",
-            "sigmoid", "logical_not", "isnan", "isinf", "isfinite");
-        add(binary, "add", "sub", "mul", "div", "floordiv", "mod", "pow", "maximum", "minimum", "atan2", "eq", "ne", "lt",
-            "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or", "bitwise_xor",
-            "shift_left", "shift_right");
+        add(unary, "neg", "abs", "sign", "floor", "ceil", "round", "trunc", "sqrt", "rsqrt", "reciprocal", "exp",
+            "exp2", "expm1", "log", "log2", "log1p", "sin", "cos", "tan", "asin", "acos", "atan", "sinh", "cosh",
+            "tanh", "erf", "sigmoid", "logical_not", "isnan", "isinf", "isfinite");
+        add(binary, "add", "sub", "mul", "div", "floordiv", "mod", "pow", "maximum", "minimum", "atan2", "eq", "ne",
+            "lt", "le", "gt", "ge", "logical_and", "logical_or", "logical_xor", "bitwise_and", "bitwise_or",
+            "bitwise_xor", "shift_left", "shift_right");
         add(bitwise_not, "bitwise_not");
         add(cast, "cast");
         add(where, "where");

@@ -14,8 +14,8 @@ namespace {
 Kernel find_kernel(const std::string &op) {
     static const std::map<std::string_view, Kernel> kernels = [] {
         std::map<std::string_view, Kernel> out;
-        for (const KernelTable *table : {&pointwise_kernels(), &reduction_kernels(), &matmul_kernels(), &shape_kernels(),
-                                         &creation_kernels(), &index_kernels()})
+        for (const KernelTable *table : {&pointwise_kernels(), &reduction_kernels(), &matmul_kernels(),
+                                         &shape_kernels(), &creation_kernels(), &index_kernels()})
             for (const KernelEntry &entry : *table)
                 out.emplace(entry.name, entry.kernel);
         return out;
@@ -27,6 +27,10 @@ Kernel find_kernel(const std::string &op) {
     return found->second;
 }
 
+graph::TensorType type_of(const TensorView &tensor) {
+    return {tensor.dtype, std::vector<core::Dim>(tensor.shape.begin(), tensor.shape.end())};
+}
+
 std::vector<graph::TensorType> types_of(const std::vector<TensorView> &tensors) {
     std::vector<graph::TensorType> out;
     out.reserve(tensors.size());
@@ -36,10 +40,6 @@ std::vector<graph::TensorType> types_of(const std::vector<TensorView> &tensors) 
 }
 
 } // namespace
-
-graph::TensorType type_of(const TensorView &tensor) {
-    return {tensor.dtype, std::vector<core::Dim>(tensor.shape.begin(), tensor.shape.end())};
-}
 
 Primitive::Primitive(std::string op, graph::Attributes attrs, std::optional<graph::Location> loc)
     : op_(std::move(op)), attrs_(std::move(attrs)), loc_(std::move(loc)), symbolic_(attrs_.is_symbolic()),
@@ -77,11 +77,6 @@ void Primitive::run_evaluated(const graph::Attributes &attrs, const std::vector<
         core::fail(Code::Shape, "[%s] the result has type %s but is to be written to %s", op_.c_str(),
                    expected.text().c_str(), given.text().c_str());
     kernel_({op_, attrs, operands.data(), operands.size(), result, pool, loc_ ? &*loc_ : nullptr});
-}
-
-void run_primitive(const std::string &op, const graph::Attributes &attrs, const std::vector<TensorView> &operands,
-                   const TensorView &result, ThreadPool *pool) {
-    Primitive(op, attrs).run(operands, result, pool);
 }
 
 } // namespace tessera::portable

@@ -37,8 +37,8 @@ class Primitive {
     graph::TensorType result_type(const std::vector<graph::TensorType> &operands) const;
 
   private:
-    void run_evaluated(const graph::Attributes &attrs, const std::vector<TensorView> &operands, const TensorView &result,
-                       ThreadPool *pool) const;
+    void run_evaluated(const graph::Attributes &attrs, const std::vector<TensorView> &operands,
+                       const TensorView &result, ThreadPool *pool) const;
 
     std::string op_;
     graph::Attributes attrs_;
@@ -46,12 +46,5 @@ class Primitive {
     bool symbolic_;
     void (*kernel_)(const struct KernelCall &);
 };
-
-// One application of a primitive.
-void run_primitive(const std::string &op, const graph::Attributes &attrs, const std::vector<TensorView> &operands,
-                   const TensorView &result, ThreadPool *pool);
-
-// The type of a concrete tensor.
-graph::TensorType type_of(const TensorView &tensor);
 
 } // namespace tessera::portable

@@ -99,8 +99,9 @@ Tensor Program::compute(const Step &step, const std::vector<int64_t> &sizes, con
     return result;
 }
 
-void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs, const std::vector<Tensor> &state,
-                  const std::vector<Tensor> &constants, std::vector<Tensor> &outputs, ThreadPool *pool) const {
+void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs,
+                  const std::vector<Tensor> &state, const std::vector<Tensor> &constants, std::vector<Tensor> &outputs,
+                  ThreadPool *pool) const {
     std::vector<Tensor> values(graph_.value_count());
     const auto set = [&](const std::vector<ValueId> &ids, const std::vector<Tensor> &tensors) {
         for (size_t i = 0; i < ids.size(); ++i)

@@ -104,7 +104,8 @@ std::vector<int64_t> joined(std::vector<int64_t> a, const std::vector<int64_t> &
     return a;
 }
 
-template <class State, class Fold> void store_results(const KernelCall &call, int64_t begin, int64_t count, State *states) {
+template <class State, class Fold>
+void store_results(const KernelCall &call, int64_t begin, int64_t count, State *states) {
     decltype(Fold::result(*states)) out[chunk];
     for (int64_t i = 0; i < count; ++i)
         out[i] = Fold::result(states[i]);

@@ -124,7 +124,8 @@ template void StridedReader::read(int64_t, int64_t, float *) const;
 template void StridedReader::read(int64_t, int64_t, int64_t *) const;
 
 void copy_strided(const KernelCall &call, size_t item_size, const std::vector<int64_t> &shape, const void *source,
-                  const std::vector<int64_t> &source_strides, void *target, const std::vector<int64_t> &target_strides) {
+                  const std::vector<int64_t> &source_strides, void *target,
+                  const std::vector<int64_t> &target_strides) {
     for (int64_t size : shape)
         if (size == 0)
             return;
@@ -148,8 +149,8 @@ void copy_strided(const KernelCall &call, size_t item_size, const std::vector<in
                 write += row % sizes[i] * to[i];
                 row /= sizes[i];
             }
-            copy(static_cast<const char *>(source) + read * item, from[inner], static_cast<char *>(target) + write * item,
-                 to[inner], count);
+            copy(static_cast<const char *>(source) + read * item, from[inner],
+                 static_cast<char *>(target) + write * item, to[inner], count);
         }
     });
 }

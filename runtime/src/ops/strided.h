@@ -16,7 +16,8 @@ std::vector<int64_t> broadcast_strides(const std::vector<int64_t> &shape, const 
 // Reads elements in the row-major order of `shape`.
 class StridedReader {
   public:
-    StridedReader(DType dtype, const void *data, const std::vector<int64_t> &shape, const std::vector<int64_t> &strides);
+    StridedReader(DType dtype, const void *data, const std::vector<int64_t> &shape,
+                  const std::vector<int64_t> &strides);
     // The operand broadcast to a shape.
     StridedReader(const TensorView &operand, const std::vector<int64_t> &shape)
         : StridedReader(operand.dtype, operand.data, shape, broadcast_strides(operand.shape, shape)) {}

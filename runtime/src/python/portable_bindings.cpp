@@ -50,9 +50,10 @@ nb::str normalize_graph_text(nb::handle text) {
     // Halves of surrogate pairs, which file names may hold, go through as they are.
     nb::object bytes = text.attr("encode")("utf-8", "surrogatepass");
     tsr_text *normalized = nullptr;
-    check(tsr_graph_text_normalize(PyBytes_AsString(bytes.ptr()), static_cast<size_t>(PyBytes_Size(bytes.ptr())), &normalized));
-    nb::object out = nb::steal(PyUnicode_DecodeUTF8(tsr_text_data(normalized), static_cast<Py_ssize_t>(tsr_text_size(normalized)),
-                                                    "surrogatepass"));
+    check(tsr_graph_text_normalize(PyBytes_AsString(bytes.ptr()), static_cast<size_t>(PyBytes_Size(bytes.ptr())),
+                                   &normalized));
+    nb::object out = nb::steal(PyUnicode_DecodeUTF8(
+        tsr_text_data(normalized), static_cast<Py_ssize_t>(tsr_text_size(normalized)), "surrogatepass"));
     tsr_text_release(normalized);
     if (!out.is_valid())
         throw nb::python_error();
@@ -69,7 +70,8 @@ nb::list primitive_names() {
 } // namespace
 
 void bind_portable(nb::module_ &m) {
-    m.def("run_primitive", &run_primitive, nb::arg("name"), nb::arg("attributes"), nb::arg("operands"), nb::arg("threads") = 0,
+    m.def("run_primitive", &run_primitive, nb::arg("name"), nb::arg("attributes"), nb::arg("operands"),
+          nb::arg("threads") = 0,
           "The results of one primitive by its portable kernel; attributes as text of Graph IR.");
     m.def("normalize_graph_text", &normalize_graph_text, nb::arg("text"),
           "Text of Graph IR, read and printed in C++; operators and types are not judged.");

@@ -161,7 +161,8 @@ void test_every_binary() {
     CHECK(close(op::logical_or(flags({0, 1, 0}), flags({1, 0, 0})), {1, 1, 0}));
     CHECK(close(op::logical_xor(flags({0, 1, 1}), vector<int64_t>({5, 0, 5})), {1, 1, 0}));
     const Tensor i = vector<int32_t>({6, -6}), j = vector<int32_t>({3, 3});
-    CHECK(close(op::bitwise_and(i, j), {2, 2}) && close(op::bitwise_or(i, j), {7, -5}) && close(op::bitwise_xor(i, j), {5, -7}));
+    CHECK(close(op::bitwise_and(i, j), {2, 2}) && close(op::bitwise_or(i, j), {7, -5}) &&
+          close(op::bitwise_xor(i, j), {5, -7}));
     CHECK(close(op::shift_left(i, 1), {12, -12}) && close(op::shift_right(i, 1), {3, -3}));
     CHECK(close(op::where(op::gt(a, 0), a, 0), {7, 0, 2}));
     CHECK(close(op::floordiv(i, 0), {0, 0}) && close(op::mod(i, 0), {0, 0}));
@@ -214,9 +215,11 @@ void test_reductions() {
     CHECK(close(op::sum(x, 0), {5, 8, 8}) && close(op::sum(x, {-1}), {8, 13}));
     CHECK(close(op::prod(x, 1), {10, 72}) && close(op::max(x, 1), {5, 6}) && close(op::min(x, 0, true), {1, 3, 2}));
     CHECK(close(op::argmax(x, 1), {1, 2}) && close(op::argmin(x), {0}) && close(op::argmax(x), {5}));
-    CHECK(op::argmax(x, std::nullopt, true).shape() == Shape({1, 1}) && op::argmax(x, -1, true).shape() == Shape({2, 1}));
+    CHECK(op::argmax(x, std::nullopt, true).shape() == Shape({1, 1}) &&
+          op::argmax(x, -1, true).shape() == Shape({2, 1}));
     CHECK(close(op::cumsum(x, 1), {1, 6, 8, 4, 7, 13}));
-    CHECK(op::sum(vector<int8_t>({100, 100})).dtype() == DType::I64 && close(op::sum(vector<int8_t>({100, 100})), {200}));
+    CHECK(op::sum(vector<int8_t>({100, 100})).dtype() == DType::I64 &&
+          close(op::sum(vector<int8_t>({100, 100})), {200}));
     CHECK(close(op::max(vector<float>({1, NAN})), {nan}) && close(op::sum(Tensor::create({0}, DType::F32)), {0}));
     CHECK_ERROR(op::max(Tensor::create({0}, DType::F32)), Error, TSR_SHAPE_ERROR, "is empty and has no extremum");
     CHECK_ERROR(op::sum(x, {0, 0}), Error, TSR_ARGUMENT_ERROR, "[sum] axis 0 is given twice");
@@ -225,13 +228,15 @@ void test_reductions() {
 
 void test_products() {
     const Tensor a = tensor<float>({1, 2, 3, 4}, {2, 2}), v = vector<float>({1, -1});
-    CHECK(close(op::matmul(a, a), {7, 10, 15, 22}) && close(op::matmul(a, v), {-1, -1}) && close(op::matmul(v, a), {-2, -2}));
+    CHECK(close(op::matmul(a, a), {7, 10, 15, 22}) && close(op::matmul(a, v), {-1, -1}) &&
+          close(op::matmul(v, a), {-2, -2}));
     CHECK(close(op::matmul(v, v), {2}) && op::matmul(v, v).shape() == Shape({}));
     const Tensor batch = op::reshape(op::iota({8}, 0, DType::F32), {2, 2, 2});
     CHECK(close(op::matmul(batch, v), {-1, -1, -1, -1}) && op::matmul(v, batch).shape() == Shape({2, 2}));
     CHECK(op::matmul(a, vector<double>({1, 1})).dtype() == DType::F64);
     CHECK(op::matmul(Tensor::create({3, 0}, DType::F32), Tensor::create({0, 2}, DType::F32)).shape() == Shape({3, 2}));
-    CHECK_ERROR(op::matmul(a, vector<float>({1, 2, 3})), Error, TSR_SHAPE_ERROR, "the last dimension of a (2) must equal");
+    CHECK_ERROR(op::matmul(a, vector<float>({1, 2, 3})), Error, TSR_SHAPE_ERROR,
+                "the last dimension of a (2) must equal");
     CHECK_ERROR(op::matmul(flags({1}), flags({1})), Error, TSR_DTYPE_ERROR, "[matmul] operand 0 has dtype bool");
 }
 
@@ -245,11 +250,12 @@ void test_indexing() {
     CHECK(close(op::check_range(vector<int64_t>({1, -100, 3}), 0, 3, -100, "label"), {1, -100, 3}));
     CHECK_ERROR(values(op::take(x, vector<int64_t>({3}))), Error, TSR_INDEX_RANGE_ERROR,
                 "[check_range] take: index into dimension 0 of size 3 at position [0] is 3; expected 0 to 2");
-    CHECK_ERROR(values(op::check_range(vector<int64_t>({7}), 0, 3, std::nullopt, "la\"bel\n")), Error, TSR_INDEX_RANGE_ERROR,
-                "is 7; expected 0 to 3");
+    CHECK_ERROR(values(op::check_range(vector<int64_t>({7}), 0, 3, std::nullopt, "la\"bel\n")), Error,
+                TSR_INDEX_RANGE_ERROR, "is 7; expected 0 to 3");
     CHECK_ERROR(op::take(x, x), Error, TSR_DTYPE_ERROR, "[take] the index has dtype f32");
     const Tensor key = vector<int64_t>({42, 0});
-    const Values first = values(op::random_uniform(key, {4})), second = values(op::random_uniform(key, {2}, DType::F32, 0));
+    const Values first = values(op::random_uniform(key, {4})),
+                 second = values(op::random_uniform(key, {2}, DType::F32, 0));
     CHECK(first[0] == second[0] && first[1] == second[1] && first[0] != first[1] && first[0] >= 0 && first[0] < 1);
     CHECK(values(op::random_uniform(key, {1}, DType::F64, 1))[0] != first[0]);
 }
@@ -272,7 +278,8 @@ void test_errors() {
     CHECK(tsr_op_apply("full", "{shape = [", nullptr, 0, &out, 1) == TSR_GRAPH_ERROR && !out);
     tsr_tensor *operand = a.handle();
     CHECK(tsr_op_apply("neg", "", &operand, 1, &out, 2) == TSR_ARGUMENT_ERROR && !out);
-    CHECK(tsr_op_apply("neg", "", nullptr, 1, &out, 1) == TSR_ARGUMENT_ERROR && tsr_op_apply(nullptr, "", nullptr, 0, &out, 1));
+    CHECK(tsr_op_apply("neg", "", nullptr, 1, &out, 1) == TSR_ARGUMENT_ERROR &&
+          tsr_op_apply(nullptr, "", nullptr, 0, &out, 1));
 }
 
 void test_evaluation() {

@@ -41,7 +41,8 @@ class Scan:
 @dataclass(frozen=True, slots=True)
 class View:
     """A pure re-indexing: ``index_map(index, operand_type, result_type, attrs)`` gives the operand's index
-    for a result index; both are tuples of Dim expressions."""
+    for a result index; both are tuples of Dim expressions.
+    """
 
     index_map: Callable[[tuple[Dim, ...], TensorType, TensorType, Mapping[str, Any]], tuple[Dim, ...]]
 

@@ -131,7 +131,9 @@ def infer_types(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> tuple
 set_type_rule(infer_types)
 
 
-def apply(name: str, operands: Sequence[Value], attrs: Attrs | None = None, loc: Location | None = None) -> tuple[Value, ...]:
+def apply(
+    name: str, operands: Sequence[Value], attrs: Attrs | None = None, loc: Location | None = None
+) -> tuple[Value, ...]:
     """Build a node: infer its types, record the user's line, and name both in an error."""
     attrs = dict(attrs or {})
     loc = loc or user_location()

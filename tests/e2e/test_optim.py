@@ -266,6 +266,17 @@ def test_optimizer_argument_of_training_step():
         wrong({"x": DATA[0][0]})
 
 
+def test_two_models_with_equal_names():
+    first, second = Parameter("twin.w", (2,)), Parameter("twin.w", (2,))
+    optimizers = [optim.SGD(1.0), optim.SGD(1.0)]
+    for p, optimizer, size in ((first, optimizers[0], 3.0), (second, optimizers[1], 4.0)):
+        grads = optim.clip_by_global_norm(Gradients({p.name: np.array([size, 0], np.float32)}, {p.name: p}), 1.0)
+        assert grads.parameters[p.name] is p
+        optimizer.apply(grads)
+    for p in (first, second):
+        np.testing.assert_allclose(p.value, [-1, 0], atol=1e-5)
+
+
 def test_global_norm():
     Y, w, b = model(prefix="norm")
 

@@ -26,6 +26,11 @@ class Gradients(dict[str, Any]):
         super().__init__(values)
         self.parameters = dict(parameters)
 
+    @property
+    def identity(self) -> tuple[Parameter, ...]:
+        """What tells gradients of one model from those of another with equal names."""
+        return tuple(self.parameters.values())
+
     def replaced(self, values: Mapping[str, Any]) -> Gradients:
         """Other gradients of the same parameters."""
         return Gradients(values, self.parameters)

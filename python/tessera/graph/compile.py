@@ -92,7 +92,7 @@ def compile_values(subject: Any, options: Options) -> Compiled:
     if isinstance(subject, Graph):
         graph, structure = subject, dict(subject.outputs)
     else:
-        found = tree.leaves(subject)
+        found = [(path, leaf) for path, leaf in tree.leaves(subject) if not isinstance(leaf, tree.Identity)]
         for path, leaf in found:
             if not isinstance(leaf, Value):
                 where = f" at {'.'.join(map(str, path))}" if path else ""

@@ -65,7 +65,8 @@ def inputs_of(value: Value) -> list[Value]:
 def call(value: Value, *args: Any, **kwargs: Any) -> Any:
     """Apply the graph to other inputs, by position (order of ``value.graph.inputs``), by name or as one dict.
 
-    With symbolic tensors the result is symbolic: the same operations, with the same parameters, on those inputs.
+    With symbolic tensors the result is symbolic: the same operations, with the same parameters, on those inputs;
+    random operations draw numbers of their own.
     With concrete arrays (NumPy, PyTorch, JAX, ``tessera.Array``) it is evaluated; each set of shapes compiles once.
     Inputs that are not given stay as they are when the others are symbolic.
 
@@ -109,7 +110,7 @@ def _substituted(value: Value, entry: _Entry, args: tuple[Any, ...], kwargs: Map
     mapping = {
         leaf: _symbolic(x, i, entry) for i, (leaf, x) in enumerate(zip(leaves, bound, strict=True)) if x is not leaf
     }
-    return substitute([value], mapping)[0]
+    return substitute([value], mapping, redraw=True)[0] if mapping else value
 
 
 def _symbolic(x: Any, position: int, entry: _Entry) -> Value:

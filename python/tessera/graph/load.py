@@ -53,7 +53,7 @@ class Loaded:
         if any(isinstance(x, Value) for _, x in tree.leaves([args, kwargs])):
             given = dict(zip(self.inputs.values(), signature.bind(args, kwargs), strict=True))
             mapping = {leaf: as_tensor(x, leaf) for leaf, x in given.items()}
-            return signature.result(substitute(list(self.outputs.values()), mapping))
+            return signature.result(substitute(list(self.outputs.values()), mapping, redraw=True))
         if self._program is not None:
             return signature.result(self._program(signature.bind(args, kwargs)))
         if self._compiled is None:

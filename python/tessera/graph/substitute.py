@@ -11,6 +11,7 @@ from tessera.ir.dims import substitute as substitute_dim
 from tessera.ir.graph import keep, topological
 from tessera.ir.value import LEAVES, Node, TensorType, Value
 from tessera.op.opdef import apply
+from tessera.op.random import renumbered
 
 
 def describe(value: Value) -> str:
@@ -90,12 +91,13 @@ def _mentions(value: Any, bindings: Mapping[Symbol, Dim]) -> bool:
     return isinstance(value, (list, tuple)) and any(_mentions(v, bindings) for v in value)
 
 
-def substitute(outputs: Sequence[Value], mapping: Mapping[Value, Value]) -> list[Value]:
+def substitute(outputs: Sequence[Value], mapping: Mapping[Value, Value], *, redraw: bool = False) -> list[Value]:
     """``outputs`` with input leaves replaced by other values.
 
     Symbols of the declared shapes take the sizes of the new ones, in attributes too. Where a type changes, the
     operators infer their results again, so a graph declared for one constant batch size also works for another
-    if its operators allow it. Sub-graphs that do not depend on the inputs stay shared.
+    if its operators allow it. Sub-graphs that do not depend on the inputs stay shared. With ``redraw`` random numbers
+    from the random state are other ones than those of ``outputs``.
 
     Raises ShapeError or DTypeError naming the input and the operator that does not accept it.
     """
@@ -105,10 +107,13 @@ def substitute(outputs: Sequence[Value], mapping: Mapping[Value, Value]) -> list
         bind_symbols(leaf, value.type, bindings)
     bindings = {s: d for s, d in bindings.items() if _plain_symbol(d) != s}
     new: dict[Value, Value] = dict(mapping)
+    ids: dict[int, int] = {}
     for node in topological(v.node for v in outputs):
         if node.results[0] in new:
             continue
-        results = _copy(node, tuple(new[v] for v in node.operands), bindings, mapping)
+        attrs = renumbered(node, ids) if redraw else None
+        source = node if attrs is None else Node(node.op, node.operands, attrs, node.types, node.loc)
+        results = _copy(source, tuple(new[v] for v in node.operands), bindings, mapping)
         new.update(zip(node.results, results, strict=True))
     return [new[v] for v in outputs]
 

@@ -15,6 +15,12 @@ Path = tuple["str | int", ...]
 _PLAIN_LEAVES = frozenset({np.ndarray, bool, int, float, str, type(None)})  # known without looking
 
 
+class Identity(tuple[Any, ...]):
+    """A leaf that no container holds: what distinguishes it from one with equal keys, its ``identity``."""
+
+    __slots__ = ()
+
+
 def _is_dataclass(tree: object) -> bool:
     return dataclasses.is_dataclass(tree) and not isinstance(tree, type)
 
@@ -22,7 +28,8 @@ def _is_dataclass(tree: object) -> bool:
 def children(tree: Any) -> list[tuple[str | int, Any]] | None:
     """The (key, child) pairs of a container in order, or None for a leaf.
 
-    A dict class may set ``path_prefix``, which goes in front of its keys.
+    A dict class may set ``path_prefix``, which goes in front of its keys, and ``identity``, a tuple that is one more
+    leaf for ``leaves``.
     """
     if isinstance(tree, dict):
         prefix = getattr(tree, "path_prefix", "")
@@ -50,6 +57,8 @@ def _collect(tree: Any, path: Path, found: list[tuple[Path, Any]]) -> None:
         return
     for key, child in below:
         _collect(child, (*path, key), found)
+    if type(tree) is not dict and hasattr(tree, "identity"):
+        found.append(((*path, "identity"), Identity(tree.identity)))
 
 
 def rebuild(tree: Any, function: Callable[[Any], Any]) -> Any:

@@ -44,8 +44,8 @@ class Optimizer(ABC):
         self.lr = as_learning_rate(lr)
         self.name = unique_name(name)
         self.master_weights = master_weights
-        self._state: dict[tuple[str, int], Parameter] = {}
-        self._programs: dict[tuple[int, ...], TrainingStep] = {}
+        self._state: dict[tuple[str, Parameter], Parameter] = {}
+        self._program: TrainingStep | None = None
         self.step = Parameter(f"{self.name}.step", (), i64, trainable=False)
 
     @abstractmethod
@@ -66,7 +66,7 @@ class Optimizer(ABC):
         self, kind: str, parameter: Parameter, dtype: DType | None = None, shape: tuple[int, ...] | None = None
     ) -> Value:
         """The state called ``<optimizer>.<kind>.<parameter>``, zero at first."""
-        key = (kind, id(parameter))
+        key = (kind, parameter)
         if key not in self._state:
             name = f"{self.name}.{kind}.{parameter.name}"
             shape = parameter.shape if shape is None else shape
@@ -114,10 +114,9 @@ class Optimizer(ABC):
             for leaf, value in self.updates(grads).items():
                 update(leaf, value)
             return
-        key = tuple(id(p) for p in grads.parameters.values())
-        if key not in self._programs:
-            self._programs[key] = training_step(_named(self.apply, f"{self.name}.apply"))
-        self._programs[key](grads)
+        if self._program is None:
+            self._program = training_step(_named(self.apply, f"{self.name}.apply"))
+        self._program(grads)
 
     def __reduce__(self) -> Any:
         raise UnsupportedError(

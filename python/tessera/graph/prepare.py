@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from tessera.errors import ArgumentError
+from tessera.errors import ArgumentError, OutOfMemoryError
 from tessera.ir.graph import Graph, keep, rebuild
 from tessera.ir.value import CONSTANT, PARAM, Node, Value
 from tessera.op.parameter import Parameter
@@ -18,6 +18,7 @@ def prepare(graph: Graph) -> Graph:
     graph that draws random numbers advances the random state ``tessera.rng`` once per run.
     """
     _check_inputs(graph)
+    _check_sizes(graph)
     graph = _merge_leaves(graph)
     for leaf in graph.params():
         if leaf.node.attrs["name"] == RNG_STATE and leaf not in graph.updates:
@@ -33,6 +34,14 @@ def _check_inputs(graph: Graph) -> None:
         if name in seen:
             raise ArgumentError(f"two inputs are called {name!r}; give each its own name: op.tensor(shape, name=…)")
         seen.add(name)
+
+
+def _check_sizes(graph: Graph) -> None:
+    """Raise OutOfMemoryError for a tensor whose bytes no address can count."""
+    for node in graph.nodes():
+        for t in node.types:
+            if isinstance(t.size, int) and (total := t.size * t.dtype.itemsize) >= 2**63:
+                raise OutOfMemoryError(f"[{node.op}] a tensor of type {t} has {total} bytes\n  at {node.loc}")
 
 
 def _merge_leaves(graph: Graph) -> Graph:

@@ -112,6 +112,22 @@ def next_operation_id(count: int = 1) -> int:
     return (_traced_ids.get() or _process_ids).take(count)
 
 
+_IDS_TAKEN = {"random_uniform": 1, "uniform": 1, "normal": 2, "randint": 1, "bernoulli": 1, "dropout": 1}
+
+
+def renumbered(node: Node, known: dict[int, int]) -> dict[str, Any] | None:
+    """The attributes of a draw from the random state under an id of its own; None for every other node.
+
+    ``known`` maps old ids to new ones and grows: draws that shared their numbers, as a gradient does, go on sharing them.
+    """
+    if node.op not in _IDS_TAKEN or not any(v.node.attrs.get("name") == RNG_STATE for v in node.operands):
+        return None
+    old = node.attrs["id"]
+    if old not in known:
+        known[old] = next_operation_id(_IDS_TAKEN[node.op])
+    return {**node.attrs, "id": known[old]}
+
+
 # --- random_uniform -------------------------------------------------------------------------------------------------
 
 

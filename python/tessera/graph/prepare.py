@@ -41,7 +41,8 @@ def _check_sizes(graph: Graph) -> None:
     for node in graph.nodes():
         for t in node.types:
             if isinstance(t.size, int) and (total := t.size * t.dtype.itemsize) >= 2**63:
-                raise OutOfMemoryError(f"[{node.op}] a tensor of type {t} has {total} bytes\n  at {node.loc}")
+                at = "" if node.loc is None else f"\n  at {node.loc}"
+                raise OutOfMemoryError(f"[{node.op}] a tensor of type {t} has {total} bytes{at}")
 
 
 def _merge_leaves(graph: Graph) -> Graph:

@@ -496,9 +496,12 @@ class Builder:
         out = self.scopes[-1].lines
         out.append(f"  br label %{header}" if guard is None else f"  br {guard}, label %{header}, label %{done}")
         out.append(f"{header}:")
-        out.append(f"  %i{k} = phi i64 [ {start.s}, %{before} ], [ %i{k}.n, %{latch} ]")
+        out.append(f"  %i{k}.p = phi i64 [ {start.s}, %{before} ], [ %i{k}.n, %{latch} ]")
         for p, v, x in zip(phis, carried, following):
-            out.append(f"  {p.s} = phi {v.ty} [ {v.s}, %{before} ], [ {x.s}, %{latch} ]")
+            name = f"{p.s}.p" if p.t == "ptr" else p.s
+            out.append(f"  {name} = phi {v.ty} [ {v.s}, %{before} ], [ {x.s}, %{latch} ]")
+        for p in [i, *(p for p in phis if p.t == "ptr")]:
+            out.append(_opaque(p))
         out += body
         out.append(f"{done}:")
         results = []
@@ -547,6 +550,15 @@ class Builder:
         """The text of the function, which returns ``result``."""
         self.line("ret void" if result is None else f"ret {result}")
         return "\n".join([self.header, *self.scopes[0].lines, "}"])
+
+
+def _opaque(x: Val) -> str:
+    """``x`` from ``x.p`` by an empty instruction that hides how it was computed.
+
+    Loops are written with the addressing that they should have; LLVM's loop strength reduction would take half of
+    the compile time to think it over.
+    """
+    return f'  {x.s} = call {x.ty} asm "", "=r,0"({x.ty} {x.s}.p)'
 
 
 _SHORT = {"float": "f32", "double": "f64", "half": "f16", "ptr": "p0"}

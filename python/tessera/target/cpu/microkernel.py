@@ -46,9 +46,11 @@ def multiply_add(b: Builder, x: Val, y: Val, z: Val) -> Val:
 
 
 def register_rows(level: Level, vectors: int) -> int:
-    """Rows of the tile for which accumulators, a b vector each and one spare fill the registers."""
+    """Rows of the tile: accumulators, b vectors of two steps of k and a spare must fit the registers."""
     if level.registers == 32:
-        return 14
+        return 13
+    if not level.has_fma:
+        return 4  # products need registers too
     return 6 if vectors == 2 else 12
 
 

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-
 import tessera
-from benchmarks.cpu.program import build_program
-from benchmarks.cpu.workloads import CHECK_STEPS, LEARNING_RATE, MOMENTUM, Prepared, Workload
 from tessera import graph, op, optim
 from tessera.ir.value import Value
+
+from benchmarks.cpu.program import build_program
+from benchmarks.cpu.workloads import CHECK_STEPS, LEARNING_RATE, MOMENTUM, Prepared, Workload
 
 
 def parameters(work: Workload) -> dict[str, op.Parameter]:

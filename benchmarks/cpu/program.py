@@ -24,5 +24,6 @@ def build_program() -> Path:
     libraries = _flags("--libs")
     if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
         compiler = os.environ.get("CXX", "c++")
-        subprocess.run([compiler, "-O2", "-std=c++17", *_flags("--cflags"), str(SOURCE), *libraries, "-o", str(program)], check=True)
+        flags = ["-O2", "-std=c++17", *_flags("--cflags")]
+        subprocess.run([compiler, *flags, str(SOURCE), *libraries, "-o", str(program)], check=True)
     return program

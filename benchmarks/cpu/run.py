@@ -76,9 +76,12 @@ def bench(work_name: str, threads: int, seconds: float, rounds: int, folder: Pat
             lines.append(f"| {work_name} | {peer[0]} {peer[1]} | – | – | – | – | {row['error']} |")
             continue
         check = agreement(folder / f"{work_name}-{peer[0]}-{peer[1]}.npz", reference, TOLERANCE[work_name])
-        rate = f"{work.flops / row['min'] / 1e9:.0f} GFLOP/s" if work.flops else f"{work.bytes / row['min'] / 1e9:.1f} GB/s"
-        lines.append(f"| {work_name} | {peer[0]} {row['version']} {peer[1]} | {row['min'] * 1e6:.1f} | {row['median'] * 1e6:.1f} | "
-                     f"{rate} | {rival / row['min']:.2f} | {check} |")
+        least, median = row["min"], row["median"]
+        rate = f"{work.flops / least / 1e9:.0f} GFLOP/s" if work.flops else f"{work.bytes / least / 1e9:.1f} GB/s"
+        lines.append(
+            f"| {work_name} | {peer[0]} {row['version']} {peer[1]} | {least * 1e6:.1f} | {median * 1e6:.1f} | {rate} | "
+            f"{rival / least:.2f} | {check} |"
+        )
     return lines
 
 
@@ -93,9 +96,9 @@ def main() -> None:
     arguments = parser.parse_args()
     today = datetime.date.today().isoformat()
     output = arguments.output or Path(__file__).parents[1] / "results" / f"cpu-{today}.md"
-    lines = [f"# CPU, {today}", "", f"Machine: {cpu_name()}, {arguments.threads} threads, Python {platform.python_version()}, "
-             f"{platform.system()} {platform.release()}.",
-             f"Command: `make bench-cpu` ({arguments.rounds} rounds of {arguments.seconds:g} s a row, least time of all).", ""]
+    machine = f"{cpu_name()}, {arguments.threads} threads, Python {platform.python_version()}, {platform.release()}"
+    rounds = f"{arguments.rounds} rounds of {arguments.seconds:g} s a row, least time of all"
+    lines = [f"# CPU, {today}", "", f"Machine: {machine}.", f"Command: `make bench-cpu` ({rounds}).", ""]
     lines += [f"- {w}: {WORKLOADS[w]().title}" for w in arguments.work]
     lines += ["", "| work | by | min µs | median µs | rate | best peer / this | result |", "|---|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:

@@ -100,7 +100,8 @@ def main() -> None:
     rounds = f"{arguments.rounds} rounds of {arguments.seconds:g} s a row, least time of all"
     lines = [f"# CPU, {today}", "", f"Machine: {machine}.", f"Command: `make bench-cpu` ({rounds}).", ""]
     lines += [f"- {w}: {WORKLOADS[w]().title}" for w in arguments.work]
-    lines += ["", "| work | by | min µs | median µs | rate | best peer / this | result |", "|---|---|---|---|---|---|---|"]
+    lines += ["", "| work | by | min µs | median µs | rate | best peer / this | result |"]
+    lines += ["|---|---|---|---|---|---|---|"]
     with tempfile.TemporaryDirectory() as folder:
         for work in arguments.work:
             lines += bench(work, arguments.threads, arguments.seconds, arguments.rounds, Path(folder))

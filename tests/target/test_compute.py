@@ -14,6 +14,8 @@ from tessera.tile.ir import COMPUTES, Axis, Buffer, Compute, Load, LoopKernel, R
 
 from tests.target.harness import LEVEL_NAMES, Native, filled, guarded, misaligned
 
+pytestmark = pytest.mark.filterwarnings("ignore:invalid value")  # comparisons and casts of NaN in the references
+
 FLOATS = (f64, f32, bf16, f16)
 INTEGERS = (i64, i32, i16, i8, u8)
 N = Symbol("n", 0, None)

@@ -11,10 +11,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
-from tessera import op
+from tessera import graph, op
+from tessera.ir.dims import evaluate
 from tessera.ir.dtype import DTYPES
-from tessera.ir.graph import Graph
-from tessera.ir.value import Value
+from tessera.ir.graph import Graph, topological
+from tessera.ir.value import INPUT, Value
 
 FLOATS = ("f64", "f32", "bf16", "f16")
 NARROW = ("bf16", "f16")
@@ -112,7 +113,7 @@ def _unary(p: Program) -> Result:
         return None
     x = e.value
     functions: list[Callable[[Value], Value]] = [
-        op.tanh, op.sigmoid, op.sin, op.cos, op.gelu, op.silu, op.softplus, op.erf, lambda v: op.exp(op.tanh(v)), op.atan,
+        op.tanh, op.sigmoid, lambda v: op.sin(op.tanh(v)), lambda v: op.cos(op.tanh(v)), op.gelu, op.silu, op.softplus, op.erf, lambda v: op.exp(op.tanh(v)), op.atan,
         lambda v: op.log(op.abs(v) + 1.0), lambda v: op.sqrt(v * v + 0.5), lambda v: op.rsqrt(v * v + 1), op.square,
         lambda v: v * 0.5 + 1.0, lambda v: 1.0 / (v * v + 2.0), lambda v: op.log1p(v * v), lambda v: op.expm1(op.tanh(v)),
         op.mish, lambda v: v**2 / 4, lambda v: (v * v + 0.25) ** 0.75, lambda v: op.gelu(v, approximate="tanh"), op.asinh,
@@ -387,8 +388,6 @@ def random_program(
 
 
 def _elements(p: Program, v: Value) -> int:
-    from tessera.ir.dims import evaluate
-
     size = v.size
     return size if isinstance(size, int) else evaluate(size, {"B": p.batch or 0})
 
@@ -401,14 +400,10 @@ def outputs(p: Program, count: int = 4) -> dict[str, Entry]:
 
 def gradient_graph(p: Program) -> Graph | None:
     """A loss over the last float values, and its gradients with respect to all float inputs that it depends on."""
-    from tessera import graph
-    from tessera.ir.graph import topological
-    from tessera.ir.value import INPUT
-
     floats = [e.value for e in p.entries[-4:] if e.dtype in FLOATS]
     if not floats:
         return None
-    terms = [op.sum(op.cast(op.sin(v), "f64")) for v in floats]
+    terms = [op.sum(op.tanh(op.cast(v, "f64") * 0.1)) for v in floats]
     loss = terms[0]
     for t in terms[1:]:
         loss = loss + t * 0.5

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from tessera import op
+from tessera import graph, op
 from tessera.errors import ArgumentError, DTypeError
 from tessera.ir.value import Value
 
@@ -98,3 +98,14 @@ def test_errors() -> None:
         op.relu(op.tensor((2,), "bool"))
     with pytest.raises(DTypeError, match=r"\[silu\] operand 0 has dtype i64"):
         op.build("silu", op.tensor((2,), "i64"))
+
+
+@pytest.mark.parametrize("function", [op.softmax, op.log_softmax, op.safe_softmax])
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_softmax_along_a_symbolic_size_that_may_be_zero(function: Callable[..., Value], target: str) -> None:
+    x = op.tensor((op.dim("N", min=0), 3), name="x")
+    program = graph.compile(function(x, axis=0), target=target)
+    assert np.asarray(program(np.ones((0, 3), np.float32))).shape == (0, 3)
+    array = draw(4, 3).astype(np.float32)
+    expected = np.asarray(function(op.tensor((4, 3), name="x"), axis=0)(array))
+    np.testing.assert_allclose(np.asarray(program(array)), expected, rtol=1e-6, atol=1e-6)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tessera.ir.dims import bounds
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import largest, total, widen
 from tessera.op.arguments import FLOATS, one_axis, require_count, require_dtype
@@ -15,12 +16,20 @@ from tessera.op.promotion import TensorLike, as_floating, cast_to
 from tessera.op.shape import letters
 
 
+def _top(x: Value, axis: int) -> Value:
+    """The maximum along an axis (kept). A symbolic axis that may be empty has -inf behind its elements."""
+    if bounds(x.shape[axis])[0] == 0:
+        high = [int(i == axis) for i in range(x.ndim)]
+        x = build("pad", x, low=[0] * x.ndim, high=high, value=float("-inf"))
+    return largest(x, [axis])
+
+
 def shifted_exponentials(x: Value, axis: int) -> tuple[Value, Value, Value]:
     """(d, e, s): d = x - max(x), e = exp(d), s = sum(e), over ``axis`` (kept).
 
     The maximum is a constant for autodiff: whatever is computed from these does not depend on it.
     """
-    d = x - stop_gradient(largest(x, [axis]))
+    d = x - stop_gradient(_top(x, axis))
     e = exp(d)
     return d, e, total(e, [axis])
 
@@ -84,7 +93,7 @@ def _safe_softmax_body(x: Value, axis: int) -> Value:
     if x.shape[axis] == 0:
         return x
     wide = widen(x)
-    top = largest(wide, [axis])
+    top = _top(wide, axis)
     e = exp(wide - where(top == float("-inf"), 0, top))
     s = total(e, [axis])
     return cast_to(e * reciprocal(where(s == 0, 1, s)), x.dtype)

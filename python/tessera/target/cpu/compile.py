@@ -2,27 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
-import pickle
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tessera.config import CACHE_DIR
 from tessera.errors import CompileError
 from tessera.ir.dims import Dim
 from tessera.target.cpu import dot, loops
+from tessera.target.cpu.cache import Compiled, KernelCache, key_of
 from tessera.target.cpu.emit import Module
 from tessera.target.cpu.image import flatten
 from tessera.target.cpu.kernel import CompiledText
 from tessera.target.cpu.levels import Level, level_named
 from tessera.tile.ir import DotKernel, Kernel
-
-_CODE_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +40,7 @@ class Image:
     kernels: list[CompiledKernel]
 
 
-_cache: dict[str, tuple[bytes, dict[str, int], list[CompiledText]]] = {}
+_cache = KernelCache()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
 _ready = False
@@ -57,48 +52,28 @@ def compile_kernels(kernels: Sequence[Kernel], level: str | None = None) -> Imag
     Kernels of equal content share code. Raises CompileError, UnsupportedError or ArgumentError.
     """
     target = level_named(level)
-    keys = [_content(k) for k in kernels]
-    order: dict[str, Kernel] = {}
+    keys = [key_of(k, target) for k in kernels]
+    unique: dict[str, Kernel] = {}
     for key, kernel in zip(keys, kernels):
-        order.setdefault(key, kernel)
+        unique.setdefault(key, kernel)
+    found = {key: _cache.find(key, kernel.sizes) for key, kernel in unique.items()}
+    _compile_missing([(key, unique[key]) for key, value in found.items() if value is None], target)
     code = bytearray()
     compiled: dict[str, CompiledKernel] = {}
-    missing = [key for key in order if _cache_key(key, target) not in _cache]
-    for key in list(missing):
-        found = _read_disk(_cache_key(key, target))
-        if found is not None:
-            _cache[_cache_key(key, target)] = found
-            missing.remove(key)
-    _compile_missing([(key, order[key]) for key in missing], target)
-    for key in order:
-        blob, entries, texts = _cache[_cache_key(key, target)]
-        base = len(code)
-        code += blob
-        text = texts[0]
-        compiled[key] = CompiledKernel(order[key].name, base + entries[text.name], text.grid, text.grain, text.scratch)
+    for key, kernel in unique.items():
+        value = _cache.find(key, kernel.sizes)
+        assert value is not None
+        compiled[key] = CompiledKernel(kernel.name, len(code) + value.entry, value.grid, value.grain, value.scratch)
+        code += value.code
     return Image(target.name, bytes(code), [replace(compiled[k], name=kernel.name) for k, kernel in zip(keys, kernels)])
-
-
-def _content(kernel: Kernel) -> str:
-    """A key of the kernel's content: everything but its name and source location."""
-    return hashlib.blake2b(repr(_anonymous(kernel)).encode(), digest_size=16).hexdigest()
-
-
-def _anonymous(kernel: Kernel) -> Any:
-    symbols = [(s.name, s.min, s.max, s.multiple_of) for s in kernel.sizes]
-    return symbols, replace(kernel, name="", loc=None)
-
-
-def _cache_key(content: str, level: Level) -> str:
-    return f"{_CODE_VERSION}-{level.name}-{content}"
 
 
 def _compile_missing(items: Sequence[tuple[str, Kernel]], level: Level) -> None:
     global _pool
-    if not items:
-        return
     if len(items) == 1:
         _compile_one(items[0], level)
+        return
+    if not items:
         return
     with _lock:
         if _pool is None:
@@ -113,9 +88,7 @@ def _compile_one(item: tuple[str, Kernel], level: Level) -> None:
     module = Module()
     text = generate(module, level, kernel, "entry")
     image = flatten(assemble(module.text(attributes(level)), level, kernel.name))
-    result = (image.code, image.entries, [text])
-    _cache[_cache_key(key, level)] = result
-    _write_disk(_cache_key(key, level), result)
+    _cache.add(key, Compiled(image.code, image.entries[text.name], text.grid, text.grain, text.scratch))
 
 
 def generate(module: Module, level: Level, kernel: Kernel, name: str) -> CompiledText:
@@ -174,38 +147,3 @@ def optimize(module: Any, machine: Any) -> None:
     passes.add_instruction_combine_pass()
     passes.add_simplify_cfg_pass()
     passes.run(module, builder)
-
-
-def _disk_path(key: str) -> str | None:
-    folder = CACHE_DIR.text()
-    return os.path.join(folder, f"cpu-{key}.bin") if folder else None
-
-
-def _read_disk(key: str) -> tuple[bytes, dict[str, int], list[CompiledText]] | None:
-    path = _disk_path(key)
-    if path is None:
-        return None
-    try:
-        with open(path, "rb") as file:
-            data = file.read()
-        digest, payload = data[:16], data[16:]
-        if hashlib.blake2b(payload, digest_size=16).digest() != digest:
-            return None
-        return pickle.loads(payload)
-    except (OSError, pickle.UnpicklingError, EOFError, AttributeError):
-        return None
-
-
-def _write_disk(key: str, value: tuple[bytes, dict[str, int], list[CompiledText]]) -> None:
-    path = _disk_path(key)
-    if path is None:
-        return
-    try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        payload = pickle.dumps(value)
-        handle, temporary = tempfile.mkstemp(dir=os.path.dirname(path))
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.blake2b(payload, digest_size=16).digest() + payload)
-        os.replace(temporary, path)
-    except OSError:
-        return  # the cache is only an optimisation

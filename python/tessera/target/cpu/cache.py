@@ -1,0 +1,117 @@
+"""Compiled kernels by content: in memory, and in the folder ``TESSERA_CACHE_DIR`` when it is set."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from pathlib import Path
+
+from tessera.config import CACHE_DIR
+from tessera.errors import TesseraError
+from tessera.ir.dim_parser import parse_dim
+from tessera.ir.dims import Dim, Symbol
+from tessera.target.cpu.levels import Level
+from tessera.tile.ir import Axis, Kernel, LoopKernel
+
+_DIGEST = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """The code of one kernel, the offset of its entry, and grid, grain and scratch over the kernel's sizes."""
+
+    code: bytes
+    entry: int
+    grid: Dim
+    grain: Dim
+    scratch: Dim
+
+
+def key_of(kernel: Kernel, level: Level) -> str:
+    """What the code of a kernel depends on: its content (not its name and location) and the level."""
+    symbols = [*kernel.sizes, *(a.symbol for a in _axes(kernel))]
+    ranges = [(s.name, s.min, s.max, s.multiple_of) for s in symbols]
+    text = repr((ranges, replace(kernel, name="", loc=None)))
+    return f"{level.name}-{hashlib.blake2b(text.encode(), digest_size=_DIGEST).hexdigest()}"
+
+
+def _axes(kernel: Kernel) -> list[Axis]:
+    if isinstance(kernel, LoopKernel):
+        return [*kernel.grid, *(a for s in kernel.stages for a in s.axes)]
+    return [*kernel.batch, kernel.m, kernel.n, kernel.k]
+
+
+class KernelCache:
+    """Compiled kernels by key. Entries on disk are checked before they are used; failures of the disk are ignored."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, Compiled] = {}
+
+    def find(self, key: str, sizes: tuple[Symbol, ...]) -> Compiled | None:
+        """The kernel of that key, whose size arguments are ``sizes``, or None."""
+        found = self._known.get(key)
+        if found is None:
+            found = _read(key, sizes)
+            if found is not None:
+                self._known[key] = found
+        return found
+
+    def add(self, key: str, value: Compiled) -> None:
+        """Keep a kernel."""
+        self._known[key] = value
+        _write(key, value)
+
+    def clear(self) -> None:
+        """Forget what is in memory."""
+        self._known.clear()
+
+
+def _path(key: str) -> Path | None:
+    folder = CACHE_DIR.text()
+    return Path(folder) / f"cpu-{_generator()}-{key}.bin" if folder else None
+
+
+@lru_cache(maxsize=1)
+def _generator() -> str:
+    """A digest of the code generator itself: another version must not find this one's entries."""
+    digest = hashlib.blake2b(digest_size=8)
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def _read(key: str, sizes: tuple[Symbol, ...]) -> Compiled | None:
+    path = _path(key)
+    if path is None:
+        return None
+    try:
+        data = path.read_bytes()
+        payload = data[_DIGEST:]
+        if hashlib.blake2b(payload, digest_size=_DIGEST).digest() != data[:_DIGEST]:
+            return None
+        head, _, code = payload.partition(b"\n")
+        fields = json.loads(head)
+        names = {s.name: s for s in sizes}
+        return Compiled(code, fields["entry"], *(parse_dim(fields[n], names) for n in ("grid", "grain", "scratch")))
+    except (OSError, ValueError, KeyError, TesseraError):
+        return None
+
+
+def _write(key: str, value: Compiled) -> None:
+    path = _path(key)
+    if path is None:
+        return
+    head = {"entry": value.entry, **{n: str(getattr(value, n)) for n in ("grid", "grain", "scratch")}}
+    payload = json.dumps(head).encode() + b"\n" + value.code
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent)
+        with os.fdopen(handle, "wb") as file:
+            file.write(hashlib.blake2b(payload, digest_size=_DIGEST).digest() + payload)
+        os.replace(temporary, path)
+    except OSError:
+        return  # the cache is only an optimisation

@@ -87,3 +87,24 @@ def test_programs_and_optimizers_say_how_they_are_kept() -> None:
     for subject in (graph.compile(y), step, optim.Adam(1e-3)):
         with pytest.raises(errors.UnsupportedError, match="not copied or pickled"):
             pickle.dumps(subject)
+
+
+def test_arrays_compare_by_element() -> None:
+    a = tessera.array([1.0, 2.0, float("nan")])
+    assert (a == a).tolist() == [True, True, False]
+    assert (a != 1.0).tolist() == [False, True, True]
+    assert (a < np.float32(2)).tolist() == [True, False, False] and (a >= 2).tolist() == [False, True, False]
+    assert hash(a) == hash(a) and f"{tessera.array(1.5):.2f}" == "1.50"
+    assert tessera.array([[1, 2]]).T.tolist() == [[1], [2]] and a.astype("f64").dtype == "f64"
+
+
+def test_an_array_in_place_of_a_static_value() -> None:
+    compiled = graph.compile(lambda x, k: x * k, np.ones(2, np.float32), 3)
+    assert compiled(np.ones(2, np.float32), 3).tolist() == [3.0, 3.0]
+    with pytest.raises(errors.ArgumentError, match="compiled for argument 1 = 3"):
+        compiled(np.ones(2, np.float32), np.ones(2))
+
+
+def test_repr_of_a_graph() -> None:
+    y = op.tensor((op.dim("B"), 2), name="x") * 2.0
+    assert repr(y.graph) == "<graph main: (x: f32[B, 2]) -> (output: f32[B, 2])>"

@@ -292,7 +292,7 @@ def test_global_norm():
 def test_errors():
     p = Parameter("errors.p", (2,))
     optimizer = optim.SGD(0.1)
-    with pytest.raises(ArgumentError, match="lr must be at least 0"):
+    with pytest.raises(ArgumentError, match="lr must be a number of at least 0"):
         optim.SGD(-1.0)
     with pytest.raises(ArgumentError, match="momentum must be in"):
         optim.SGD(0.1, momentum=1.0)

@@ -89,7 +89,7 @@ class TreeSignature:
                         f"{self.what}: argument {_path_text(path)} must be an array, not {type(leaf).__name__}"
                     )
                 arrays.append(leaf)
-            elif leaf is not want and leaf != want:
+            elif leaf is not want and (is_array(leaf) or leaf != want):
                 raise ArgumentError(
                     f"{self.what}: it was compiled for {_path_text(path)} = {want!r}, not {leaf!r}; "
                     "compile it for that value"

@@ -6,7 +6,7 @@ Python user expects: a repr, NumPy conversion, indexing, scalars.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -192,6 +192,21 @@ def _reduce(self: Array) -> tuple[Any, ...]:
     return _restored, (np.ascontiguousarray(to_numpy(self)).reshape(tuple(self.shape)),)
 
 
+def _comparison(name: str) -> Callable[[Array, Any], Any]:
+    """Comparison by element, as NumPy does it."""
+
+    def compare(self: Array, other: Any) -> Any:
+        right = to_numpy(other) if type(other) is Array else other
+        found = getattr(to_numpy(self), name)(right)
+        return found if found is NotImplemented else _from_numpy(np.asarray(found))
+
+    return compare
+
+
+def _format(self: Array, spec: str) -> str:
+    return format(_item(self), spec) if spec else repr(self)
+
+
 def _len(self: Array) -> int:
     if not self.shape:
         raise ShapeError("len: an array without dimensions has no length")
@@ -224,7 +239,11 @@ _METHODS: dict[str, Any] = {
     "__index__": _index,
     "__float__": lambda self: float(_item(self)),
     "__int__": lambda self: int(_item(self)),
+    "__format__": _format,
+    **{name: _comparison(name) for name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")},
     "numpy": to_numpy,
+    "astype": lambda self, dtype: array(self, dtype),
+    "T": property(lambda self: _from_numpy(to_numpy(self).T)),
     "item": _item,
     "tolist": lambda self: to_numpy(self).tolist(),
     "ndim": property(lambda self: len(self.shape)),

@@ -32,6 +32,14 @@ class Graph:
         self.inputs: list[Value] = list(inputs or ())
         self.inputs = list(dict.fromkeys([*self.inputs, *self._leaves(INPUT)]))
 
+    def __repr__(self) -> str:
+        def listed(values: Iterable[tuple[str, Value]]) -> str:
+            return ", ".join(f"{name}: {v.type}" for name, v in values)
+
+        inputs = listed((v.node.attrs["name"], v) for v in self.inputs)
+        updates = f", {len(self.updates)} updates" if self.updates else ""
+        return f"<graph {self.name}: ({inputs}) -> ({listed(self.outputs.items())}){updates}>"
+
     def roots(self) -> list[Value]:
         """Outputs, then updates, then updated parameters."""
         return [*self.outputs.values(), *self.updates.values(), *self.updates.keys()]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from tessera import op
@@ -39,8 +40,8 @@ class Optimizer(ABC):
     """
 
     def __init__(self, lr: float | LearningRate, name: str, master_weights: bool) -> None:
-        if not isinstance(lr, LearningRate) and not lr >= 0:
-            raise ArgumentError(f"{type(self).__name__}: lr must be at least 0, not {lr}")
+        if not isinstance(lr, LearningRate) and not (isinstance(lr, Real) and lr >= 0):
+            raise ArgumentError(f"{type(self).__name__}: lr must be a number of at least 0, or a schedule, not {lr!r}")
         self.lr = as_learning_rate(lr)
         self.name = unique_name(name)
         self.master_weights = master_weights

@@ -2,6 +2,7 @@
 // Two expressions that are equal as polynomials compare equal and print alike, here and in Python.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <memory>
@@ -12,6 +13,10 @@
 #include <vector>
 
 namespace tessera::core {
+
+// How deep an expression nests, and how long its text may be: far above what programs need.
+inline constexpr int max_dim_depth = 64;
+inline constexpr size_t max_dim_text = 65536;
 
 // A named size with the range [min, max] (max absent: unbounded) and a divisor.
 struct Symbol {

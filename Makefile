@@ -54,6 +54,7 @@ test-python: setup
 
 lint: setup
 	$(bin)/ruff check .
+	$(bin)/pyright --pythonpath $(bin)/python
 
 # The C++ tests under the address and undefined-behaviour sanitizers.
 test-sanitize: setup

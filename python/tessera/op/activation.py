@@ -80,6 +80,10 @@ def _inside(x: Value, low: float, high: float) -> Value:
     return logical_and(x > low, x < high)
 
 
+def _limited(x: Array, low: float, high: float) -> Array:
+    return np.minimum(np.maximum(x, low), high)
+
+
 def _sigmoid(x: Array) -> Array:
     return 0.5 * (1 + np.tanh(0.5 * x))
 
@@ -95,7 +99,7 @@ _activation(
 )
 _activation(
     "relu6", "min(max(x, 0), 6); the gradient at 0 and 6 is 0.", lambda x: minimum(maximum(x, 0), 6),
-    lambda x: np.clip(x, 0, 6), lambda x, y, g: where(_inside(x, 0, 6), g, 0), dtypes=NUMBERS,
+    lambda x: _limited(x, 0, 6), lambda x, y, g: where(_inside(x, 0, 6), g, 0), dtypes=NUMBERS,
 )
 
 
@@ -115,15 +119,24 @@ _define(
     "gelu", "x · Φ(x), Φ the normal distribution function; or its tanh approximation.", _gelu_body, _gelu_reference,
     None, [{"approximate": "none"}, {"approximate": "tanh"}], FLOATS,
 )
+
+def _leaky_relu_reference(x: Array, slope: float) -> Array:
+    return np.maximum(x, 0) + slope * np.minimum(x, 0)
+
+
+def _elu_reference(x: Array, alpha: float) -> Array:
+    return np.maximum(x, 0) + alpha * np.expm1(np.minimum(x, 0))
+
+
 _activation("silu", "x · sigmoid(x).", lambda x: x * sigmoid(x), lambda x: x * _sigmoid(x))
 _parametric(
     "leaky_relu", "x where positive, else slope · x.", "slope", (0.01, 0.3), lambda x, a: where(x > 0, x, x * a),
-    lambda x, a: np.where(x > 0, x, x * a), lambda x, y, g, a: where(x > 0, g, g * a),
+    _leaky_relu_reference, lambda x, y, g, a: where(x > 0, g, g * a),
 )
 _parametric(
     "elu", "x where positive, else alpha · (exp(x) - 1).", "alpha", (1.0, 0.5),
     lambda x, a: where(x > 0, x, expm1(minimum(x, 0)) * a),
-    lambda x, a: np.where(x > 0, x, a * np.expm1(np.minimum(x, 0))),
+    _elu_reference,
     lambda x, y, g, a: where(x > 0, g, g * (exp(minimum(x, 0)) * a)),
 )
 _parametric(
@@ -133,10 +146,10 @@ _parametric(
 )
 _activation(
     "hard_sigmoid", "min(max(x / 6 + 1/2, 0), 1).", lambda x: minimum(maximum(x / 6 + 0.5, 0), 1),
-    lambda x: np.clip(x / 6 + 0.5, 0, 1), lambda x, y, g: where(_inside(x, -3, 3), g / 6, 0),
+    lambda x: _limited(x / 6 + 0.5, 0, 1), lambda x, y, g: where(_inside(x, -3, 3), g / 6, 0),
 )
 _activation(
-    "hard_swish", "x · hard_sigmoid(x).", lambda x: x * hard_sigmoid(x), lambda x: x * np.clip(x / 6 + 0.5, 0, 1),
+    "hard_swish", "x · hard_sigmoid(x).", lambda x: x * hard_sigmoid(x), lambda x: x * _limited(x / 6 + 0.5, 0, 1),
 )
 _activation(
     "mish", "x · tanh(softplus(x)).", lambda x: x * tanh(softplus(x)), lambda x: x * np.tanh(np.logaddexp(x, 0)),

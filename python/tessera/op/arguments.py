@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Iterable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -52,9 +52,9 @@ def as_dim(op: str, value: Any) -> Dim:
 
 def as_shape(op: str, shape: Any) -> tuple[Dim, ...]:
     """A shape from an int, a dimension or a sequence of them; no dimension may be negative."""
-    if isinstance(shape, (str, Expr, Symbol)) or not isinstance(shape, Iterable):
-        shape = (shape,)
-    dims = tuple(as_dim(op, d) for d in shape)
+    several = isinstance(shape, Iterable) and not isinstance(shape, (str, Expr, Symbol))
+    items = cast("Iterable[Any]", shape) if several else cast("Iterable[Any]", (shape,))
+    dims = tuple(as_dim(op, d) for d in items)
     for i, d in enumerate(dims):
         if not nonnegative(d):
             raise ShapeError(
@@ -78,7 +78,8 @@ def several_axes(op: str, axis: Any, ndim: int, argument: str = "axis") -> list[
     """Sorted non-negative axes from None (all), an int or a sequence of ints."""
     if axis is None:
         return list(range(ndim))
-    items = list(axis) if isinstance(axis, (tuple, list, set, frozenset, range)) else [axis]
+    several = isinstance(axis, (tuple, list, set, frozenset, range))
+    items = list(cast("Iterable[Any]", axis)) if several else [axis]
     axes = [one_axis(op, a, ndim, argument) for a in items]
     if len(set(axes)) != len(axes):
         raise ArgumentError(f"[{op}] {argument} {tuple(items)} names a dimension twice")

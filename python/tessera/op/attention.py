@@ -113,7 +113,7 @@ def _reference(
     if causal:
         scores = np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf)
     top = scores.max(axis=-1, keepdims=True, initial=-np.inf)
-    e = np.exp(scores - np.where(np.isneginf(top), 0, top))
+    e = np.exp(scores - np.where(np.equal(top, -np.inf), 0, top))
     s = e.sum(axis=-1, keepdims=True)
     return np.matmul(e / np.where(s == 0, 1, s), wide_v)
 

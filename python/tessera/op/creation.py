@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -35,9 +36,13 @@ def _full_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     return TensorType(dtype, as_shape("full", attrs["shape"]))
 
 
+def _full_reference(shape: Sequence[int], value: bool | int | float, dtype: DType) -> np.ndarray:
+    return np.full(tuple(shape), value).astype(dtype.numpy)
+
+
 register(OpDef(
     "full", _full_infer, NO_OPERANDS, created_shard, Fill(),
-    lambda shape, value, dtype: np.full(tuple(shape), value).astype(dtype.numpy),
+    _full_reference,
     lambda: [
         Sample((), {"shape": list(s), "value": scalar_of(v, d), "dtype": d}, grad=False)
         for s in ((2, 3), (), (0, 2)) for v in (1, 0) for d in map(as_dtype, ALL)
@@ -61,7 +66,7 @@ def _iota_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
 
 def _iota_reference(shape: list[int], axis: int, dtype: DType) -> np.ndarray:
     counts = np.arange(shape[axis], dtype=np.int64).astype(dtype.numpy)
-    return np.broadcast_to(counts.reshape([-1 if i == axis else 1 for i in range(len(shape))]), shape)
+    return np.broadcast_to(np.reshape(counts, [-1 if i == axis else 1 for i in range(len(shape))]), shape)
 
 
 register(OpDef(

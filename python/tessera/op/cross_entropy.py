@@ -18,13 +18,13 @@ from tessera.ir.dtype import bool_, i32, i64
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import count, total, widen
 from tessera.op.arguments import FLOATS, one_axis, require_dtype, require_equal_dtypes, require_index, shape_text
+from tessera.op.factors import letters
 from tessera.op.lowering import Composite
 from tessera.op.matmul import to_shape
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import log, reciprocal
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to, promote_operands
-from tessera.op.shape import letters
 from tessera.op.softmax import shifted_exponentials
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -148,7 +148,7 @@ def _cross_entropy_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorT
 
 def _cross_entropy_body(logits: Value, labels: Value, weight: Value | None = None, **attrs: Any) -> Value:
     rows = _Rows(attrs, logits, labels, weight)
-    smoothing, axis = attrs["label_smoothing"], attrs["axis"]
+    smoothing, axis = attrs["label_smoothing"], rows.axis
     d, _, s = shifted_exponentials(widen(logits), axis)
     log_s = log(s)
     loss = rows.weighted(log_s - rows.pick(d))
@@ -164,7 +164,7 @@ def _cross_entropy_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequ
     (g,) = cotangents
     assert g is not None
     rows = _Rows(node.attrs, logits, labels, weights[0] if weights else None)
-    smoothing, axis = node.attrs["label_smoothing"], node.attrs["axis"]
+    smoothing, axis = node.attrs["label_smoothing"], rows.axis
     d, e, s = shifted_exponentials(widen(logits), axis)
     scale = rows.scale(widen(g))
     at_label = rows.weighted(scale)
@@ -216,7 +216,7 @@ def _labelled_reference(
     safe = np.where(valid, labels, 0)
     rows = -np.take_along_axis(log_p, np.expand_dims(safe, axis), axis).squeeze(axis) * w[safe]
     if label_smoothing:
-        spread = w.reshape([-1 if a == axis % log_p.ndim else 1 for a in range(log_p.ndim)])
+        spread = np.reshape(w, [-1 if a == axis % log_p.ndim else 1 for a in range(log_p.ndim)])
         rows = rows * (1 - label_smoothing) - (log_p * spread).sum(axis) * (label_smoothing / classes)
     rows = np.where(valid, rows, 0.0)
     return _reduced(rows, np.sum(np.where(valid, w[safe], 0.0)), reduction)
@@ -254,10 +254,10 @@ def _label_samples(smoothing: bool) -> list[Sample]:
 
 
 def _label_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    dims = list(letters(types[0].ndim))
-    axis = attrs["axis"]
-    labels = "".join(_dropped(dims, axis))  # type: ignore[arg-type]
-    dims[axis] += "!"
+    names = letters(types[0].ndim)
+    axis: int = attrs["axis"]
+    labels = names[:axis] + names[axis + 1 :]
+    dims = [c + "!" if i == axis else c for i, c in enumerate(names)]
     whole = "!".join(labels) + "!" if labels and attrs["reduction"] == "mean" else labels
     # A mean divides by a sum over all rows, so the composite as a whole does not split; its primitives do.
     scores = "".join(f"{c}!" if attrs["reduction"] == "mean" and len(c) == 1 else c for c in dims)
@@ -353,7 +353,8 @@ def _soft_reference(
 ) -> np.ndarray:
     t = target.astype(np.float64) * (1 - label_smoothing) + label_smoothing / logits.shape[axis]
     if weight is not None:
-        t = t * weight.astype(np.float64).reshape([-1 if a == axis % logits.ndim else 1 for a in range(logits.ndim)])
+        shape = [-1 if a == axis % logits.ndim else 1 for a in range(logits.ndim)]
+        t = t * np.reshape(weight.astype(np.float64), shape)
     rows = -(_log_softmax(logits, axis) * t).sum(axis)
     return _reduced(rows, rows.size, reduction)
 

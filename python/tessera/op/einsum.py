@@ -276,7 +276,7 @@ def einsum(equation: str, *operands: TensorLike) -> Value:
 
     Raises ArgumentError for a malformed equation, ShapeError where sizes do not fit, DTypeError for bool.
     """
-    if not isinstance(equation, str):
+    if not isinstance(equation, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"[einsum] the first argument is the equation, a string, not {type(equation).__name__}")
     if not operands:
         raise ArgumentError(f"[einsum] {equation!r} needs operands")

@@ -8,10 +8,10 @@ from tessera.errors import DTypeError, ShapeError
 from tessera.ir.dtype import bool_, i32, i64
 from tessera.ir.value import TensorType, Value
 from tessera.op.arguments import ALL, require_count, require_index, shape_text
+from tessera.op.factors import letters
 from tessera.op.lowering import Composite
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
 from tessera.op.promotion import TensorLike, as_tensor, cast_to
-from tessera.op.shape import letters
 
 
 def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:

@@ -134,9 +134,13 @@ _TAKE_CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...] = (
     ((4, 0), (2,), 0),
 )
 
+
+def _take_reference(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    return np.take(x, _checked(index, x.shape[axis]), axis)
+
+
 register(OpDef(
-    "take", _take_infer, _take_vjp, _take_shard, Take(), lambda x, index,
-    axis: np.take(x, _checked(index, x.shape[axis]), axis),
+    "take", _take_infer, _take_vjp, _take_shard, Take(), _take_reference,
     lambda: [
         Sample((Input(x, "any"), Input(i, "index", 0, x[axis])), {"axis": axis}) for x, i, axis in _TAKE_CASES
     ],
@@ -269,9 +273,14 @@ _ALONG_CASES: tuple[tuple[tuple[int, ...], tuple[int, ...], int], ...] = (
     ((1, 3), (2, 3), 0),
 )
 
+
+def _take_along_axis_reference(x: np.ndarray, index: np.ndarray, axis: int) -> np.ndarray:
+    return np.take_along_axis(x, _checked(index, x.shape[axis]), axis)
+
+
 register(OpDef(
     "take_along_axis", _along_infer("take_along_axis", False), _take_along_axis_vjp, _along_shard, TakeAlongAxis(),
-    lambda x, index, axis: np.take_along_axis(x, _checked(index, x.shape[axis]), axis),
+    _take_along_axis_reference,
     lambda: [Sample((Input(x, "any"), Input(i, "index", 0, x[axis])), {"axis": axis}) for x, i, axis in _ALONG_CASES],
     EVERY, "For each element of index the element of x at that position of an axis.",
 ))
@@ -357,10 +366,14 @@ def _one_hot_body(x: Value, depth: Dim, dtype: DType) -> Value:
     return cast_to(expand_dims(x, x.ndim) == classes, dtype)
 
 
+def _one_hot_reference(x: np.ndarray, depth: int, dtype: DType) -> np.ndarray:
+    return np.equal(x[..., None], np.arange(depth)).astype(dtype.numpy)
+
+
 register(OpDef(
     "one_hot", lambda types, attrs: TensorType(as_dtype(attrs["dtype"]), (*types[0].shape, attrs["depth"])),
     no_vjp("labels are integers"), lambda types, attrs: f"{letters(types[0].ndim)}->{letters(types[0].ndim + 1)}",
-    Composite(_one_hot_body), lambda x, depth, dtype: (x[..., None] == np.arange(depth)).astype(dtype.numpy),
+    Composite(_one_hot_body), _one_hot_reference,
     lambda: [
         Sample((Input(s, "index", 0, 5),), {"depth": 5, "dtype": as_dtype(d)}, grad=False)
         for s in ((4,), (), (2, 3), (0,)) for d in ("f32", "bf16", "i64", "bool")

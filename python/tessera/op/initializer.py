@@ -10,7 +10,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Union
+from typing import Literal, Union, cast
 
 import numpy as np
 
@@ -33,7 +33,7 @@ class Initializer:
 
     def fill(self, out: np.ndarray, seed: int, name: str) -> None:
         """Write the initial value into ``out`` (contiguous, any dtype)."""
-        flat = out.reshape(-1)
+        flat = np.reshape(out, -1)  # a view: out is contiguous
         if self.kind == "constant":
             flat[...] = np.asarray(self.a).astype(out.dtype)
             return
@@ -45,12 +45,12 @@ class Initializer:
         words = _words(count, start, seed, stream)
         if self.kind == "uniform":
             draws = (words >> np.uint64(8)).astype(np.float64) * 2.0**-24
-            return self.a + (self.b - self.a) * draws.reshape(-1)[:count]
+            return self.a + (self.b - self.a) * np.ravel(draws)[:count]
         units = (words.astype(np.float64) + 0.5) * 2.0**-32
         radius = np.sqrt(-2.0 * np.log(units[:, 0::2]))
         angle = (2.0 * math.pi) * units[:, 1::2]
         pairs = np.stack([radius * np.cos(angle), radius * np.sin(angle)], axis=-1)  # Box–Muller
-        return self.a + self.b * pairs.reshape(-1)[:count]
+        return self.a + self.b * np.ravel(pairs)[:count]
 
 
 def name_hash(name: str) -> int:
@@ -154,8 +154,10 @@ def resolve(init: InitializerLike, shape: tuple[int, ...]) -> Initializer | np.n
         if init not in _BY_NAME:
             raise ArgumentError(f"[parameter] unknown initializer {init!r}; use one of {', '.join(_BY_NAME)}")
         return _BY_NAME[init](shape)
-    if isinstance(init, (Initializer, np.ndarray)):
+    if isinstance(init, Initializer):
         return init
+    if isinstance(init, np.ndarray):
+        return cast("np.ndarray", init)
     if isinstance(init, (bool, int, float)):
         return constant(init)
     if callable(init):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -55,7 +55,8 @@ def _concat_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
 
 
 def _concat_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | None]:
-    g, axis = cotangents[0], node.attrs["axis"]
+    g = cotangents[0]
+    axis: int = node.attrs["axis"]
     if g is None:
         return [None] * len(node.operands)
     out: list[Value | None] = []
@@ -77,9 +78,12 @@ def _concat_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     return f"{','.join(sides[:-1])}->{sides[-1]}"
 
 
+def _concat_reference(*arrays: np.ndarray, axis: int) -> np.ndarray:
+    return np.concatenate(arrays, axis=axis)
+
+
 register(OpDef(
-    "concat", _concat_infer, _concat_vjp, _concat_shard, Concat(), lambda *arrays,
-    axis: np.concatenate(arrays, axis=axis),
+    "concat", _concat_infer, _concat_vjp, _concat_shard, Concat(), _concat_reference,
     lambda: [
         Sample(tuple(Input(s, "any") for s in shapes), {"axis": axis})
         for shapes, axis in (
@@ -102,7 +106,7 @@ def concat(tensors: Sequence[TensorLike], axis: int = 0) -> Value:
 
 
 def _promoted(op: str, tensors: Sequence[TensorLike]) -> list[Value]:
-    if isinstance(tensors, Value) or not isinstance(tensors, Sequence) or not tensors:
+    if isinstance(tensors, Value) or not isinstance(tensors, Sequence) or not tensors:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"[{op}] the first argument must be a list or tuple of one or more tensors")
     values = [as_tensor(t) for t in tensors]
     dtype = reduce(promote, (v.dtype for v in values))
@@ -198,16 +202,20 @@ def _pad_widths(x: Value, width: Any) -> list[tuple[Dim, Dim]]:
     if isinstance(width, (int, np.integer, Expr)):
         d = as_dim("pad", width)
         return [(d, d)] * x.ndim
-    items = list(width)
+    items: list[Any] = list(width)
     if len(items) == 2 and not any(isinstance(i, (tuple, list)) for i in items):
         return [(as_dim("pad", items[0]), as_dim("pad", items[1]))] * x.ndim
     if len(items) == 1 and isinstance(items[0], (tuple, list)):
         items = items * x.ndim
-    if len(items) != x.ndim or any(not isinstance(i, (tuple, list)) or len(i) != 2 for i in items):
+    if len(items) != x.ndim or not all(_is_pair(i) for i in items):
         raise ArgumentError(
             f"[pad] width {width!r} must be an int, (low, high) or one (low, high) for each of {x.ndim} dimensions"
         )
     return [(as_dim("pad", a), as_dim("pad", b)) for a, b in items]
+
+
+def _is_pair(item: Any) -> bool:
+    return isinstance(item, (tuple, list)) and len(cast("Sequence[Any]", item)) == 2
 
 
 def _pad_edge(x: Value, axis: int, low: Dim, high: Dim) -> Value:

@@ -12,12 +12,12 @@ from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import count, total, widen
 from tessera.op.arguments import FLOATS, require_count, require_dtype, require_equal_dtypes, shape_text
 from tessera.op.cross_entropy import require_reduction
+from tessera.op.factors import letters
 from tessera.op.lowering import Composite
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
 from tessera.op.pointwise_binary import maximum, minimum, where
 from tessera.op.pointwise_unary import abs, exp, log1p, sigmoid, sign
 from tessera.op.promotion import TensorLike, as_floating, cast_to, promote_operands
-from tessera.op.shape import letters
 
 Array = Any  # what a reference computes with
 
@@ -109,7 +109,8 @@ def _huber_slopes(x: Value, t: Value, delta: float) -> tuple[Value, Value]:
 
 def _huber_reference(x: Array, t: Array, delta: float) -> Array:
     size = np.abs(x - t)
-    return np.where(size < delta, 0.5 * size**2, delta * (size - 0.5 * delta))
+    within = np.minimum(size, delta)
+    return 0.5 * within**2 + delta * (size - within)
 
 
 def _bce(x: Value, t: Value) -> Value:

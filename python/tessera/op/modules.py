@@ -6,9 +6,10 @@ instead, modules: ``op.linear(x, w, b)`` computes, ``op.linear(in_dim=64, out_di
 
 from __future__ import annotations
 
+import operator
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any, Union, overload
+from typing import Any, Union, cast, overload
 
 import numpy as np
 
@@ -244,7 +245,7 @@ def _size(kind: str, what: str, value: Dim | Any) -> int:
         raise ShapeError(f"[{kind}] {what} is {value!r}; parameters have fixed sizes: give an int")
     if value < 1:
         raise ShapeError(f"[{kind}] {what} is {value}; it must be at least 1")
-    return int(value)
+    return operator.index(cast("int", value))
 
 
 def _is_size(x: object) -> bool:

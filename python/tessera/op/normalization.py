@@ -11,12 +11,12 @@ from tessera.ir.dims import Dim, floordiv, is_multiple
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import average, total, widen
 from tessera.op.arguments import FLOATS, require_dtype, require_equal_dtypes, several_axes, shape_text
+from tessera.op.factors import letters, whole_axes
 from tessera.op.lowering import Composite
 from tessera.op.matmul import to_shape
 from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, register
 from tessera.op.pointwise_unary import rsqrt
 from tessera.op.promotion import TensorLike, as_floating, cast_to, promote_operands
-from tessera.op.shape import letters
 
 Axes = Sequence[int]
 
@@ -54,10 +54,8 @@ def _infer(name: str, most: int) -> Infer:
 
 
 def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    dims = list(letters(types[0].ndim))
-    for axis in attrs["axes"]:
-        dims[axis] += "!"
-    x, weight = "".join(dims), "".join(dims[a] for a in attrs["axes"])
+    rank, axes = types[0].ndim, attrs["axes"]
+    x, weight = whole_axes(rank, axes), "".join(f"{letters(rank)[a]}!" for a in axes)
     return f"{','.join([x] + [weight] * (len(types) - 1))}->{x}"
 
 
@@ -112,7 +110,7 @@ def _present(cotangents: tuple[Value | None, ...]) -> Value:
 def _parameters_reference(y: np.ndarray, parameters: Sequence[np.ndarray], axes: Axes) -> np.ndarray:
     shape = [y.shape[a] if a in axes else 1 for a in range(y.ndim)]
     for p, combine in zip(parameters, (np.multiply, np.add), strict=False):
-        y = combine(y, p.astype(np.float64).reshape(shape))
+        y = combine(y, np.reshape(p.astype(np.float64), shape))
     return y
 
 

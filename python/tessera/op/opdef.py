@@ -49,7 +49,7 @@ class Sample:
     """One test case of an operator: operands, attributes, whether its gradient is checked, tolerance factor."""
 
     inputs: tuple[Input, ...]
-    attrs: dict[str, Any] = field(default_factory=dict)
+    attrs: dict[str, Any] = field(default_factory=dict[str, Any])
     grad: bool = True
     tolerance: float = 1.0
 

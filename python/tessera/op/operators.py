@@ -85,9 +85,17 @@ _COMPARISONS: dict[str, Callable[[Any, Any], Value]] = {
     "eq": pointwise_binary.eq, "ne": pointwise_binary.ne, "lt": pointwise_binary.lt, "le": pointwise_binary.le,
     "gt": pointwise_binary.gt, "ge": pointwise_binary.ge,
 }
+def _itself(self: Value) -> Value:
+    return self
+
+
+def _rounded(self: Value) -> Value:
+    return pointwise_unary.round(self)
+
+
 _METHODS: dict[str, Callable[..., Any]] = {
     "__neg__": pointwise_unary.neg, "__abs__": pointwise_unary.abs, "__invert__": pointwise_unary.bitwise_not,
-    "__pos__": lambda self: self, "__round__": lambda self: pointwise_unary.round(self),
+    "__pos__": _itself, "__round__": _rounded,
     "__getitem__": subscript.subscript, "__bool__": _truth, "__int__": _number, "__float__": _number,
     "__index__": _number, "__len__": _length, "__iter__": _rows, "astype": _cast, "cast": _cast,
     "reshape": shape.reshape, "transpose": shape.transpose, "permute": shape.permute, "swapaxes": shape.swapaxes,

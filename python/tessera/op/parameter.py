@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -42,7 +42,7 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     count = int(np.prod(shape, dtype=np.int64))
     raw = np.empty(count * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
-    return raw[start : start + count * dtype.itemsize].view(dtype.numpy).reshape(shape)
+    return np.ndarray(shape, dtype.numpy, buffer=raw, offset=start)
 
 
 class Parameter:
@@ -62,7 +62,7 @@ class Parameter:
         trainable: bool = True,
         init: InitializerLike = 0.0,
     ) -> None:
-        if not isinstance(name, str) or not name:
+        if not isinstance(name, str) or not name:  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentError(f"[parameter] name is {name!r}: it must be a string that is not empty")
         self.name = name
         self.dtype = as_dtype(dtype)
@@ -120,7 +120,7 @@ class Parameter:
 
         Accepts a NumPy array, anything with ``__array__`` or DLPack, and Python numbers and lists (converted).
         """
-        return self.storage().copy()
+        return np.array(self.storage())
 
     @value.setter
     def value(self, value: object) -> None:
@@ -133,7 +133,7 @@ class Parameter:
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The current value for NumPy: the live memory unless a copy or another dtype is asked for."""
         data = self.storage() if dtype is None else self.storage().astype(dtype, copy=False)
-        return data.copy() if copy else data
+        return np.array(data) if copy else data
 
     def reset(self) -> None:
         """Back to the initial value."""
@@ -183,7 +183,7 @@ def parameter(
 
 def parameter_of(tensor: Value) -> Parameter:
     """The ``Parameter`` behind a parameter tensor; ArgumentError for any other tensor."""
-    payload = tensor.node.payload if isinstance(tensor, Value) else None
+    payload = tensor.node.payload if isinstance(tensor, Value) else None  # pyright: ignore[reportUnnecessaryIsInstance]
     if not isinstance(payload, Parameter):
         raise ArgumentError(f"[parameter_of] {tensor!r} is not a parameter")
     return payload
@@ -204,7 +204,7 @@ def _static_shape(name: str, shape: Sequence[int]) -> tuple[int, ...]:
 
 def _as_array(value: object, dtype: DType) -> np.ndarray:
     if isinstance(value, np.ndarray):
-        return value
+        return cast("np.ndarray", value)
     if isinstance(value, (bool, int, float, list, tuple)):
         return np.asarray(value).astype(dtype.numpy)
     if hasattr(value, "__dlpack__") and dtype.name not in {"bf16", "f8e4m3", "f8e5m2"}:

@@ -399,10 +399,16 @@ def _broadcasting_infer(name: str, count: int, dtypes: tuple[str, ...]) -> Calla
     return infer
 
 
+def _clip_body(x: Value, low: Value, high: Value) -> Value:
+    return build("minimum", build("maximum", x, low), high)
+
+
+def _clip_reference(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
+    return np.minimum(np.maximum(x, low), high)
+
+
 register(OpDef(
-    "clip", _broadcasting_infer("clip", 3, NUMBERS), _clip_vjp, "*,*,*->*",
-    Composite(lambda x, low, high: build("minimum", build("maximum", x, low), high)),
-    lambda x, low, high: np.minimum(np.maximum(x, low), high),
+    "clip", _broadcasting_infer("clip", 3, NUMBERS), _clip_vjp, "*,*,*->*", Composite(_clip_body), _clip_reference,
     lambda: [
         Sample((Input(s, "any", -4, 4), Input(a, "any", -2, 0), Input(b, "any", 1, 3)))
         for s, a, b in (((3, 4), (), ()), ((5,), (5,), ()), ((2, 1), (3,), (2, 3)), ((0,), (), (1,)))
@@ -435,9 +441,12 @@ def _lerp_body(x: Value, y: Value, weight: Value) -> Value:
     return x + weight * (y - x)
 
 
+def _lerp_reference(x: np.ndarray, y: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    return np.add(x, np.multiply(weight, np.subtract(y, x)))
+
+
 register(OpDef(
-    "lerp", _broadcasting_infer("lerp", 3, FLOATS), None, "*,*,*->*", Composite(_lerp_body),
-    lambda x, y, weight: x + weight * (y - x),
+    "lerp", _broadcasting_infer("lerp", 3, FLOATS), None, "*,*,*->*", Composite(_lerp_body), _lerp_reference,
     lambda: [
         Sample((Input(a), Input(b), Input(w, "float", 0, 1)), tolerance=4.0)
         for a, b, w in (((3, 4), (3, 4), ()), ((3, 1), (4,), (2, 1, 1)), ((0,), (1,), ()))
@@ -469,7 +478,7 @@ def nan_to_num(x: TensorLike, nan: float = 0.0, posinf: float | None = None, neg
         return tensor
     from ml_dtypes import finfo
 
-    largest = float(finfo(tensor.dtype.numpy).max)
+    largest = float(finfo(tensor.dtype.numpy).max)  # pyright: ignore[reportUnknownMemberType, reportUnknownArgumentType]
     finite = where(tensor != tensor, nan, tensor)
     finite = where(tensor == math.inf, largest if posinf is None else posinf, finite)
     return where(tensor == -math.inf, -largest if neginf is None else neginf, finite)

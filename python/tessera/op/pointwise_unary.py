@@ -148,8 +148,8 @@ expm1 = _maths("expm1", "exp(x) - 1, exact near 0.", np.expm1, lambda x, y, g: g
 log = _maths("log", "The natural logarithm.", np.log, lambda x, y, g: g / x, 0.1, 8.0)
 log2 = _maths("log2", "The logarithm to base 2.", np.log2, lambda x, y, g: g / (x * _LN2), 0.1, 8.0)
 log1p = _maths("log1p", "log(1 + x), exact near 0.", np.log1p, lambda x, y, g: g / (x + 1), -0.8, 4.0)
-sin = _maths("sin", "The sine.", np.sin, lambda x, y, g: g * cos(x), -7.0, 7.0)
-cos = _maths("cos", "The cosine.", np.cos, lambda x, y, g: -g * sin(x), -7.0, 7.0)
+sin: Function = _maths("sin", "The sine.", np.sin, lambda x, y, g: g * cos(x), -7.0, 7.0)
+cos: Function = _maths("cos", "The cosine.", np.cos, lambda x, y, g: -g * sin(x), -7.0, 7.0)
 tan = _maths("tan", "The tangent.", np.tan, lambda x, y, g: g * (y * y + 1), -1.3, 1.3)
 asin = _maths("asin", "The inverse sine.", np.arcsin, lambda x, y, g: g * rsqrt(1 - x * x), -0.9, 0.9)
 acos = _maths("acos", "The inverse cosine.", np.arccos, lambda x, y, g: -g * rsqrt(1 - x * x), -0.9, 0.9)
@@ -227,9 +227,13 @@ def _same_type(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     return types[0]
 
 
+def _identity(x: np.ndarray) -> np.ndarray:
+    return x
+
+
 register(OpDef(
     "stop_gradient", _same_type, unary_vjp(no_gradient), "*->*", View(lambda index, operand, result, attrs: index),
-    lambda x: x, lambda: unary_samples(-2, 2, grad=False), EVERY, "x, as a constant for autodiff.",
+    _identity, lambda: unary_samples(-2, 2, grad=False), EVERY, "x, as a constant for autodiff.",
 ))
 
 

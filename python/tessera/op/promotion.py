@@ -10,7 +10,7 @@ import hashlib
 import sys
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -54,12 +54,12 @@ def as_tensor(x: TensorLike, like: Value | DType | None = None) -> Value:
 
 def python_scalar(x: Any) -> bool | int | float:
     """The Python bool, int or float of a scalar."""
-    value = x.item() if isinstance(x, np.generic) else x
+    value = cast("Any", x).item() if isinstance(x, np.generic) else x
     if isinstance(value, (bool, int, float)):
         return value
-    if isinstance(x, np.generic) and x.dtype.kind == "V":  # bf16 and 8-bit floats of ml_dtypes
-        return float(x)
-    raise DTypeError(f"a scalar of type {type(x).__name__} is not supported; use a bool, int or float")
+    if isinstance(x, np.generic) and cast("Any", x).dtype.kind == "V":  # bf16 and 8-bit floats of ml_dtypes
+        return float(cast("Any", x))
+    raise DTypeError(f"a scalar of type {type(cast('object', x)).__name__} is not supported; use a bool, int or float")
 
 
 def scalar(value: bool | int | float, dtype: DType) -> Value:
@@ -112,8 +112,9 @@ def host_array(x: Any) -> np.ndarray:
 
     Nested lists of floats are f32, as Python floats are. DTypeError for an element type without counterpart.
     """
+    array: np.ndarray
     if isinstance(x, np.ndarray):
-        array = x
+        array = cast("np.ndarray", x)
     elif type(x).__module__.split(".")[0] == "torch":
         array = _torch_array(x)
     elif hasattr(x, "__array__"):
@@ -121,7 +122,7 @@ def host_array(x: Any) -> np.ndarray:
     elif hasattr(x, "__dlpack__"):
         array = np.from_dlpack(x)
     elif isinstance(x, (list, tuple)):
-        array = _list_array(x)
+        array = _list_array(cast("Sequence[Any]", x))
     else:
         raise DTypeError(f"{type(x).__name__} is not a tensor; give a tensor, an array or a number")
     as_dtype(array.dtype)

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from tessera.ir.dtype import DType, as_dtype, bool_, f32, f64, i64
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import widen
 from tessera.op.arguments import FLOATS, INTEGERS, as_shape, require_dtype
+from tessera.op.factors import letters
 from tessera.op.lowering import Composite, Random
 from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, no_vjp, register
 from tessera.op.parameter import Parameter, set_initial_seed
@@ -29,7 +30,6 @@ from tessera.op.philox import element_words, uniform_f32, uniform_f64
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import cos, floor, log, sqrt
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to, constant
-from tessera.op.shape import letters
 
 RNG_STATE = "tessera.rng"
 """Name of the random state: i64[2], (seed, counter)."""
@@ -62,7 +62,7 @@ def advanced(key: Value) -> Value:
 
 def manual_seed(seed: int) -> None:
     """Seed the random state (its counter goes back to 0) and the initial values of parameters made from now on."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < 2**63:
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or not 0 <= int(seed) < 2**63:  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"manual_seed: the seed is {seed!r}; it must be an integer in [0, 2**63)")
     state().value = np.array([int(seed), 0], dtype=np.int64)
     set_initial_seed(int(seed))
@@ -92,7 +92,7 @@ _traced_ids: ContextVar[_Ids | None] = ContextVar("tessera_operation_ids", defau
 
 
 @contextmanager
-def operation_ids() -> Iterator[None]:
+def operation_ids() -> Generator[None]:
     """Number the random operations built in this block from the start, so that tracing twice gives the same graph.
 
     Within another such block nothing changes: ids stay unique in the outermost one.
@@ -118,7 +118,8 @@ _IDS_TAKEN = {"random_uniform": 1, "uniform": 1, "normal": 2, "randint": 1, "ber
 def renumbered(node: Node, known: dict[int, int]) -> dict[str, Any] | None:
     """The attributes of a draw from the random state under an id of its own; None for every other node.
 
-    ``known`` maps old ids to new ones and grows: draws that shared their numbers, as a gradient does, go on sharing them.
+    ``known`` maps old ids to new ones and grows: draws that shared their numbers, as a gradient does, go on sharing
+    them.
     """
     if node.op not in _IDS_TAKEN or not any(v.node.attrs.get("name") == RNG_STATE for v in node.operands):
         return None
@@ -156,7 +157,7 @@ def _uniform_reference(key: np.ndarray, shape: Sequence[int], dtype: DType, id: 
     seed, counter = (int(w) & (2**64 - 1) for w in key)
     first, second = element_words(size, seed, (id, counter & 0xFFFFFFFF))
     draws = uniform_f64(first, second) if dtype == f64 else uniform_f32(first)
-    return draws.reshape(shape)
+    return np.reshape(draws, shape)
 
 
 def _draw_samples(**attrs: Any) -> list[Sample]:
@@ -328,7 +329,7 @@ def _as_key(name: str, given: TensorLike | None) -> Value:
     if given is None:
         return default_key()
     if isinstance(given, (int, np.integer)) and not isinstance(given, bool):
-        return key(int(given))
+        return key(int(cast("int", given)))
     tensor = as_tensor(given)
     _check_key(name, tensor.type)
     return tensor

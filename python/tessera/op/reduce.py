@@ -7,6 +7,7 @@ bool and of integers below 64 bits are i64; bf16 and f16 accumulate in f32 and r
 from __future__ import annotations
 
 import builtins
+import itertools
 import math
 import string
 from collections.abc import Callable, Sequence
@@ -16,9 +17,11 @@ import numpy as np
 
 from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dims import Dim, bounds, product
-from tessera.ir.dtype import DType, f32, i64
+from tessera.ir.dtype import DType, i64
 from tessera.ir.value import Node, TensorType, Value
+from tessera.op.accumulate import widen
 from tessera.op.arguments import ALL, FLOATS, one_axis, require_count, require_dtype, several_axes, shape_text
+from tessera.op.factors import letters, whole_axes
 from tessera.op.lowering import Composite, Reduction, Scan
 from tessera.op.opdef import Attrs, Input, NoVjp, OpDef, Sample, Vjp, build, no_vjp, register
 from tessera.op.pointwise_binary import where
@@ -62,33 +65,28 @@ def _not_empty(name: str, t: TensorType, axes: Sequence[int]) -> None:
 
 def _reduction_shard(combine: str) -> Callable[[tuple[TensorType, ...], Attrs], str]:
     def factors(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-        letters = string.ascii_letters[: types[0].ndim]
+        names = letters(types[0].ndim)
         axes = attrs["axes"]
         if attrs["keepdims"]:  # the dimension of size 1 gets a letter of its own
             spare = iter(string.ascii_letters[types[0].ndim :])
-            kept = "".join(next(spare) if i in axes else c for i, c in enumerate(letters))
+            kept = "".join(next(spare) if i in axes else c for i, c in enumerate(names))
         else:
-            kept = "".join(c for i, c in enumerate(letters) if i not in axes)
-        return f"{letters}->{kept}" + ("" if combine == "sum" else f";{combine}")
+            kept = "".join(c for i, c in enumerate(names) if i not in axes)
+        return f"{names}->{kept}" + ("" if combine == "sum" else f";{combine}")
 
     return factors
 
 
 def _whole_axis_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     """For operators that need all of ``axis`` on one device; a result may lack it or have it with size 1."""
-    letters = [*string.ascii_letters[: types[0].ndim]]
-    axis = attrs["axis"]
-    before = "".join(c + ("!" if i == axis else "") for i, c in enumerate(letters))
-    kept = attrs.get("keepdims", False)
-    after = "".join(c if i != axis else ("Z" if kept else "") for i, c in enumerate(letters))
-    return f"{before}->{after}"
+    rank, axis = types[0].ndim, attrs["axis"]
+    kept = "Z" if attrs.get("keepdims", False) else ""
+    after = "".join(c if i != axis else kept for i, c in enumerate(letters(rank)))
+    return f"{whole_axes(rank, [axis])}->{after}"
 
 
 def _scan_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    letters = "".join(
-        c + ("!" if i == attrs["axis"] else "") for i, c in enumerate(string.ascii_letters[: types[0].ndim])
-    )
-    return f"{letters}->{letters}"
+    return "{0}->{0}".format(whole_axes(types[0].ndim, [attrs["axis"]]))
 
 
 def reduction_samples(
@@ -187,9 +185,9 @@ def _prod_others_body(x: Value, axes: Sequence[int]) -> Value:
 
 def _prod_others_reference(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
     out = np.empty_like(x)
-    for index in np.ndindex(*x.shape):
+    for index in itertools.product(*map(range, x.shape)):
         group = tuple(slice(None) if a in axes else i for a, i in enumerate(index))
-        others = x.copy()
+        others = np.array(x)
         others[index] = 1
         out[index] = np.prod(others[group])
     return out
@@ -225,8 +223,7 @@ def _prod_others_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[V
 
 register(OpDef(
     "prod_others", lambda types, attrs: types[0], _prod_others_vjp,
-    lambda types, attrs: "{0}->{0}".format("".join(
-        c + ("!" if i in attrs["axes"] else "") for i, c in enumerate(string.ascii_letters[: types[0].ndim]))),
+    lambda types, attrs: "{0}->{0}".format(whole_axes(types[0].ndim, attrs["axes"])),
     Composite(_prod_others_body), _prod_others_reference,
     lambda: [
         Sample((Input(shape, "float", 0.5, 2.0),), {"axes": axes}, tolerance=4.0)
@@ -258,10 +255,18 @@ def _arg_samples() -> list[Sample]:
     return [Sample((Input(s, "any", -9, 9),), {"axis": a, "keepdims": k}, grad=False) for s, a, k in cases]
 
 
-for _name, _function, _which in (("argmax", np.argmax, "largest"), ("argmin", np.argmin, "smallest")):
+def _argmax_reference(x: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    return np.asarray(np.argmax(x, axis=axis, keepdims=keepdims))
+
+
+def _argmin_reference(x: np.ndarray, axis: int, keepdims: bool) -> np.ndarray:
+    return np.asarray(np.argmin(x, axis=axis, keepdims=keepdims))
+
+
+for _name, _reference, _which in (("argmax", _argmax_reference, "largest"), ("argmin", _argmin_reference, "smallest")):
     register(OpDef(
         _name, _arg_infer(_name), no_vjp("the result is a position"), _whole_axis_shard, Reduction(_name),
-        lambda x, axis, keepdims, f=_function: f(x, axis=axis, keepdims=keepdims), _arg_samples, ALL,
+        _reference, _arg_samples, ALL,
         f"The position of the first {_which} element along an axis; a NaN counts as the {_which}.",
     ))
 
@@ -280,9 +285,13 @@ def _cumsum_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value 
     return [build("flip", build("cumsum", build("flip", g, axes=[axis]), axis=axis), axes=[axis])]
 
 
+def _cumsum_reference(x: np.ndarray, axis: int) -> np.ndarray:
+    return np.cumsum(x, axis=axis, dtype=np.int64 if x.dtype.kind in "iub" else None)
+
+
 register(OpDef(
     "cumsum", _cumsum_infer, _cumsum_vjp, _scan_shard, Scan("sum"),
-    lambda x, axis: np.cumsum(x, axis=axis, dtype=np.int64 if x.dtype.kind in "iub" else None),
+    _cumsum_reference,
     lambda: [
         Sample((Input(s, "any"),), {"axis": a}, tolerance=2.0)
         for s, a in (((3, 4), 0), ((3, 4), 1), ((2, 3, 4), 1), ((9,), 0), ((1,), 0), ((0, 2), 0), ((2, 0), 0))
@@ -356,11 +365,6 @@ def cumsum(x: TensorLike, axis: int) -> Value:
 # --- composites ---
 
 
-def _wide(x: Value) -> Value:
-    """bf16 and f16 as f32, so that a chain of steps rounds once at the end."""
-    return cast_to(x, f32) if x.dtype.bits == 16 and x.dtype.is_float else x
-
-
 def _mean_of(x: Value, axes: Sequence[int], keepdims: bool, correction: float = 0.0) -> Value:
     """The sum divided by max(count - correction, 0)."""
     total = build("sum", x, axes=list(axes), keepdims=keepdims)
@@ -374,7 +378,7 @@ def _mean_of(x: Value, axes: Sequence[int], keepdims: bool, correction: float = 
 
 
 def _mean_body(x: Value, axes: Sequence[int], keepdims: bool) -> Value:
-    return cast_to(_mean_of(_wide(x), axes, keepdims), x.dtype)
+    return cast_to(_mean_of(widen(x), axes, keepdims), x.dtype)
 
 
 def _variance(x: Value, axes: Sequence[int], keepdims: bool, ddof: float) -> Value:
@@ -382,15 +386,15 @@ def _variance(x: Value, axes: Sequence[int], keepdims: bool, ddof: float) -> Val
 
 
 def _var_body(x: Value, axes: Sequence[int], keepdims: bool, ddof: float) -> Value:
-    return cast_to(_variance(_wide(x), axes, keepdims, ddof), x.dtype)
+    return cast_to(_variance(widen(x), axes, keepdims, ddof), x.dtype)
 
 
 def _std_body(x: Value, axes: Sequence[int], keepdims: bool, ddof: float) -> Value:
-    return cast_to(sqrt(_variance(_wide(x), axes, keepdims, ddof)), x.dtype)
+    return cast_to(sqrt(_variance(widen(x), axes, keepdims, ddof)), x.dtype)
 
 
 def _logsumexp_body(x: Value, axes: Sequence[int], keepdims: bool) -> Value:
-    wide = _wide(x)
+    wide = widen(x)
     top = stop_gradient(build("max", wide, axes=list(axes), keepdims=True))
     shift = where(isfinite(top), top, 0.0)
     total = log(build("sum", exp(wide - shift), axes=list(axes), keepdims=True)) + shift
@@ -399,7 +403,7 @@ def _logsumexp_body(x: Value, axes: Sequence[int], keepdims: bool) -> Value:
 
 
 def _norm_body(x: Value, axes: Sequence[int], keepdims: bool, ord: float) -> Value:
-    size = absolute(_wide(x))
+    size = absolute(widen(x))
     how = {"axes": list(axes), "keepdims": keepdims}
     if math.isinf(ord):
         return cast_to(build("max" if ord > 0 else "min", size, **how), x.dtype)
@@ -408,7 +412,7 @@ def _norm_body(x: Value, axes: Sequence[int], keepdims: bool, ord: float) -> Val
     if ord == 1:
         return cast_to(build("sum", size, **how), x.dtype)
     if ord == 2:
-        return cast_to(sqrt(build("sum", square(_wide(x)), **how)), x.dtype)
+        return cast_to(sqrt(build("sum", square(widen(x)), **how)), x.dtype)
     return cast_to(build("sum", size**ord, **how) ** (1.0 / ord), x.dtype)
 
 
@@ -421,8 +425,10 @@ def _norm_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool, ord: flo
 
 
 def _logsumexp_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool) -> Any:
-    return np.logaddexp.reduce(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims) if len(axes) == 1 else np.log(
-        np.sum(np.exp(x.astype(np.float64)), axis=tuple(axes), keepdims=keepdims))
+    wide = x.astype(np.float64)
+    if len(axes) == 1:
+        return np.logaddexp.reduce(wide, axis=axes[0], keepdims=keepdims)  # pyright: ignore[reportUnknownMemberType]
+    return np.log(np.sum(np.exp(wide), axis=tuple(axes), keepdims=keepdims))
 
 
 def _composite(
@@ -439,8 +445,7 @@ def _composite(
 
     # Partial results of these do not add up, so that the reduced dimensions are whole.
     def shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-        letters = string.ascii_letters[: types[0].ndim]
-        before = "".join(c + ("!" if i in attrs["axes"] else "") for i, c in enumerate(letters))
+        before = whole_axes(types[0].ndim, attrs["axes"])
         return f"{before}->{_reduction_shard('sum')(types, attrs).split('->')[1]}"
 
     register(OpDef(name, infer, None, shard, Composite(body), reference, samples, FLOATS, doc))
@@ -455,20 +460,29 @@ def _nonempty_samples(**attrs: Any) -> list[Sample]:
     return [Sample((Input(s, "float"),), {"axes": a, "keepdims": k, **attrs}, tolerance=4.0) for s, a, k in cases]
 
 
+def _mean_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool) -> Any:
+    total = np.sum(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims)
+    return np.divide(total, math.prod(x.shape[a] for a in axes))
+
+
+def _var_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool, ddof: float) -> Any:
+    return np.var(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims, ddof=ddof)
+
+
+def _std_reference(x: np.ndarray, axes: Sequence[int], keepdims: bool, ddof: float) -> Any:
+    return np.std(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims, ddof=ddof)
+
+
 _composite(
-    "mean", "The arithmetic mean over axes.", _mean_body,
-    lambda x, axes, keepdims: np.divide(
-        np.sum(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims), math.prod(x.shape[a] for a in axes)),
+    "mean", "The arithmetic mean over axes.", _mean_body, _mean_reference,
     lambda: reduction_samples("float"),
 )
 _composite(
-    "var", "The variance over axes; ddof is subtracted from the count.", _var_body,
-    lambda x, axes, keepdims, ddof: np.var(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims, ddof=ddof),
+    "var", "The variance over axes; ddof is subtracted from the count.", _var_body, _var_reference,
     lambda: [*_nonempty_samples(ddof=0.0), *_nonempty_samples(ddof=1.0)],
 )
 _composite(
-    "std", "The standard deviation over axes; ddof is subtracted from the count.", _std_body,
-    lambda x, axes, keepdims, ddof: np.std(x.astype(np.float64), axis=tuple(axes), keepdims=keepdims, ddof=ddof),
+    "std", "The standard deviation over axes; ddof is subtracted from the count.", _std_body, _std_reference,
     lambda: [*_nonempty_samples(ddof=0.0), *_nonempty_samples(ddof=1.0)],
 )
 _composite(

@@ -7,14 +7,14 @@ its own reference or, without one, by its body.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
 from tessera.errors import DTypeError, InternalError, NameMissingError, ShapeError
 from tessera.ir.dims import Dim, Expr, symbols
 from tessera.ir.dims import evaluate as evaluate_dim
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, as_dtype
 from tessera.ir.graph import Graph, topological
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, TensorType, Value
 from tessera.op.arguments import shape_text
@@ -111,7 +111,7 @@ def concrete(attribute: Any, sizes: Mapping[str, int]) -> Any:
     if isinstance(attribute, Expr):
         return evaluate_dim(attribute, sizes)
     if isinstance(attribute, (list, tuple)):
-        return [concrete(a, sizes) for a in attribute]
+        return [concrete(a, sizes) for a in cast("Sequence[Any]", attribute)]
     return attribute
 
 
@@ -126,12 +126,13 @@ def evaluate_operator(
     if definition.reference is None:
         return _evaluate_body(definition, operands, attrs)
     found = definition.reference(*(_computable(a) for a in operands), **attrs)
-    results = []
-    for array, t in zip(found if isinstance(found, tuple) else (found,), types, strict=True):
+    results: list[np.ndarray] = []
+    several = cast("tuple[Any, ...]", found if isinstance(found, tuple) else (found,))
+    for array, t in zip(map(np.asarray, several), types, strict=True):
         expected = tuple(evaluate_dim(d, sizes) for d in t.shape)
-        if np.shape(array) != expected:
-            raise InternalError(f"{definition.name}: the reference gives shape {np.shape(array)}, inference {expected}")
-        results.append(rounded(np.asarray(array), t.dtype))
+        if array.shape != expected:
+            raise InternalError(f"{definition.name}: the reference gives shape {array.shape}, inference {expected}")
+        results.append(rounded(array, t.dtype))
     return results
 
 
@@ -151,8 +152,6 @@ def rounded(array: np.ndarray, dtype: DType) -> np.ndarray:
 
 
 def _evaluate_body(definition: OpDef, operands: Sequence[np.ndarray], attrs: Mapping[str, Any]) -> list[np.ndarray]:
-    from tessera.ir.dtype import as_dtype
-
     assert isinstance(definition.lower, Composite)
     placeholders = [
         Node(INPUT, (), {"name": f"operand_{i}"}, (TensorType(as_dtype(a.dtype), a.shape),)).results[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import string
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -105,9 +105,13 @@ def _reshape_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     return f"{''.join(old)}->{''.join(new)}"
 
 
+def _reshape_reference(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return np.reshape(x, shape)
+
+
 register(OpDef(
     "reshape", _reshape_infer, unary_vjp(lambda x, y, g: build("reshape", g, shape=list(x.shape))), _reshape_shard,
-    View(_reshape_index), lambda x, shape: np.reshape(x, shape),
+    View(_reshape_index), _reshape_reference,
     lambda: [
         Sample((Input(a, "any"),), {"shape": list(b)})
         for a, b in (
@@ -151,7 +155,8 @@ def reshape(x: TensorLike, *shape: Any) -> Value:
 
 def unpack(arguments: tuple[Any, ...]) -> Any:
     """``f(x, (2, 3))`` and ``f(x, 2, 3)`` alike."""
-    return arguments[0] if len(arguments) == 1 and isinstance(arguments[0], (tuple, list)) else arguments
+    alone = len(arguments) == 1 and isinstance(arguments[0], (tuple, list))
+    return cast("Sequence[Any]", arguments[0]) if alone else arguments
 
 
 def flatten(x: TensorLike, start: int = 0, stop: int = -1) -> Value:
@@ -195,7 +200,7 @@ def expand_dims(x: TensorLike, axis: int | Sequence[int]) -> Value:
 
 def _transpose_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     require_count("transpose", types, 1)
-    perm = list(attrs["perm"])
+    perm: list[int] = list(attrs["perm"])
     if sorted(perm) != list(range(types[0].ndim)):
         raise ArgumentError(
             f"[transpose] perm {perm} must name each of the {types[0].ndim} dimensions of operand 0 once"
@@ -216,11 +221,15 @@ def _transpose_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Val
     return [None if g is None else build("transpose", g, perm=inverse(node.attrs["perm"]))]
 
 
+def _transpose_reference(x: np.ndarray, perm: Sequence[int]) -> np.ndarray:
+    return np.transpose(x, perm)
+
+
 register(OpDef(
     "transpose", _transpose_infer, _transpose_vjp,
     lambda types, attrs: f"{letters(types[0].ndim)}->{''.join(letters(types[0].ndim)[p] for p in attrs['perm'])}",
     View(lambda index, operand, result, attrs: tuple(index[i] for i in inverse(attrs["perm"]))),
-    lambda x, perm: np.transpose(x, perm),
+    _transpose_reference,
     lambda: [
         Sample((Input(s, "any"),), {"perm": list(p)})
         for s, p in (
@@ -282,8 +291,7 @@ def _broadcast_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     if not fits:
         raise ShapeError(
             f"[broadcast_to] operand 0 with shape {shape_text(old)} does not broadcast to {shape_text(shape)}: aligned "
-            "from "
-            "the right, each of its dimensions must be 1 or equal"
+            "from the right, each of its dimensions must be 1 or equal"
         )
     return TensorType(types[0].dtype, shape)
 
@@ -304,9 +312,13 @@ def _broadcast_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     return f"{''.join(operand)}->{result}"
 
 
+def _broadcast_reference(x: np.ndarray, shape: Sequence[int]) -> np.ndarray:
+    return np.broadcast_to(x, tuple(shape))
+
+
 register(OpDef(
     "broadcast_to", _broadcast_infer, unary_vjp(lambda x, y, g: unbroadcast(g, x.shape)), _broadcast_shard,
-    View(_broadcast_index), lambda x, shape: np.broadcast_to(x, tuple(shape)),
+    View(_broadcast_index), _broadcast_reference,
     lambda: [
         Sample((Input(a, "any"),), {"shape": list(b)})
         for a, b in (

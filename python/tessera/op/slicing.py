@@ -35,7 +35,7 @@ def _slice_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         raise ArgumentError(
             f"[slice] start, stop and step must have one entry for each of the {t.ndim} dimensions of operand 0"
         )
-    shape = []
+    shape: list[Dim] = []
     for i, (a, b, s, d) in enumerate(zip(start, stop, step, t.shape)):
         if not (nonnegative(a) and nonnegative(add(b, mul(a, -1))) and nonnegative(add(d, mul(b, -1)))):
             raise ShapeError(
@@ -86,7 +86,8 @@ def _slice_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     """A dimension that is taken whole stays split; one that is cut must be whole before and has a new factor after."""
     rank = types[0].ndim
     spare = iter(string.ascii_letters[rank:])
-    before, after = [], []
+    before: list[str] = []
+    after: list[str] = []
     for c, a, b, s, d in zip(letters(rank), attrs["start"], attrs["stop"], attrs["step"], types[0].shape):
         full = a == 0 and b == d and s == 1
         before.append(c if full else c + "!")
@@ -142,10 +143,14 @@ def _flip_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value | 
     return [None if g is None else build("flip", g, axes=node.attrs["axes"])]
 
 
+def _flip_reference(x: np.ndarray, axes: Sequence[int]) -> np.ndarray:
+    return np.flip(x, tuple(axes))
+
+
 register(OpDef(
     "flip", _flip_infer, _flip_vjp,
     lambda types, attrs: "{0}->{0}".format(whole_axes(types[0].ndim, attrs["axes"])), View(_flip_index),
-    lambda x, axes: np.flip(x, tuple(axes)),
+    _flip_reference,
     lambda: [
         Sample((Input(s, "any"),), {"axes": list(a)})
         for s, a in (
@@ -177,8 +182,7 @@ def split(x: TensorLike, sections: int | Sequence[int], axis: int = 0) -> list[V
         if mod(size, int(sections)) != 0:
             raise ShapeError(
                 f"[split] dimension {at} of operand 0 with shape {shape_text(tensor.shape)} is {size}, which is not a "
-                "multiple "
-                f"of {sections}; give the positions of the cuts"
+                f"multiple of {sections}; give the positions of the cuts"
             )
         width = floordiv(size, int(sections))
         edges = [mul(width, i) for i in range(int(sections) + 1)]

@@ -8,12 +8,12 @@ from tessera.ir.dims import bounds
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import largest, total, widen
 from tessera.op.arguments import FLOATS, one_axis, require_count, require_dtype
+from tessera.op.factors import letters
 from tessera.op.lowering import Composite
 from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, register
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import exp, log, reciprocal, stop_gradient
 from tessera.op.promotion import TensorLike, as_floating, cast_to
-from tessera.op.shape import letters
 
 
 def _top(x: Value, axis: int) -> Value:
@@ -102,7 +102,7 @@ def _safe_softmax_body(x: Value, axis: int) -> Value:
 def _safe_softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
     wide = x.astype(np.float64)
     top = np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
-    e = np.exp(wide - np.where(np.isneginf(top), 0, top))
+    e = np.exp(wide - np.where(np.equal(top, -np.inf), 0, top))
     s = np.sum(e, axis=axis, keepdims=True)
     return e / np.where(s == 0, 1, s)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -29,7 +29,7 @@ def subscript(x: Value, key: Any) -> Value:
     must stand next to each other; each is checked when the graph runs. Boolean masks have no shape before the run and
     are refused.
     """
-    items = _expanded(x, key if isinstance(key, tuple) else (key,))
+    items = _expanded(x, cast("tuple[Any, ...]", key if isinstance(key, tuple) else (key,)))
     shape: list[Dim] = []
     tensors: list[tuple[int, Value]] = []  # (dimension of the sliced tensor, index)
     ranges: list[tuple[Dim, Dim, int]] = []  # start, stop, step of each dimension of x
@@ -39,7 +39,7 @@ def subscript(x: Value, key: Any) -> Value:
         if item is None:
             layout.append("new")
         elif isinstance(item, slice):
-            ranges.append(_slice_range(item, x, axis))
+            ranges.append(_slice_range(cast("slice", item), x, axis))
             layout.append("keep")
         elif _is_integer(item):
             start = _int_position(item, x, axis)
@@ -98,7 +98,7 @@ def _dtype_kind(item: Any) -> str:
         return item.dtype.kind
     if item is None or item is Ellipsis or isinstance(item, (slice, Expr, int, float, str)):
         return ""
-    return as_dtype(np.asarray(item).dtype if isinstance(item, (list, tuple)) else item.dtype).kind
+    return as_dtype(np.asarray(cast("Any", item)).dtype if isinstance(item, (list, tuple)) else item.dtype).kind
 
 
 def _int_position(item: Any, x: Value, axis: int) -> Dim:

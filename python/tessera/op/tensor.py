@@ -23,7 +23,7 @@ def tensor(shape: Any, dtype: DType | str | type = f32, name: str | None = None)
     Raises ShapeError for a size that is negative or no integer, DTypeError for an unknown dtype, ArgumentError for an
     empty name.
     """
-    if name is not None and (not isinstance(name, str) or not name):
+    if name is not None and (not isinstance(name, str) or not name):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"[tensor] name must be a string with at least one character, got {name!r}")
     sizes = as_shape("tensor", shape)
     kind = as_dtype(dtype)
@@ -38,7 +38,7 @@ def dim(name: str, min: int = 1, max: int | None = None, multiple_of: int = 1) -
     refused before anything runs. ``+ - * // %`` give further dimensions. Two dimensions of one name are the same; they
     must have the same range. ArgumentError when name or range make no sense.
     """
-    if not isinstance(name, str):
+    if not isinstance(name, str):  # pyright: ignore[reportUnnecessaryIsInstance]
         raise ArgumentError(f"[dim] name must be a string, got {name!r}")
     for argument, value in (("min", min), ("max", max), ("multiple_of", multiple_of)):
         if not isinstance(value, int) and not (argument == "max" and value is None):

@@ -108,3 +108,41 @@ def test_an_array_in_place_of_a_static_value() -> None:
 def test_repr_of_a_graph() -> None:
     y = op.tensor((op.dim("B"), 2), name="x") * 2.0
     assert repr(y.graph) == "<graph main: (x: f32[B, 2]) -> (output: f32[B, 2])>"
+
+
+class Trainer:
+    def __init__(self, scale: float) -> None:
+        self.scale = scale
+
+    @graph.training_step
+    def step(self, x: Any) -> Any:
+        return op.sum(x) * self.scale
+
+
+def test_steps_are_methods() -> None:
+    two, three = Trainer(2.0), Trainer(3.0)
+    x = np.ones(4, np.float32)
+    assert [t.step(x).item() for t in (two, three, two)] == [8.0, 12.0, 8.0]
+    assert two.step.compilations == 1 and isinstance(Trainer.step, graph.TrainingStep)
+
+
+@pytest.mark.parametrize("container", [lambda v: {v}, lambda v: {"a": iter([v])}])
+def test_results_that_hide_tensors(container: Any) -> None:
+    step = graph.training_step(lambda x: container(x * 2))
+    with pytest.raises(errors.ArgumentError, match="return tensors in dicts"):
+        step(np.ones(2, np.float32))
+
+
+def test_update_with_numbers_and_parameters() -> None:
+    count = op.Parameter("updates.count", (), "i64", trainable=False)
+    other = op.Parameter("updates.other", (), "i64", trainable=False, init=7)
+
+    @graph.training_step
+    def step() -> None:
+        graph.update(count, other)
+        graph.update(other, 3)
+
+    step()
+    assert (count.value, other.value) == (7, 3)
+    with pytest.raises(errors.TesseraError):
+        graph.training_step(lambda: graph.update(count, 1.5))()

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 
 from tessera.errors import ArgumentError, DTypeError, GraphError, ShapeError
 from tessera.ir.value import PARAM, Value
+from tessera.op import as_tensor
 from tessera.op.parameter import Parameter
 
 _recording: ContextVar[dict[Value, Value] | None] = ContextVar("tessera_updates", default=None)
@@ -29,7 +30,7 @@ def is_recording() -> bool:
     return _recording.get() is not None
 
 
-def update(state: Value | Parameter, value: Value) -> None:
+def update(state: Value | Parameter, value: Value | Parameter | float) -> None:
     """Within a step: when it has run, ``state`` (a parameter) holds ``value``.
 
     Every read of the state in the same step sees the value from before it. Raises GraphError outside a step and
@@ -44,6 +45,7 @@ def update(state: Value | Parameter, value: Value) -> None:
         raise GraphError(f"update of {name!r}: state is updated by steps; call this inside @graph.training_step")
     if leaf in updates:
         raise GraphError(f"update of {name!r}: this step already updates it; a step updates each state once")
+    value = value.leaf() if isinstance(value, Parameter) else as_tensor(value, leaf)
     if value.shape != leaf.shape:
         raise ShapeError(f"update of {name!r}: the state is {leaf.type}, the new value {value.type}")
     if value.dtype != leaf.dtype:

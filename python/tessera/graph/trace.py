@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -119,7 +119,15 @@ def trace(
     with recording() as updates, operation_ids():
         result = function(*symbolic[: len(args)], **dict(zip(kwargs, symbolic[len(args) :], strict=True)))
     result = tree.rebuild(result, lambda leaf: leaf.leaf() if isinstance(leaf, Parameter) else leaf)
-    found = [(path, leaf) for path, leaf in tree.leaves(result) if isinstance(leaf, Value)]
+    leaves = tree.leaves(result)
+    for path, leaf in leaves:
+        if isinstance(leaf, (Set, Iterator)):
+            where = f" at {'.'.join(map(str, path))}" if path else ""
+            raise ArgumentError(
+                f"{getattr(function, '__name__', 'function')} returns a {type(leaf).__name__}{where}; return tensors in "
+                "dicts, lists, tuples or dataclasses"
+            )
+    found = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Value)]
     outputs = dict(zip(tree.names([path for path, _ in found], "output"), (v for _, v in found), strict=False))
     if len(outputs) != len(found):
         raise ArgumentError("the step returns two tensors under the same name; use other keys")

@@ -37,10 +37,20 @@ class TrainingStep:
         self._function = function
         self._options = options
         self._batch: Symbol | None = None
+        self._dynamic_batch = dynamic_batch
         self._declared_batch = not isinstance(dynamic_batch, bool)
         if dynamic_batch is not False:
             self._batch = Symbol("batch", min=1) if dynamic_batch is True else _symbol(dynamic_batch)
         self._programs: dict[Any, Compiled] = {}
+
+    def __get__(self, instance: Any, owner: type | None = None) -> TrainingStep:
+        """As a method: a step of each instance, made at its first use and kept in the instance."""
+        if instance is None:
+            return self
+        function = self._function.__get__(instance)  # type: ignore[attr-defined]
+        bound = TrainingStep(function, self._options, dynamic_batch=self._dynamic_batch)
+        vars(instance)[self._function.__name__] = bound
+        return bound
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on concrete arrays, nested in dicts, lists, tuples and dataclasses."""

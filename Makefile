@@ -1,6 +1,7 @@
 # make setup   virtual environment in .venv with Tessera and the development tools installed
 # make demo    train on handwritten digits in Python, classify in C++
 # make test    every test, against the installed package
+# make docs    docs/reference.md from the docstrings
 # make dev     quick in-tree build: PYTHONPATH=python then finds the native module
 PYTHON ?= python3
 JOBS ?= 2
@@ -12,7 +13,7 @@ sources := pyproject.toml CMakeLists.txt README.md \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
-.PHONY: setup setup-demo demo test test-cpp test-python test-sanitize lint bench-cpu dev clean help
+.PHONY: setup setup-demo demo test test-cpp test-python test-sanitize lint docs bench-cpu dev clean help
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -55,6 +56,9 @@ test-python: setup
 lint: setup
 	$(bin)/ruff check .
 	$(bin)/pyright --pythonpath $(bin)/python
+
+docs: setup
+	$(bin)/python tools/reference.py
 
 # The C++ tests under the address and undefined-behaviour sanitizers.
 test-sanitize: setup

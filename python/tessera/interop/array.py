@@ -227,6 +227,44 @@ def _index(self: Array) -> int:
     return int(_item(self))
 
 
+def _float(self: Array) -> float:
+    return float(_item(self))
+
+
+def _int(self: Array) -> int:
+    return int(_item(self))
+
+
+def _astype(self: Array, dtype: object) -> Array:
+    """The array in another dtype; itself when it has it already. DTypeError for an unknown one."""
+    return array(self, dtype)
+
+
+def _transposed(self: Array) -> Array:
+    """The dimensions in reversed order, sharing memory."""
+    return _from_numpy(to_numpy(self).T)
+
+
+def _tolist(self: Array) -> Any:
+    """Nested lists of Python numbers; a number for an array without dimensions."""
+    return to_numpy(self).tolist()
+
+
+def _ndim(self: Array) -> int:
+    """Number of dimensions."""
+    return len(self.shape)
+
+
+def _size(self: Array) -> int:
+    """Number of elements."""
+    return int(np.prod(self.shape))
+
+
+def _device(self: Array) -> str:
+    """Where the memory is: ``cpu``."""
+    return "cpu"
+
+
 _METHODS: dict[str, Any] = {
     "__repr__": _repr,
     "__array__": _array_protocol,
@@ -237,18 +275,18 @@ _METHODS: dict[str, Any] = {
     "__iter__": _iterate,
     "__bool__": _bool,
     "__index__": _index,
-    "__float__": lambda self: float(_item(self)),
-    "__int__": lambda self: int(_item(self)),
+    "__float__": _float,
+    "__int__": _int,
     "__format__": _format,
     **{name: _comparison(name) for name in ("__eq__", "__ne__", "__lt__", "__le__", "__gt__", "__ge__")},
     "numpy": to_numpy,
-    "astype": lambda self, dtype: array(self, dtype),
-    "T": property(lambda self: _from_numpy(to_numpy(self).T)),
+    "astype": _astype,
+    "T": property(_transposed),
     "item": _item,
-    "tolist": lambda self: to_numpy(self).tolist(),
-    "ndim": property(lambda self: len(self.shape)),
-    "size": property(lambda self: int(np.prod(self.shape))),
-    "device": property(lambda self: "cpu"),
+    "tolist": _tolist,
+    "ndim": property(_ndim),
+    "size": property(_size),
+    "device": property(_device),
 }
 for _name, _method in _METHODS.items():
     setattr(Array, _name, _method)

@@ -94,12 +94,12 @@ def full(shape: Any, value: bool | int | float | Dim, dtype: DType | str | type 
 
 
 def zeros(shape: Any, dtype: DType | str | type = f32) -> Value:
-    """A tensor of zeros."""
+    """A tensor of zeros of this shape (ints and symbolic dimensions) and dtype."""
     return full(shape, 0, dtype)
 
 
 def ones(shape: Any, dtype: DType | str | type = f32) -> Value:
-    """A tensor of ones."""
+    """A tensor of ones of this shape (ints and symbolic dimensions) and dtype."""
     return full(shape, 1, dtype)
 
 

@@ -17,6 +17,11 @@ import numpy as np
 from tessera.errors import ArgumentError, ShapeError
 from tessera.op.philox import philox4x32
 
+__all__ = [
+    "Initializer", "constant", "fan_in_uniform", "he_normal", "he_uniform", "normal", "ones", "uniform",
+    "xavier_normal", "xavier_uniform", "zeros",
+]
+
 _CHUNK = 1 << 16  # elements drawn at a time, so that the working set stays in cache
 
 

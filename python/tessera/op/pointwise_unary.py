@@ -81,7 +81,7 @@ def _maths(
 
 def _named(name: str, doc: str, function: Function) -> Function:
     function.__name__ = function.__qualname__ = name
-    function.__doc__ = doc
+    function.__doc__ = f"{doc} Elementwise, of any shape."
     return function
 
 
@@ -238,7 +238,7 @@ register(OpDef(
 
 
 def stop_gradient(x: TensorLike) -> Value:
-    """x; no gradient flows through it."""
+    """x, of any shape and dtype; no gradient flows through it."""
     return build("stop_gradient", as_tensor(x))
 
 

@@ -31,6 +31,11 @@ from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import cos, floor, log, sqrt
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to, constant
 
+__all__ = [
+    "RNG_STATE", "bernoulli", "default_key", "dropout", "key", "manual_seed", "normal", "operation_ids", "randint",
+    "state", "uniform",
+]
+
 RNG_STATE = "tessera.rng"
 """Name of the random state: i64[2], (seed, counter)."""
 

@@ -255,7 +255,7 @@ permute = transpose
 
 
 def swapaxes(x: TensorLike, a: int, b: int) -> Value:
-    """Two dimensions exchanged."""
+    """Dimensions ``a`` and ``b`` exchanged. ArgumentError for one that x does not have."""
     tensor = as_tensor(x)
     order = list(range(tensor.ndim))
     i, j = one_axis("swapaxes", a, tensor.ndim), one_axis("swapaxes", b, tensor.ndim)

@@ -63,7 +63,7 @@ def as_learning_rate(rate: float | LearningRate) -> LearningRate:
 
 
 def constant(rate: float) -> LearningRate:
-    """Always ``rate``."""
+    """A learning rate that is always ``rate``."""
     rate = float(rate)
     return LearningRate(lambda step: rate, f"constant({rate})")
 

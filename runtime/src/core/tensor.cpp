@@ -63,26 +63,25 @@ char *copy_strided(char *target, const char *source, const Tensor &t, size_t axi
 
 } // namespace
 
-void Tensor::finish() {
-    check_rank(shape_);
-    size_ = element_count(shape_);
+void Tensor::set_layout(std::vector<int64_t> shape, std::vector<int64_t> strides) {
+    size_ = element_count(shape);
     checked_mul(size_, static_cast<int64_t>(item_size(dtype_)));
     int64_t step = 1;
     contiguous_ = true;
     if (size_ > 0)
-        for (size_t i = shape_.size(); i-- > 0; step *= shape_[i])
-            if (shape_[i] != 1 && strides_[i] != step)
+        for (size_t i = shape.size(); i-- > 0; step *= shape[i])
+            if (shape[i] != 1 && strides[i] != step)
                 contiguous_ = false;
+    layout_ = std::make_shared<const Layout>(Layout{std::move(shape), std::move(strides)});
 }
 
 Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape) {
+    check_rank(shape);
+    element_count(shape);
     Tensor t;
     t.dtype_ = dtype;
-    t.shape_ = std::move(shape);
-    check_rank(t.shape_);
-    element_count(t.shape_);
-    t.strides_ = row_major(t.shape_);
-    t.finish();
+    std::vector<int64_t> strides = row_major(shape);
+    t.set_layout(std::move(shape), std::move(strides));
     t.storage_ = Storage::allocate(t.bytes());
     t.data_ = t.storage_->data();
     return t;
@@ -96,17 +95,16 @@ Tensor Tensor::zeros(DType dtype, std::vector<int64_t> shape) {
 
 Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides, Deleter deleter,
                          void *context, bool readonly) {
+    check_rank(shape);
+    element_count(shape);
     Tensor t;
     t.dtype_ = dtype;
     t.readonly_ = readonly;
-    t.shape_ = std::move(shape);
-    check_rank(t.shape_);
-    int64_t count = element_count(t.shape_);
-    t.strides_ = strides ? std::vector<int64_t>(strides, strides + t.shape_.size()) : row_major(t.shape_);
-    t.finish();
-    if (!data && count > 0)
+    std::vector<int64_t> steps = strides ? std::vector<int64_t>(strides, strides + shape.size()) : row_major(shape);
+    t.set_layout(std::move(shape), std::move(steps));
+    if (!data && t.size_ > 0)
         fail(Code::Argument, "from_blob: the address is null but the tensor has %lld elements",
-             static_cast<long long>(count));
+             static_cast<long long>(t.size_));
     if (reinterpret_cast<uintptr_t>(data) % item_size(dtype))
         fail(Code::Argument, "from_blob: the address %p is not aligned to the %zu bytes of a %s", data,
              item_size(dtype), name(dtype));
@@ -118,7 +116,7 @@ Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, co
 Tensor Tensor::contiguous() const {
     if (contiguous_)
         return *this;
-    Tensor out = empty(dtype_, shape_);
+    Tensor out = empty(dtype_, shape());
     copy_to(out.data_);
     return out;
 }
@@ -138,17 +136,17 @@ Tensor Tensor::reshaped(std::vector<int64_t> shape) const {
     check_rank(shape);
     if (element_count(shape) != size_)
         fail(Code::Shape, "reshape: %s has another number of elements than %s", shape_text(shape).c_str(),
-             shape_text(shape_).c_str());
+             shape_text(this->shape()).c_str());
     Tensor out = *this;
-    out.shape_ = std::move(shape);
-    out.strides_ = row_major(out.shape_);
+    std::vector<int64_t> strides = row_major(shape);
+    out.set_layout(std::move(shape), std::move(strides));
     return out;
 }
 
 TensorView Tensor::view() const {
     if (!contiguous_)
         fail(Code::Internal, "view of a tensor that is not contiguous");
-    return {dtype_, shape_, data_};
+    return {dtype_, shape(), data_};
 }
 
 std::string shape_text(const std::vector<int64_t> &shape) {

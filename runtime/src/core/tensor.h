@@ -61,9 +61,9 @@ class Tensor {
 
     explicit operator bool() const { return storage_ != nullptr; }
     DType dtype() const { return dtype_; }
-    const std::vector<int64_t> &shape() const { return shape_; }
-    const std::vector<int64_t> &strides() const { return strides_; }
-    int64_t rank() const { return static_cast<int64_t>(shape_.size()); }
+    const std::vector<int64_t> &shape() const { return layout_ ? layout_->shape : no_sizes; }
+    const std::vector<int64_t> &strides() const { return layout_ ? layout_->strides : no_sizes; }
+    int64_t rank() const { return static_cast<int64_t>(shape().size()); }
     int64_t size() const { return size_; }
     size_t bytes() const { return static_cast<size_t>(size_) * item_size(dtype_); }
     void *data() const { return data_; }
@@ -80,14 +80,17 @@ class Tensor {
     TensorView view() const;
 
   private:
-    void finish();
+    struct Layout {
+        std::vector<int64_t> shape, strides;
+    };
+    inline static const std::vector<int64_t> no_sizes;
+    void set_layout(std::vector<int64_t> shape, std::vector<int64_t> strides);
     DType dtype_ = DType::F32;
     bool readonly_ = false;
     bool contiguous_ = true;
     int64_t size_ = 0;
     void *data_ = nullptr;
-    std::vector<int64_t> shape_;
-    std::vector<int64_t> strides_;
+    std::shared_ptr<const Layout> layout_; // shared by copies, so that to copy a tensor allocates nothing
     std::shared_ptr<Storage> storage_;
 };
 

@@ -39,7 +39,7 @@ std::shared_ptr<Mapping> Mapping::map_file(const std::string &path) {
     size_t size = static_cast<size_t>(status.st_size);
     if (size == 0)
         return std::shared_ptr<Mapping>(new Mapping(nullptr, 0, false));
-    void *data = ::mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE, file.fd, 0);
+    void *data = ::mmap(nullptr, size, PROT_READ, MAP_PRIVATE, file.fd, 0);
     if (data == MAP_FAILED)
         fail_to_read(path, std::strerror(errno));
     return std::shared_ptr<Mapping>(new Mapping(static_cast<char *>(data), size, true));

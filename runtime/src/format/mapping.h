@@ -1,4 +1,4 @@
-// The bytes of a file: mapped privately, or a copy of a block of memory.
+// The bytes of a file: mapped, or a copy of a block of memory.
 #pragma once
 
 #include <cstddef>
@@ -9,7 +9,7 @@ namespace tessera::core {
 
 class Mapping {
   public:
-    // Maps a regular file. The mapping is private: writing to it never reaches the file. FileAccessError on failure.
+    // Maps a regular file, read-only: a file larger than the memory can be mapped. FileAccessError on failure.
     static std::shared_ptr<Mapping> map_file(const std::string &path);
     // A copy, 64-byte aligned.
     static std::shared_ptr<Mapping> copy(const void *data, size_t bytes);

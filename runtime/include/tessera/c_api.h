@@ -231,7 +231,7 @@ typedef struct tsr_runtime_options {
 /* `options` may be NULL. */
 TSR_API tsr_status tsr_runtime_create(const tsr_runtime_options *options, tsr_runtime **runtime);
 TSR_API void tsr_runtime_retain(tsr_runtime *runtime);
-/* The last release waits for all submitted work. */
+/* The last release waits for all submitted work, except in a child of fork: the work is the parent's. */
 TSR_API void tsr_runtime_release(tsr_runtime *runtime);
 TSR_API int32_t tsr_runtime_threads(const tsr_runtime *runtime);
 

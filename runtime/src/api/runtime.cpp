@@ -111,7 +111,7 @@ void tsr_runtime_retain(tsr_runtime *runtime) {
 void tsr_runtime_release(tsr_runtime *runtime) {
     if (!runtime || !runtime->release())
         return;
-    runtime->runtime->drain();
+    guarded([&] { runtime->runtime->drain(); }); // fails in a child of fork, where there is nothing to wait for
     delete runtime;
 }
 

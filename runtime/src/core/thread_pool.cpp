@@ -5,7 +5,10 @@
 #include <linux/futex.h>
 #include <sched.h>
 #include <sys/syscall.h>
+#include <system_error>
 #include <unistd.h>
+
+#include "core/error.h"
 
 namespace tessera::core {
 
@@ -59,8 +62,20 @@ struct ThreadPool::Impl {
     int64_t error_begin = 0;
 
     std::vector<std::thread> workers;
+    const pid_t process = ::getpid();
 
     explicit Impl(int threads) : shares(static_cast<size_t>(threads)) {}
+
+    ~Impl() {
+        stop.store(true);
+        epoch.fetch_add(1, std::memory_order_seq_cst);
+        futex_wake(epoch, ~0u);
+        for (std::thread &t : workers)
+            if (process == ::getpid())
+                t.join();
+            else
+                t.detach(); // after a fork: the thread lives in the parent alone
+    }
 
     void note_error(int64_t begin) {
         std::lock_guard<std::mutex> hold(error_lock);
@@ -144,17 +159,17 @@ struct ThreadPool::Impl {
 
 ThreadPool::ThreadPool(int threads) : threads_(threads > 0 ? threads : available_cores()) {
     impl_ = std::make_unique<Impl>(threads_);
-    for (int i = 1; i < threads_; ++i)
-        impl_->workers.emplace_back([impl = impl_.get(), i] { impl->work(i); });
+    impl_->workers.reserve(static_cast<size_t>(threads_));
+    try {
+        for (int i = 1; i < threads_; ++i)
+            impl_->workers.emplace_back([impl = impl_.get(), i] { impl->work(i); });
+    } catch (const std::system_error &e) {
+        fail(Code::OutOfMemory, "%d threads are wanted, the system gives no more than %zu (%s)", threads_,
+             impl_->workers.size() + 1, e.what());
+    }
 }
 
-ThreadPool::~ThreadPool() {
-    impl_->stop.store(true);
-    impl_->epoch.fetch_add(1, std::memory_order_seq_cst);
-    futex_wake(impl_->epoch, ~0u);
-    for (std::thread &t : impl_->workers)
-        t.join();
-}
+ThreadPool::~ThreadPool() = default;
 
 void ThreadPool::run(int64_t units, int64_t grain, RangeFunction fn, void *context) {
     if (units <= 0)

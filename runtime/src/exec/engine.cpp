@@ -65,4 +65,12 @@ void check_overlap(const Signature &signature, const StateTable &table, const Te
     }
 }
 
+bool shares_mutated_state(const Signature &signature, const StateTable &table, const Tensor &input) {
+    Range mine = range_of(input);
+    for (size_t i = 0; i < signature.state.size(); ++i)
+        if (signature.state[i].mutated && mine.overlaps(range_of(table.state[i])))
+            return true;
+    return false;
+}
+
 } // namespace tessera::core

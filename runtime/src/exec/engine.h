@@ -40,4 +40,7 @@ void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, con
 void check_overlap(const Signature &signature, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                    const Tensor *outputs);
 
+// Whether an input lies in memory of a state that runs change.
+bool shares_mutated_state(const Signature &signature, const StateTable &table, const Tensor &input);
+
 } // namespace tessera::core

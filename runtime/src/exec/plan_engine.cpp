@@ -172,16 +172,18 @@ void PlanEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *co
     Lease lease(*this, prepared.get());
     Workspace &workspace = *lease.workspace;
     workspace.set_up(plan_, prepared, table, pool.threads());
-    std::vector<Tensor> copies; // row-major copies of strided inputs
+    std::vector<Tensor> copies; // row-major copies of strided inputs, and of those in memory that the run changes
+    auto copied = [&](size_t i) { return !copies.empty() && copies[i]; };
     for (size_t i = 0; i < input_count; ++i)
-        if (!inputs[i]->is_contiguous()) {
+        if (!inputs[i]->is_contiguous() || shares_mutated_state(signature, table, *inputs[i])) {
             copies.resize(input_count);
-            copies[i] = inputs[i]->contiguous();
+            copies[i] = Tensor::empty(inputs[i]->dtype(), inputs[i]->shape());
+            inputs[i]->copy_to(copies[i].data());
         }
     void **addresses = workspace.addresses();
     for (const Patch &p : prepared->input_patches) {
         auto i = static_cast<size_t>(p.binding);
-        addresses[p.slot] = inputs[i]->is_contiguous() ? inputs[i]->data() : copies[i].data();
+        addresses[p.slot] = copied(i) ? copies[i].data() : inputs[i]->data();
     }
     for (const Patch &p : prepared->output_patches)
         addresses[p.slot] = outputs[p.binding].data();

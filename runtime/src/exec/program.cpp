@@ -204,8 +204,9 @@ void Program::replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &
         fail(Code::Argument, "%s '%s': the tensor is not contiguous; give a row-major one", kind, spec.name.c_str());
     if (spec.mutated && tensor.readonly())
         fail(Code::Argument, "%s '%s': the tensor is read-only but runs change it", kind, spec.name.c_str());
+    Tensor old = tensor; // let go after the lock: the owner of its memory may call into this program
     std::unique_lock<std::shared_mutex> hold(lock_);
-    list[i] = tensor;
+    std::swap(list[i], old);
     ++table_.version;
     note_missing();
 }
@@ -248,16 +249,17 @@ void Program::load_state(const std::string &path) {
                  shape_text(entry->shape).c_str(), shape_text(shape).c_str());
         entries.push_back(entry);
     }
+    std::vector<Tensor> targets; // holds the old tensors in the end, which go after the lock, as in `replace`
     std::unique_lock<std::shared_mutex> hold(lock_);
     // Memory is made before anything is written, so that running out of it changes nothing.
-    std::vector<Tensor> targets = table_.state;
+    targets = table_.state;
     for (size_t i = 0; i < entries.size(); ++i)
         if (!targets[i] || targets[i].readonly())
             targets[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape);
     for (size_t i = 0; i < entries.size(); ++i)
         if (entries[i]->bytes)
             std::memcpy(targets[i].data(), file.data(*entries[i]), entries[i]->bytes);
-    table_.state = std::move(targets);
+    table_.state.swap(targets);
     ++table_.version;
     note_missing();
 }

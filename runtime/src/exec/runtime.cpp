@@ -1,5 +1,13 @@
 #include "exec/runtime.h"
 
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <thread>
+#include <unistd.h>
+
+#include "core/error.h"
+
 namespace tessera::core {
 
 void Run::execute(ThreadPool &pool) noexcept {
@@ -20,112 +28,152 @@ void Run::execute(ThreadPool &pool) noexcept {
     ended_ = Clock::now();
 }
 
-Runtime::~Runtime() {
-    drain();
-    {
-        std::lock_guard<std::mutex> hold(lock_);
-        stop_ = true;
-    }
-    arrived_.notify_all();
-    if (thread_.joinable())
-        thread_.join();
-}
+struct Runtime::Queue {
+    explicit Queue(int threads) : pool(threads) {}
 
-void Runtime::submit(std::shared_ptr<Run> run) {
-    run->submitted_ = Run::Clock::now();
-    bool wake;
-    {
-        std::lock_guard<std::mutex> hold(lock_);
-        if (!thread_.joinable())
-            thread_ = std::thread([this] { work(); });
-        queue_.push_back(std::move(run));
-        pending_.fetch_add(1, std::memory_order_relaxed);
-        wake = idle_ && !busy_;
-    }
-    if (wake)
-        arrived_.notify_one();
-}
+    // Does the first queued run on this thread, or waits while another thread is at work. `lock` is held.
+    void advance(std::unique_lock<std::mutex> &lock);
+    void do_front(std::unique_lock<std::mutex> &lock);
+    void work();
+
+    ThreadPool pool;
+    std::mutex mutex;
+    std::condition_variable arrived; // for the runtime's thread
+    std::condition_variable done;    // for waiting threads
+    std::deque<std::shared_ptr<Run>> runs;
+    std::atomic<int64_t> pending{0};
+    std::shared_ptr<Run> first_failure;
+    bool busy = false; // a thread is executing a run of the queue
+    bool idle = false; // the runtime's thread sleeps
+    bool stop = false;
+    int waiting = 0;
+    std::thread thread;
+    const pid_t process = ::getpid();
+};
 
 // Called with the lock held and the queue not empty.
-void Runtime::do_front(std::unique_lock<std::mutex> &lock) {
-    std::shared_ptr<Run> run = std::move(queue_.front());
-    queue_.pop_front();
-    busy_ = true;
+void Runtime::Queue::do_front(std::unique_lock<std::mutex> &lock) {
+    std::shared_ptr<Run> run = std::move(runs.front());
+    runs.pop_front();
+    busy = true;
     lock.unlock();
-    run->execute(pool_);
+    run->execute(pool);
     lock.lock();
-    busy_ = false;
-    if (run->error_ && !first_failure_)
-        first_failure_ = run;
+    busy = false;
+    if (run->error_ && !first_failure)
+        first_failure = run;
     run->finished_.store(true, std::memory_order_release);
-    pending_.fetch_sub(1, std::memory_order_release);
-    if (waiting_ > 0)
-        done_.notify_all();
-    if (!queue_.empty() && idle_)
-        arrived_.notify_one();
+    pending.fetch_sub(1, std::memory_order_release);
+    if (waiting > 0)
+        done.notify_all();
+    if (!runs.empty() && idle)
+        arrived.notify_one();
     // The arguments are let go outside the lock: their deleters are the caller's code.
     lock.unlock();
     run.reset();
     lock.lock();
 }
 
-void Runtime::advance(std::unique_lock<std::mutex> &lock) {
-    if (!busy_ && !queue_.empty()) {
+void Runtime::Queue::advance(std::unique_lock<std::mutex> &lock) {
+    if (!busy && !runs.empty()) {
         do_front(lock);
         return;
     }
-    ++waiting_;
-    done_.wait(lock);
-    --waiting_;
+    if (process != ::getpid())
+        fail(Code::Unsupported, "the process was forked while this runtime was at work; make a new Runtime in the child");
+    ++waiting;
+    done.wait(lock);
+    --waiting;
+}
+
+void Runtime::Queue::work() {
+    std::unique_lock<std::mutex> lock(mutex);
+    while (!stop) {
+        if (!busy && !runs.empty()) {
+            do_front(lock);
+            continue;
+        }
+        idle = true;
+        arrived.wait(lock);
+        idle = false;
+    }
+}
+
+Runtime::Runtime(int threads) : queue_(std::make_shared<Queue>(threads)) {}
+
+Runtime::~Runtime() {
+    Queue &q = *queue_;
+    if (q.process != ::getpid()) {
+        // A child of fork: the threads are the parent's alone, and to destroy what they wait on would never end.
+        new std::shared_ptr<Queue>(std::move(queue_));
+        return;
+    }
+    drain();
+    {
+        std::lock_guard<std::mutex> hold(q.mutex);
+        q.stop = true;
+    }
+    q.arrived.notify_all();
+    if (q.thread.get_id() == std::this_thread::get_id())
+        q.thread.detach(); // it ends by itself, and the queue with it
+    else if (q.thread.joinable())
+        q.thread.join();
+}
+
+ThreadPool &Runtime::pool() { return queue_->pool; }
+
+void Runtime::submit(std::shared_ptr<Run> run) {
+    Queue &q = *queue_;
+    run->submitted_ = Run::Clock::now();
+    bool wake;
+    {
+        std::lock_guard<std::mutex> hold(q.mutex);
+        if (!q.thread.joinable())
+            q.thread = std::thread([queue = queue_] { queue->work(); });
+        q.runs.push_back(std::move(run));
+        q.pending.fetch_add(1, std::memory_order_relaxed);
+        wake = q.idle && !q.busy;
+    }
+    if (wake)
+        q.arrived.notify_one();
 }
 
 void Runtime::wait(const std::shared_ptr<Run> &run) {
+    Queue &q = *queue_;
     if (!run->finished()) {
-        std::unique_lock<std::mutex> lock(lock_);
+        std::unique_lock<std::mutex> lock(q.mutex);
         while (!run->finished())
-            advance(lock);
+            q.advance(lock);
     }
     if (!run->error_)
         return;
     {
-        std::lock_guard<std::mutex> hold(lock_);
-        if (first_failure_ == run)
-            first_failure_.reset();
+        std::lock_guard<std::mutex> hold(q.mutex);
+        if (q.first_failure == run)
+            q.first_failure.reset();
     }
     std::rethrow_exception(run->error_);
 }
 
 void Runtime::drain() {
-    if (pending_.load(std::memory_order_acquire) == 0)
+    Queue &q = *queue_;
+    if (q.pending.load(std::memory_order_acquire) == 0)
         return;
-    std::unique_lock<std::mutex> lock(lock_);
-    while (pending_.load(std::memory_order_acquire) != 0)
-        advance(lock);
+    std::unique_lock<std::mutex> lock(q.mutex);
+    while (q.pending.load(std::memory_order_acquire) != 0)
+        q.advance(lock);
 }
 
 void Runtime::wait() {
     drain();
     std::shared_ptr<Run> failed;
     {
-        std::lock_guard<std::mutex> hold(lock_);
-        failed = std::move(first_failure_);
-        first_failure_.reset();
+        std::lock_guard<std::mutex> hold(queue_->mutex);
+        failed = std::move(queue_->first_failure);
+        queue_->first_failure.reset();
     }
     if (failed)
         std::rethrow_exception(failed->error_);
-}
-
-void Runtime::work() {
-    std::unique_lock<std::mutex> lock(lock_);
-    while (!stop_) {
-        if (!busy_ && !queue_.empty()) {
-            do_front(lock);
-            continue;
-        }
-        idle_ = true;
-        arrived_.wait(lock);
-        idle_ = false;
-    }
 }
 
 } // namespace tessera::core

@@ -3,13 +3,9 @@
 
 #include <atomic>
 #include <chrono>
-#include <condition_variable>
 #include <cstdint>
-#include <deque>
 #include <exception>
 #include <memory>
-#include <mutex>
-#include <thread>
 #include <vector>
 
 #include "core/lazy.h"
@@ -49,12 +45,13 @@ class Run {
 
 class Runtime {
   public:
-    explicit Runtime(int threads) : pool_(threads) {}
+    explicit Runtime(int threads);
+    // Waits for all work. May be called by the runtime's own thread, when an argument of a run was the last owner.
     ~Runtime();
     Runtime(const Runtime &) = delete;
     Runtime &operator=(const Runtime &) = delete;
 
-    ThreadPool &pool() { return pool_; }
+    ThreadPool &pool();
     // Queues a run. Work begins on the runtime's own thread, or on a thread that waits for it, whichever is first.
     void submit(std::shared_ptr<Run> run);
     // Waits for one run and rethrows its error.
@@ -65,23 +62,8 @@ class Runtime {
     void drain();
 
   private:
-    // Does the first queued run on this thread, or waits while another thread is at work. `lock` is held.
-    void advance(std::unique_lock<std::mutex> &lock);
-    void do_front(std::unique_lock<std::mutex> &lock);
-    void work();
-
-    ThreadPool pool_;
-    std::mutex lock_;
-    std::condition_variable arrived_; // for the runtime's thread
-    std::condition_variable done_;    // for waiting threads
-    std::deque<std::shared_ptr<Run>> queue_;
-    std::atomic<int64_t> pending_{0};
-    std::shared_ptr<Run> first_failure_;
-    bool busy_ = false; // a thread is executing a run of the queue
-    bool idle_ = false; // the runtime's thread sleeps
-    bool stop_ = false;
-    int waiting_ = 0;
-    std::thread thread_;
+    struct Queue;
+    std::shared_ptr<Queue> queue_; // shared with the runtime's thread
 };
 
 } // namespace tessera::core

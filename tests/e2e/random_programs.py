@@ -1,8 +1,8 @@
 """Random programs of user-level operators: shapes, dtypes and operators are drawn, the arrays too.
 
-A program is valid by construction as far as shapes and dtypes go. Operators that turn a rounding difference into another
-result (comparisons, rounding, index of the largest, selections) are drawn only for values that every implementation
-computes exactly: inputs and what was only moved, negated or selected.
+A program is valid by construction as far as shapes and dtypes go. Operators that turn a rounding difference into
+another result (comparisons, rounding, index of the largest, selections) are drawn only for values that every
+implementation computes exactly: inputs and what was only moved, negated or selected.
 """
 
 from __future__ import annotations
@@ -113,10 +113,12 @@ def _unary(p: Program) -> Result:
         return None
     x = e.value
     functions: list[Callable[[Value], Value]] = [
-        op.tanh, op.sigmoid, lambda v: op.sin(op.tanh(v)), lambda v: op.cos(op.tanh(v)), op.gelu, op.silu, op.softplus, op.erf, lambda v: op.exp(op.tanh(v)), op.atan,
-        lambda v: op.log(op.abs(v) + 1.0), lambda v: op.sqrt(v * v + 0.5), lambda v: op.rsqrt(v * v + 1), op.square,
-        lambda v: v * 0.5 + 1.0, lambda v: 1.0 / (v * v + 2.0), lambda v: op.log1p(v * v), lambda v: op.expm1(op.tanh(v)),
-        op.mish, lambda v: v**2 / 4, lambda v: (v * v + 0.25) ** 0.75, lambda v: op.gelu(v, approximate="tanh"), op.asinh,
+        op.tanh, op.sigmoid, op.gelu, op.silu, op.softplus, op.mish, op.erf, op.atan, op.asinh, op.square,
+        lambda v: op.sin(op.tanh(v)), lambda v: op.cos(op.tanh(v)), lambda v: op.exp(op.tanh(v)),
+        lambda v: op.log(op.abs(v) + 1.0), lambda v: op.sqrt(v * v + 0.5), lambda v: op.rsqrt(v * v + 1),
+        lambda v: v * 0.5 + 1.0, lambda v: 1.0 / (v * v + 2.0), lambda v: op.log1p(v * v),
+        lambda v: v**2 / 4, lambda v: (v * v + 0.25) ** 0.75, lambda v: op.gelu(v, approximate="tanh"),
+        lambda v: op.expm1(op.tanh(v)),
     ]
     return Entry(functions[p.integer(0, len(functions))](x), False)
 
@@ -158,10 +160,11 @@ def _binary(p: Program) -> Result:
         if b is None or not (_is_number(a) or _is_number(b)):
             continue
         functions: list[tuple[Callable[[Value, Value], Value], bool]] = [
-            (op.add, False), (op.sub, False), (op.mul, False), (lambda x, y: x / (y * y + 1), False), (op.logaddexp, False),
+            (op.add, False), (op.sub, False), (op.mul, False), (op.logaddexp, False),
+            (lambda x, y: x / (y * y + 1), False),
         ]
         if not p.smooth and a.exact and b.exact:
-            functions += [(op.maximum, True), (op.minimum, True), (op.lt, True), (op.ge, True), (op.eq, True), (op.ne, True)]
+            functions += [(f, True) for f in (op.maximum, op.minimum, op.lt, op.ge, op.eq, op.ne)]
             if a.dtype in INTEGERS and b.dtype in INTEGERS:
                 functions += [(op.floordiv, True), (op.mod, True)]
         f, exact = functions[p.integer(0, len(functions))]
@@ -251,9 +254,11 @@ def _view(p: Program) -> Result:
         index: list[object] = [slice(None)] * x.ndim
         d = x.shape[axis]
         if isinstance(d, int) and d > 1:
-            index[axis] = [slice(1, None), slice(None, -1), slice(None, None, 2), slice(None, None, -1), p.integer(-d, d), slice(d - 1, 0, -2)][
-                p.integer(0, 6)
+            choices = [
+                slice(1, None), slice(None, -1), slice(None, None, 2), slice(None, None, -1), slice(d - 1, 0, -2),
+                p.integer(-d, d),
             ]
+            index[axis] = choices[p.integer(0, len(choices))]
         return Entry(x[tuple(index)], e.exact)
     if kind == 4:
         return Entry(op.expand_dims(x, p.integer(-x.ndim - 1, x.ndim + 1)), e.exact)
@@ -412,4 +417,5 @@ def gradient_graph(p: Program) -> Graph | None:
     if not wrt:
         return None
     found = graph.backward(loss, wrt=wrt)
-    return Graph({"loss": loss, **{f"d{v.node.attrs['name']}": g for v, g in zip(wrt, found, strict=True)}}, inputs=leaves)
+    named = {f"d{v.node.attrs['name']}": g for v, g in zip(wrt, found, strict=True)}
+    return Graph({"loss": loss, **named}, inputs=leaves)

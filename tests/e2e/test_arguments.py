@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 import tessera
 from tessera import errors, graph, op, optim
 

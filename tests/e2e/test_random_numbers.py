@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 import tessera
 from tessera import graph, op
 from tessera.errors import OutOfMemoryError

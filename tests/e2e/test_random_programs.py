@@ -8,10 +8,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from tessera import graph
 from tessera.ir.graph import Graph
 from tessera.op.reference import evaluate
+
 from tests.e2e.random_programs import Program, gradient_graph, outputs, random_program
 
 TOLERANCE = {"f64": 1e-9, "f32": 1e-3, "f16": 4e-2, "bf16": 2e-1}

@@ -124,8 +124,8 @@ def trace(
         if isinstance(leaf, (Set, Iterator)):
             where = f" at {'.'.join(map(str, path))}" if path else ""
             raise ArgumentError(
-                f"{getattr(function, '__name__', 'function')} returns a {type(leaf).__name__}{where}; return tensors in "
-                "dicts, lists, tuples or dataclasses"
+                f"{getattr(function, '__name__', 'function')} returns a {type(leaf).__name__}{where}; "
+                "return tensors in dicts, lists, tuples or dataclasses"
             )
     found = [(path, leaf) for path, leaf in leaves if isinstance(leaf, Value)]
     outputs = dict(zip(tree.names([path for path, _ in found], "output"), (v for _, v in found), strict=False))

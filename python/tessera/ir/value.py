@@ -15,6 +15,11 @@ from tessera.ir.dims import Dim, product
 from tessera.ir.dtype import DType
 from tessera.ir.provenance import Location
 
+if TYPE_CHECKING:
+    import numpy as np
+
+    from tessera.ir.graph import Graph
+
 INPUT = "input"
 """Leaf: a named input. Attribute ``name``."""
 PARAM = "param"
@@ -119,7 +124,15 @@ class Value:
         label = f" {name!r}" if self.node.op in LEAVES and name else ""
         return f"Tensor({self.type}, {self.node.op}{label})"
 
-    if TYPE_CHECKING:  # attached by tessera.op.operators
+    if TYPE_CHECKING:  # attached by tessera.graph
+        graph: Graph
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any: ...
+        def eval(self, *args: Any, **kwargs: Any) -> Any: ...
+        def numpy(self, *args: Any, **kwargs: Any) -> np.ndarray: ...
+        def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
+
+        # attached by tessera.op.operators
         T: Value
         mT: Value
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from tessera.op.arguments import FLOATS, require_dtype, require_equal_dtypes, se
 from tessera.op.factors import letters, whole_axes
 from tessera.op.lowering import Composite
 from tessera.op.matmul import to_shape
-from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, register
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, Vjp, build, register
 from tessera.op.pointwise_unary import rsqrt
 from tessera.op.promotion import TensorLike, as_floating, cast_to, promote_operands
 
@@ -35,7 +35,15 @@ def _aligned(parameter: Value, rank: int, axes: Axes) -> Value:
     return to_shape(widen(parameter), shape)
 
 
-def _infer(name: str, most: int) -> Infer:
+def _register(
+    name: str, doc: str, most: int, statistics: Callable[[Value, Axes, float], tuple[Value, Value]], vjp: Vjp,
+    reference: Callable[[np.ndarray, tuple[int, ...], float], np.ndarray],
+) -> None:
+    """Register a normalisation with 1 to ``most`` operands (x, weight, bias).
+
+    ``statistics(x, axes, eps)``: (normalised x, the factor that normalised it); ``reference``: the former, in f64.
+    """
+
     def infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         if not 1 <= len(types) <= most:
             raise ArgumentError(f"[{name}] takes 1 to {most} operands, got {len(types)}")
@@ -50,7 +58,20 @@ def _infer(name: str, most: int) -> Infer:
                 )
         return types[0]
 
-    return infer
+    def body(x: Value, *parameters: Value, axes: Axes, eps: float) -> Value:
+        y, _ = statistics(x, axes, eps)
+        return cast_to(_affine(y, parameters, axes), x.dtype)
+
+    def affine_reference(x: np.ndarray, *parameters: np.ndarray, axes: Axes, eps: float) -> np.ndarray:
+        y = reference(x.astype(np.float64), tuple(axes), eps)
+        shape = [y.shape[a] if a in axes else 1 for a in range(y.ndim)]
+        for p, combine in zip(parameters, (np.multiply, np.add), strict=False):
+            y = combine(y, np.reshape(p.astype(np.float64), shape))
+        return y
+
+    register(OpDef(
+        name, infer, vjp, _shard, Composite(body), affine_reference, lambda: _samples(most), FLOATS, doc
+    ))
 
 
 def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
@@ -74,11 +95,6 @@ def _layer_statistics(x: Value, axes: Axes, eps: float) -> tuple[Value, Value]:
     centred = wide - average(wide, axes)
     scale = rsqrt(average(centred * centred, axes) + eps)
     return centred * scale, scale
-
-
-def _layer_norm_body(x: Value, *parameters: Value, axes: Axes, eps: float) -> Value:
-    y, _ = _layer_statistics(x, axes, eps)
-    return cast_to(_affine(y, parameters, axes), x.dtype)
 
 
 def _affine(y: Value, parameters: Sequence[Value], axes: Axes) -> Value:
@@ -107,18 +123,9 @@ def _present(cotangents: tuple[Value | None, ...]) -> Value:
     return g
 
 
-def _parameters_reference(y: np.ndarray, parameters: Sequence[np.ndarray], axes: Axes) -> np.ndarray:
-    shape = [y.shape[a] if a in axes else 1 for a in range(y.ndim)]
-    for p, combine in zip(parameters, (np.multiply, np.add), strict=False):
-        y = combine(y, np.reshape(p.astype(np.float64), shape))
-    return y
-
-
-def _layer_norm_reference(x: np.ndarray, *parameters: np.ndarray, axes: Axes, eps: float) -> np.ndarray:
-    wide = x.astype(np.float64)
-    centred = wide - wide.mean(axis=tuple(axes), keepdims=True)
-    y = centred / np.sqrt((centred**2).mean(axis=tuple(axes), keepdims=True) + eps)
-    return _parameters_reference(y, parameters, axes)
+def _layer_norm_reference(x: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
+    centred = x - x.mean(axis=axes, keepdims=True)
+    return centred / np.sqrt((centred**2).mean(axis=axes, keepdims=True) + eps)
 
 
 def _samples(most: int) -> list[Sample]:
@@ -134,17 +141,10 @@ def _samples(most: int) -> list[Sample]:
     return out
 
 
-register(OpDef(
-    name="layer_norm",
-    infer=_infer("layer_norm", 3),
-    vjp=_layer_norm_vjp,
-    shard=_shard,
-    lower=Composite(_layer_norm_body),
-    reference=_layer_norm_reference,
-    samples=lambda: _samples(3),
-    dtypes=FLOATS,
-    doc="(x - mean) / sqrt(variance + eps) · weight + bias, statistics over axes.",
-))
+_register(
+    "layer_norm", "(x - mean) / sqrt(variance + eps) · weight + bias, statistics over axes.", 3, _layer_statistics,
+    _layer_norm_vjp, _layer_norm_reference,
+)
 
 
 def apply_layer_norm(
@@ -164,11 +164,6 @@ def _rms_statistics(x: Value, axes: Axes, eps: float) -> tuple[Value, Value]:
     return wide * scale, scale
 
 
-def _rms_norm_body(x: Value, *parameters: Value, axes: Axes, eps: float) -> Value:
-    y, _ = _rms_statistics(x, axes, eps)
-    return cast_to(_affine(y, parameters, axes), x.dtype)
-
-
 def _rms_norm_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
     x, *parameters = node.operands
     axes, g = node.attrs["axes"], widen(_present(cotangents))
@@ -178,23 +173,14 @@ def _rms_norm_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[
     return [cast_to(to_x, x.dtype), *(_parameter_gradient(g * normal, axes, p) for p in parameters)]
 
 
-def _rms_norm_reference(x: np.ndarray, *parameters: np.ndarray, axes: Axes, eps: float) -> np.ndarray:
-    wide = x.astype(np.float64)
-    y = wide / np.sqrt((wide**2).mean(axis=tuple(axes), keepdims=True) + eps)
-    return _parameters_reference(y, parameters, axes)
+def _rms_norm_reference(x: np.ndarray, axes: tuple[int, ...], eps: float) -> np.ndarray:
+    return x / np.sqrt((x**2).mean(axis=axes, keepdims=True) + eps)
 
 
-register(OpDef(
-    name="rms_norm",
-    infer=_infer("rms_norm", 2),
-    vjp=_rms_norm_vjp,
-    shard=_shard,
-    lower=Composite(_rms_norm_body),
-    reference=_rms_norm_reference,
-    samples=lambda: _samples(2),
-    dtypes=FLOATS,
-    doc="x / sqrt(mean(x²) + eps) · weight, the mean over axes.",
-))
+_register(
+    "rms_norm", "x / sqrt(mean(x²) + eps) · weight, the mean over axes.", 2, _rms_statistics, _rms_norm_vjp,
+    _rms_norm_reference,
+)
 
 
 def apply_rms_norm(

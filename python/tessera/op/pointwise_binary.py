@@ -79,16 +79,15 @@ def _register(
 # --- references whose semantics NumPy does not have ---
 
 
-def _floordiv_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if x.dtype.kind not in "iu":
-        return np.floor_divide(x, y)
-    return np.where(y == 0, 0, np.floor_divide(x, np.where(y == 0, 1, y)))
+def _division_reference(function: Callable[[Any, Any], Any]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
+    """``function``, but 0 for an integer divided by 0."""
 
+    def reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+        if x.dtype.kind not in "iu":
+            return function(x, y)
+        return np.where(y == 0, 0, function(x, np.where(y == 0, 1, y)))
 
-def _mod_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    if x.dtype.kind not in "iu":
-        return np.mod(x, y)
-    return np.where(y == 0, 0, np.mod(x, np.where(y == 0, 1, y)))
+    return reference
 
 
 def _pow_reference(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -143,9 +142,12 @@ _register("add", "x + y.", np.add, lambda x, y, z, g: (g, g), NUMBERS)
 _register("sub", "x - y.", np.subtract, lambda x, y, z, g: (g, -g), NUMBERS)
 _register("mul", "x * y.", np.multiply, lambda x, y, z, g: (g * y, g * x), NUMBERS)
 _register("div", "x / y.", np.divide, lambda x, y, z, g: ((q := g / y), -(q * z)), FLOATS, y=(0.3, 3))
-_register("floordiv", "floor(x / y); 0 for an integer divided by 0.", _floordiv_reference, _no_slope, NUMBERS, y=(1, 4))
 _register(
-    "mod", "x - y * floor(x / y), with the sign of y; 0 for an integer modulo 0.", _mod_reference,
+    "floordiv", "floor(x / y); 0 for an integer divided by 0.", _division_reference(np.floor_divide), _no_slope,
+    NUMBERS, y=(1, 4),
+)
+_register(
+    "mod", "x - y * floor(x / y), with the sign of y; 0 for an integer modulo 0.", _division_reference(np.mod),
     lambda x, y, z, g: (g, -(g * floor(x / y))), NUMBERS, y=(1, 4),
 )
 _register("pow", "x to the power y.", _pow_reference, _pow_vjp, NUMBERS, x=(0.2, 4), y=(0, 3))
@@ -222,6 +224,11 @@ def _arithmetic(name: str, x: TensorLike, y: TensorLike, of_bools: str) -> Value
     return build(of_bools if a.dtype == bool_ else name, a, b)
 
 
+def _floats(name: str, *operands: TensorLike) -> list[Value]:
+    """The operands promoted to one floating-point dtype: integers and bools become f32."""
+    return [v if v.dtype.is_float else cast_to(v, f32) for v in promote_operands(name, *operands)]
+
+
 def add(x: TensorLike, y: TensorLike) -> Value:
     """x + y, broadcast and promoted; the logical or of two bools. Integers wrap."""
     return _arithmetic("add", x, y, "logical_or")
@@ -239,8 +246,7 @@ def mul(x: TensorLike, y: TensorLike) -> Value:
 
 def div(x: TensorLike, y: TensorLike) -> Value:
     """x / y, broadcast and promoted; integers and bools are cast to f32. Division by zero gives inf or NaN."""
-    a, b = promote_operands("div", x, y)
-    return build("div", *(v if v.dtype.is_float else cast_to(v, f32) for v in (a, b)))
+    return build("div", *_floats("div", x, y))
 
 
 def floordiv(x: TensorLike, y: TensorLike) -> Value:
@@ -275,8 +281,7 @@ def pow(x: TensorLike, y: TensorLike) -> Value:
 
 def float_power(x: TensorLike, y: TensorLike) -> Value:
     """x to the power y in floating point: integers and bools are cast to f32."""
-    a, b = promote_operands("float_power", x, y)
-    return build("pow", *(v if v.dtype.is_float else cast_to(v, f32) for v in (a, b)))
+    return build("pow", *_floats("float_power", x, y))
 
 
 def maximum(x: TensorLike, y: TensorLike) -> Value:
@@ -291,8 +296,7 @@ def minimum(x: TensorLike, y: TensorLike) -> Value:
 
 def atan2(y: TensorLike, x: TensorLike) -> Value:
     """The angle in (-pi, pi] of the point (x, y); integers and bools are cast to f32."""
-    a, b = promote_operands("atan2", y, x)
-    return build("atan2", *(v if v.dtype.is_float else cast_to(v, f32) for v in (a, b)))
+    return build("atan2", *_floats("atan2", y, x))
 
 
 def eq(x: TensorLike, y: TensorLike) -> Value:
@@ -457,7 +461,7 @@ register(OpDef(
 
 def lerp(x: TensorLike, y: TensorLike, weight: TensorLike) -> Value:
     """Linear interpolation x + weight * (y - x); all three broadcast; integers are cast to f32."""
-    return build("lerp", *(v if v.dtype.is_float else cast_to(v, f32) for v in promote_operands("lerp", x, y, weight)))
+    return build("lerp", *_floats("lerp", x, y, weight))
 
 
 def isclose(x: TensorLike, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8, equal_nan: bool = False) -> Value:
@@ -465,7 +469,7 @@ def isclose(x: TensorLike, y: TensorLike, rtol: float = 1e-5, atol: float = 1e-8
 
     ``equal_nan``: NaN is close to NaN.
     """
-    a, b = (v if v.dtype.is_float else cast_to(v, f32) for v in promote_operands("isclose", x, y))
+    a, b = _floats("isclose", x, y)
     near = (absolute(a - b) <= absolute(b) * rtol + atol) & (absolute(b) < math.inf)
     close = (a == b) | near
     return close | ((a != a) & (b != b)) if equal_nan else close
@@ -504,5 +508,4 @@ register(OpDef(
 
 def logaddexp(x: TensorLike, y: TensorLike) -> Value:
     """log(exp(x) + exp(y)) without overflow; integers are cast to f32."""
-    a, b = promote_operands("logaddexp", x, y)
-    return build("logaddexp", *(v if v.dtype.is_float else cast_to(v, f32) for v in (a, b)))
+    return build("logaddexp", *_floats("logaddexp", x, y))

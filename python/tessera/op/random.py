@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, cast
@@ -23,8 +23,8 @@ from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import widen
 from tessera.op.arguments import FLOATS, INTEGERS, as_shape, require_dtype
 from tessera.op.factors import letters
-from tessera.op.lowering import Composite, Random
-from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, no_vjp, register
+from tessera.op.lowering import Composite, Lowering, Random
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, no_vjp, register
 from tessera.op.parameter import Parameter, set_initial_seed
 from tessera.op.philox import element_words, uniform_f32, uniform_f64
 from tessera.op.pointwise_binary import where
@@ -142,7 +142,12 @@ def _check_key(name: str, t: TensorType) -> None:
         raise ShapeError(f"[{name}] the key is {t}; expected i64[2], (seed, counter): use op.random.key(seed)")
 
 
-def _infer(name: str, dtypes: tuple[str, ...]) -> Infer:
+def _register_draw(
+    name: str, doc: str, dtypes: tuple[str, ...], lower: Lowering, reference: Callable[..., np.ndarray] | None = None,
+    **attrs: Any,
+) -> None:
+    """Register a draw with attribute ``shape`` and a dtype among ``dtypes``; ``attrs``: further ones, for samples."""
+
     def infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         _check_key(name, types[-1])
         dtype = as_dtype(attrs["dtype"])
@@ -150,11 +155,20 @@ def _infer(name: str, dtypes: tuple[str, ...]) -> Infer:
             raise DTypeError(f"[{name}] dtype is {dtype}; expected one of {', '.join(dtypes)}")
         return TensorType(dtype, tuple(attrs["shape"]))
 
-    return infer
+    def shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
+        return f"Z!->{letters(len(attrs['shape']))}"
 
+    def samples() -> list[Sample]:
+        shapes: tuple[list[int], ...] = ([], [7], [3, 5], [0, 4], [2, 1, 33])
+        drawn = (i64,) if dtypes == INTEGERS else (f32, f64)
+        return [
+            Sample(
+                (Input((2,), "index", 0, 1 << 40),), {"shape": shape, "dtype": dtype, "id": number, **attrs}, grad=False
+            )
+            for number, shape in enumerate(shapes) for dtype in drawn
+        ]
 
-def _created_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    return f"Z!->{letters(len(attrs['shape']))}"
+    register(OpDef(name, infer, _NOT_DIFFERENTIABLE, shard, lower, reference, samples, ("i64",), doc))
 
 
 def _uniform_reference(key: np.ndarray, shape: Sequence[int], dtype: DType, id: int) -> np.ndarray:
@@ -165,26 +179,11 @@ def _uniform_reference(key: np.ndarray, shape: Sequence[int], dtype: DType, id: 
     return np.reshape(draws, shape)
 
 
-def _draw_samples(**attrs: Any) -> list[Sample]:
-    shapes: tuple[list[int], ...] = ([], [7], [3, 5], [0, 4], [2, 1, 33])
-    dtypes = (f32, f64)
-    return [
-        Sample((Input((2,), "index", 0, 1 << 40),), {"shape": shape, "dtype": dtype, "id": number, **attrs}, grad=False)
-        for number, shape in enumerate(shapes) for dtype in dtypes
-    ]
-
-
-register(OpDef(
-    name="random_uniform",
-    infer=_infer("random_uniform", ("f32", "f64")),
-    vjp=_NOT_DIFFERENTIABLE,
-    shard=_created_shard,
-    lower=Random(),
-    reference=_uniform_reference,
-    samples=_draw_samples,
-    dtypes=("i64",),
-    doc="Uniform in [0, 1): Philox4x32-10 of (seed, counter), the operation's id and the element's index.",
-))
+_register_draw(
+    "random_uniform",
+    "Uniform in [0, 1): Philox4x32-10 of (seed, counter), the operation's id and the element's index.",
+    ("f32", "f64"), Random(), _uniform_reference,
+)
 
 
 # --- distributions --------------------------------------------------------------------------------------------------
@@ -199,17 +198,7 @@ def _uniform_body(key: Value, shape: Sequence[Dim], dtype: DType, id: int, low: 
     return cast_to(draw if (low, high) == (0.0, 1.0) else draw * (high - low) + low, dtype)
 
 
-register(OpDef(
-    name="uniform",
-    infer=_infer("uniform", FLOATS),
-    vjp=_NOT_DIFFERENTIABLE,
-    shard=_created_shard,
-    lower=Composite(_uniform_body),
-    reference=None,
-    samples=lambda: _draw_samples(low=-1.0, high=3.0),
-    dtypes=("i64",),
-    doc="Uniform in [low, high).",
-))
+_register_draw("uniform", "Uniform in [low, high).", FLOATS, Composite(_uniform_body), low=-1.0, high=3.0)
 
 
 def _normal_body(key: Value, shape: Sequence[Dim], dtype: DType, id: int, mean: float, std: float) -> Value:
@@ -219,17 +208,10 @@ def _normal_body(key: Value, shape: Sequence[Dim], dtype: DType, id: int, mean: 
     return cast_to(radius * cos(angle) * std + mean, dtype)
 
 
-register(OpDef(
-    name="normal",
-    infer=_infer("normal", FLOATS),
-    vjp=_NOT_DIFFERENTIABLE,
-    shard=_created_shard,
-    lower=Composite(_normal_body),
-    reference=None,
-    samples=lambda: _draw_samples(mean=1.0, std=2.0),
-    dtypes=("i64",),
-    doc="Normal with a mean and a standard deviation (Box–Muller).",
-))
+_register_draw(
+    "normal", "Normal with a mean and a standard deviation (Box–Muller).", FLOATS, Composite(_normal_body), mean=1.0,
+    std=2.0,
+)
 
 
 def _randint_body(key: Value, shape: Sequence[Dim], dtype: DType, id: int, low: int, high: int) -> Value:
@@ -238,19 +220,7 @@ def _randint_body(key: Value, shape: Sequence[Dim], dtype: DType, id: int, low: 
     return cast_to(whole + low if low else whole, dtype)
 
 
-register(OpDef(
-    name="randint",
-    infer=_infer("randint", INTEGERS),
-    vjp=_NOT_DIFFERENTIABLE,
-    shard=_created_shard,
-    lower=Composite(_randint_body),
-    reference=None,
-    samples=lambda: [
-        Sample(s.inputs, {**s.attrs, "dtype": i64}, grad=False) for s in _draw_samples(low=-3, high=9)[::2]
-    ],
-    dtypes=("i64",),
-    doc="Integers uniform in [low, high).",
-))
+_register_draw("randint", "Integers uniform in [low, high).", INTEGERS, Composite(_randint_body), low=-3, high=9)
 
 
 def _bernoulli_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:

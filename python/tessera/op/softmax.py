@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from tessera.ir.dims import bounds
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import largest, total, widen
 from tessera.op.arguments import FLOATS, one_axis, require_count, require_dtype
-from tessera.op.factors import letters
+from tessera.op.factors import whole_axes
 from tessera.op.lowering import Composite
-from tessera.op.opdef import Attrs, Infer, Input, OpDef, Sample, build, register
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, Vjp, build, register
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import exp, log, reciprocal, stop_gradient
 from tessera.op.promotion import TensorLike, as_floating, cast_to
@@ -34,20 +36,29 @@ def shifted_exponentials(x: Value, axis: int) -> tuple[Value, Value, Value]:
     return d, e, total(e, [axis])
 
 
-def _infer(name: str) -> Infer:
+def _register(
+    name: str, doc: str, body: Callable[[Value, int], Value], vjp: Vjp,
+    reference: Callable[[np.ndarray, int], np.ndarray],
+) -> None:
+    """Register a composite along one axis from ``body(x, axis)`` on a wide x."""
+
     def infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
         require_count(name, types, 1)
         require_dtype(name, types, FLOATS)
         one_axis(name, attrs["axis"], types[0].ndim)
         return types[0]
 
-    return infer
+    def whole_body(x: Value, axis: int) -> Value:
+        return x if x.shape[axis] == 0 else cast_to(body(widen(x), axis), x.dtype)
+
+    def wide_reference(x: np.ndarray, axis: int) -> np.ndarray:
+        return reference(x.astype(np.float64), axis)
+
+    register(OpDef(name, infer, vjp, _shard, Composite(whole_body), wide_reference, _samples, FLOATS, doc))
 
 
 def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    dims = list(letters(types[0].ndim))
-    dims[attrs["axis"]] += "!"
-    return f"{''.join(dims)}->{''.join(dims)}"
+    return "{0}->{0}".format(whole_axes(types[0].ndim, [attrs["axis"]]))
 
 
 def _samples() -> list[Sample]:
@@ -56,10 +67,8 @@ def _samples() -> list[Sample]:
 
 
 def _softmax_body(x: Value, axis: int) -> Value:
-    if x.shape[axis] == 0:
-        return x
-    _, e, s = shifted_exponentials(widen(x), axis)
-    return cast_to(e * reciprocal(s), x.dtype)
+    _, e, s = shifted_exponentials(x, axis)
+    return e * reciprocal(s)
 
 
 def _softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None]:
@@ -71,60 +80,39 @@ def _softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Valu
 
 
 def _softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
-    wide = x.astype(np.float64)
-    e = np.exp(wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf))
+    e = np.exp(x - np.max(x, axis=axis, keepdims=True, initial=-np.inf))
     return e / np.sum(e, axis=axis, keepdims=True)
 
 
-register(OpDef(
-    name="softmax",
-    infer=_infer("softmax"),
-    vjp=_softmax_vjp,
-    shard=_shard,
-    lower=Composite(_softmax_body),
-    reference=_softmax_reference,
-    samples=_samples,
-    dtypes=FLOATS,
-    doc="exp(x) / sum(exp(x)) along an axis.",
-))
+_register(
+    "softmax", "exp(x) / sum(exp(x)) along an axis.", _softmax_body, _softmax_vjp, _softmax_reference
+)
 
 
 def _safe_softmax_body(x: Value, axis: int) -> Value:
-    if x.shape[axis] == 0:
-        return x
-    wide = widen(x)
-    top = _top(wide, axis)
-    e = exp(wide - where(top == float("-inf"), 0, top))
+    top = _top(x, axis)
+    e = exp(x - where(top == float("-inf"), 0, top))
     s = total(e, [axis])
-    return cast_to(e * reciprocal(where(s == 0, 1, s)), x.dtype)
+    return e * reciprocal(where(s == 0, 1, s))
 
 
 def _safe_softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
-    wide = x.astype(np.float64)
-    top = np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
-    e = np.exp(wide - np.where(np.equal(top, -np.inf), 0, top))
+    top = np.max(x, axis=axis, keepdims=True, initial=-np.inf)
+    e = np.exp(x - np.where(np.equal(top, -np.inf), 0, top))
     s = np.sum(e, axis=axis, keepdims=True)
     return e / np.where(s == 0, 1, s)
 
 
-register(OpDef(
-    name="safe_softmax",
-    infer=_infer("safe_softmax"),
-    vjp=_softmax_vjp,
-    shard=_shard,
-    lower=Composite(_safe_softmax_body),
-    reference=_safe_softmax_reference,
-    samples=_samples,
-    dtypes=FLOATS,
-    doc="softmax that is zero, instead of NaN, along an axis whose elements are all -inf.",
-))
+_register(
+    "safe_softmax",
+    "softmax that is zero, instead of NaN, along an axis whose elements are all -inf.",
+    _safe_softmax_body, _softmax_vjp, _safe_softmax_reference,
+)
 
 
 def _log_softmax_body(x: Value, axis: int) -> Value:
-    if x.shape[axis] == 0:
-        return x
-    d, _, s = shifted_exponentials(widen(x), axis)
-    return cast_to(d - log(s), x.dtype)
+    d, _, s = shifted_exponentials(x, axis)
+    return d - log(s)
 
 
 def _log_softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[Value | None]:
@@ -135,22 +123,15 @@ def _log_softmax_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> tuple[
 
 
 def _log_softmax_reference(x: np.ndarray, axis: int) -> np.ndarray:
-    wide = x.astype(np.float64)
-    d = wide - np.max(wide, axis=axis, keepdims=True, initial=-np.inf)
+    d = x - np.max(x, axis=axis, keepdims=True, initial=-np.inf)
     return d - np.log(np.sum(np.exp(d), axis=axis, keepdims=True))
 
 
-register(OpDef(
-    name="log_softmax",
-    infer=_infer("log_softmax"),
-    vjp=_log_softmax_vjp,
-    shard=_shard,
-    lower=Composite(_log_softmax_body),
-    reference=_log_softmax_reference,
-    samples=_samples,
-    dtypes=FLOATS,
-    doc="log(softmax(x)) along an axis, without forming the softmax.",
-))
+_register(
+    "log_softmax",
+    "log(softmax(x)) along an axis, without forming the softmax.",
+    _log_softmax_body, _log_softmax_vjp, _log_softmax_reference,
+)
 
 
 def _along(name: str, x: TensorLike, axis: int) -> Value:

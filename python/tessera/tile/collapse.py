@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, Union
 
@@ -20,14 +21,21 @@ def collapse(kernel: Kernel) -> Kernel:
     return _collapse_batch(kernel)
 
 
-def _collapse_batch(kernel: DotKernel) -> DotKernel:
-    at = len(kernel.batch) - 2
-    while at >= 0:
-        merged = _merge(kernel, kernel.batch[at], kernel.batch[at + 1])
+def _collapse_axes(
+    kernel: K, axes: tuple[Axis, ...], with_axes: Callable[[K, tuple[Axis, ...]], K]
+) -> tuple[K, tuple[Axis, ...]]:
+    """Neighbours among ``axes`` merged from the inside outwards; ``with_axes`` puts the new ones into the kernel."""
+    for at in reversed(range(len(axes) - 1)):
+        merged = _merge(kernel, axes[at], axes[at + 1])
         if merged is not None:
             kernel, axis = merged
-            kernel = replace(kernel, batch=(*kernel.batch[:at], axis, *kernel.batch[at + 2:]))
-        at -= 1
+            axes = (*axes[:at], axis, *axes[at + 2:])
+            kernel = with_axes(kernel, axes)
+    return kernel, axes
+
+
+def _collapse_batch(kernel: DotKernel) -> DotKernel:
+    kernel, _ = _collapse_axes(kernel, kernel.batch, lambda k, axes: replace(k, batch=axes))
     if len(kernel.batch) == 1 and not _mentions(kernel.b, kernel.batch[0].symbol):
         merged = _merge(kernel, kernel.batch[0], kernel.m)
         if merged is not None:
@@ -36,29 +44,18 @@ def _collapse_batch(kernel: DotKernel) -> DotKernel:
 
 
 def _collapse_grid(kernel: LoopKernel) -> LoopKernel:
-    at = len(kernel.grid) - 2
-    while at >= 0:
-        merged = _merge(kernel, kernel.grid[at], kernel.grid[at + 1])
-        if merged is not None:
-            kernel, axis = merged
-            kernel = replace(kernel, grid=(*kernel.grid[:at], axis, *kernel.grid[at + 2:]))
-        at -= 1
-    return kernel
+    return _collapse_axes(kernel, kernel.grid, lambda k, axes: replace(k, grid=axes))[0]
 
 
 def _collapse_loops(kernel: LoopKernel) -> LoopKernel:
     longest = max((s.axes for s in kernel.stages), key=len, default=())
     if any(s.axes and s.axes != longest for s in kernel.stages):
         return kernel
-    at = len(longest) - 2
-    while at >= 0:
-        merged = _merge(kernel, longest[at], longest[at + 1])
-        if merged is not None:
-            kernel, axis = merged
-            longest = (*longest[:at], axis, *longest[at + 2:])
-            kernel = replace(kernel, stages=tuple(Stage(longest if s.axes else (), s.ops) for s in kernel.stages))
-        at -= 1
-    return kernel
+
+    def with_axes(changed: LoopKernel, axes: tuple[Axis, ...]) -> LoopKernel:
+        return replace(changed, stages=tuple(Stage(axes if s.axes else (), s.ops) for s in changed.stages))
+
+    return _collapse_axes(kernel, longest, with_axes)[0]
 
 
 def _mentions(body: tuple[Op, ...], symbol: Symbol) -> bool:

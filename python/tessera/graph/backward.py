@@ -31,10 +31,6 @@ class Gradients(dict[str, Any]):
         """What tells gradients of one model from those of another with equal names."""
         return tuple(self.parameters.values())
 
-    def replaced(self, values: Mapping[str, Any]) -> Gradients:
-        """Other gradients of the same parameters."""
-        return Gradients(values, self.parameters)
-
 
 def trainable_parameters(*values: Value) -> dict[str, Parameter]:
     """The trainable parameters that the values depend on, by name."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from tessera.errors import ArgumentError, DTypeError, ShapeError
+from tessera.errors import ArgumentError, ShapeError
 from tessera.ir.dims import Dim
-from tessera.ir.dtype import bool_, i32, i64
+from tessera.ir.dtype import i32
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import count, total, widen
 from tessera.op.arguments import FLOATS, one_axis, require_dtype, require_equal_dtypes, require_index, shape_text
@@ -24,7 +24,7 @@ from tessera.op.matmul import to_shape
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import log, reciprocal
-from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to, promote_operands
+from tessera.op.promotion import TensorLike, as_floating, as_index, as_tensor, cast_to, promote_operands
 from tessera.op.softmax import shifted_exponentials
 
 REDUCTIONS = ("mean", "sum", "none")
@@ -377,10 +377,10 @@ def _soft_samples() -> list[Sample]:
 
 
 def _soft_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
-    dims = list(letters(types[0].ndim))
-    axis = attrs["axis"]
-    result = "".join(_dropped(dims, axis)) if attrs["reduction"] == "none" else ""  # type: ignore[arg-type]
-    dims[axis] += "!"
+    names = letters(types[0].ndim)
+    axis: int = attrs["axis"]
+    result = names[:axis] + names[axis + 1 :] if attrs["reduction"] == "none" else ""
+    dims = [c + "!" if i == axis else c for i, c in enumerate(names)]
     scores = "".join(f"{c}!" if attrs["reduction"] == "mean" and len(c) == 1 else c for c in dims)
     return f"{','.join([scores, scores] + [dims[axis]] * (len(types) - 2))}->{result}"
 
@@ -492,9 +492,7 @@ def _class_axis(op: str, scores: Value, axis: int) -> int:
 
 
 def _with_labels(op: str, scores: Value, labels: Value, weight: TensorLike | None, **attrs: Any) -> Value:
-    if labels.dtype.is_float or labels.dtype == bool_:
-        raise DTypeError(f"[{op}] labels have dtype {labels.dtype}; expected an integer dtype")
-    labels = labels if labels.dtype in (i32, i64) else cast_to(labels, i64)
+    labels = as_index(op, "labels", labels)
     if weight is None:
         return build(op, scores, labels, **attrs)
     return build(op, scores, labels, cast_to(as_floating(weight, scores), scores.dtype), **attrs)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from tessera.errors import DTypeError, ShapeError
-from tessera.ir.dtype import bool_, i32, i64
+from tessera.errors import ShapeError
 from tessera.ir.value import TensorType, Value
 from tessera.op.arguments import ALL, require_count, require_index, shape_text
 from tessera.op.factors import letters
 from tessera.op.lowering import Composite
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
-from tessera.op.promotion import TensorLike, as_tensor, cast_to
+from tessera.op.promotion import TensorLike, as_index, as_tensor
 
 
 def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
@@ -66,8 +65,4 @@ def look_up(ids: TensorLike, table: TensorLike) -> Value:
 
     An id outside [0, rows) makes the run fail with IndexRangeError. Raises DTypeError for ids that are not integers.
     """
-    index = as_tensor(ids)
-    if index.dtype.is_float or index.dtype == bool_:
-        raise DTypeError(f"[embedding] ids have dtype {index.dtype}; expected an integer dtype")
-    index = index if index.dtype in (i32, i64) else cast_to(index, i64)
-    return build("embedding", index, as_tensor(table))
+    return build("embedding", as_index("embedding", "ids", ids), as_tensor(table))

@@ -224,6 +224,10 @@ def _arithmetic(name: str, x: TensorLike, y: TensorLike, of_bools: str) -> Value
     return build(of_bools if a.dtype == bool_ else name, a, b)
 
 
+def _promoted(name: str, x: TensorLike, y: TensorLike) -> Value:
+    return build(name, *promote_operands(name, x, y))
+
+
 def _floats(name: str, *operands: TensorLike) -> list[Value]:
     """The operands promoted to one floating-point dtype: integers and bools become f32."""
     return [v if v.dtype.is_float else cast_to(v, f32) for v in promote_operands(name, *operands)]
@@ -301,32 +305,32 @@ def atan2(y: TensorLike, x: TensorLike) -> Value:
 
 def eq(x: TensorLike, y: TensorLike) -> Value:
     """Whether x == y, elementwise: bool. False where either is NaN."""
-    return build("eq", *promote_operands("eq", x, y))
+    return _promoted("eq", x, y)
 
 
 def ne(x: TensorLike, y: TensorLike) -> Value:
     """Whether x != y, elementwise: bool. True where either is NaN."""
-    return build("ne", *promote_operands("ne", x, y))
+    return _promoted("ne", x, y)
 
 
 def lt(x: TensorLike, y: TensorLike) -> Value:
     """Whether x < y, elementwise: bool."""
-    return build("lt", *promote_operands("lt", x, y))
+    return _promoted("lt", x, y)
 
 
 def le(x: TensorLike, y: TensorLike) -> Value:
     """Whether x <= y, elementwise: bool."""
-    return build("le", *promote_operands("le", x, y))
+    return _promoted("le", x, y)
 
 
 def gt(x: TensorLike, y: TensorLike) -> Value:
     """Whether x > y, elementwise: bool."""
-    return build("gt", *promote_operands("gt", x, y))
+    return _promoted("gt", x, y)
 
 
 def ge(x: TensorLike, y: TensorLike) -> Value:
     """Whether x >= y, elementwise: bool."""
-    return build("ge", *promote_operands("ge", x, y))
+    return _promoted("ge", x, y)
 
 
 def logical_and(x: TensorLike, y: TensorLike) -> Value:
@@ -346,27 +350,27 @@ def logical_xor(x: TensorLike, y: TensorLike) -> Value:
 
 def bitwise_and(x: TensorLike, y: TensorLike) -> Value:
     """The bits that both have; integers or bools. DTypeError for floats."""
-    return build("bitwise_and", *promote_operands("bitwise_and", x, y))
+    return _promoted("bitwise_and", x, y)
 
 
 def bitwise_or(x: TensorLike, y: TensorLike) -> Value:
     """The bits that either has; integers or bools. DTypeError for floats."""
-    return build("bitwise_or", *promote_operands("bitwise_or", x, y))
+    return _promoted("bitwise_or", x, y)
 
 
 def bitwise_xor(x: TensorLike, y: TensorLike) -> Value:
     """The bits that exactly one has; integers or bools. DTypeError for floats."""
-    return build("bitwise_xor", *promote_operands("bitwise_xor", x, y))
+    return _promoted("bitwise_xor", x, y)
 
 
 def shift_left(x: TensorLike, y: TensorLike) -> Value:
     """x · 2**y for integers; 0 when y is negative or at least the width of the dtype."""
-    return build("shift_left", *promote_operands("shift_left", x, y))
+    return _promoted("shift_left", x, y)
 
 
 def shift_right(x: TensorLike, y: TensorLike) -> Value:
     """floor(x / 2**y) for integers; 0 (or -1 for negative x) when y is negative or at least the width of the dtype."""
-    return build("shift_right", *promote_operands("shift_right", x, y))
+    return _promoted("shift_right", x, y)
 
 
 def where(condition: TensorLike, x: TensorLike, y: TensorLike) -> Value:

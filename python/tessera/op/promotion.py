@@ -107,6 +107,14 @@ def as_floating(x: TensorLike, like: Value | DType | None = None) -> Value:
     return tensor if tensor.dtype.is_float else cast_to(tensor, f32)
 
 
+def as_index(op: str, what: str, x: TensorLike) -> Value:
+    """``x`` as a tensor of i32 or i64, from any integer dtype; DTypeError, which calls it ``what``, for others."""
+    tensor = as_tensor(x)
+    if not tensor.dtype.is_integer:
+        raise DTypeError(f"[{op}] {what} have dtype {tensor.dtype}; expected an integer dtype")
+    return tensor if tensor.dtype.name in ("i32", "i64") else cast_to(tensor, DTYPES["i64"])
+
+
 def host_array(x: Any) -> np.ndarray:
     """A NumPy array with the elements of any array: NumPy, PyTorch, JAX, DLPack, nested lists.
 

@@ -24,7 +24,6 @@ class Level:
     registers: int
     has_fma: bool
     has_f16c: bool
-    has_masks: bool
 
     def lanes(self, bits: int) -> int:
         """Elements of ``bits`` bits in one vector register."""
@@ -36,9 +35,9 @@ _V3 = _V2 | {"avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"}
 _V4 = _V3 | {"avx512f", "avx512bw", "avx512cd", "avx512dq", "avx512vl"}
 
 LEVELS: dict[str, Level] = {
-    "x86-64-v2": Level("x86-64-v2", 2, 16, 16, False, False, False),
-    "x86-64-v3": Level("x86-64-v3", 3, 32, 16, True, True, False),
-    "x86-64-v4": Level("x86-64-v4", 4, 64, 32, True, True, True),
+    "x86-64-v2": Level("x86-64-v2", 2, 16, 16, False, False),
+    "x86-64-v3": Level("x86-64-v3", 3, 32, 16, True, True),
+    "x86-64-v4": Level("x86-64-v4", 4, 64, 32, True, True),
 }
 """The levels by name, lowest first."""
 

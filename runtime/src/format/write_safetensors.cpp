@@ -61,23 +61,32 @@ std::string header_text(const std::vector<std::pair<std::string, std::string>> &
     return prefix + out;
 }
 
-// A temporary file beside the target, removed unless it was put in place.
+// A temporary file beside the target, removed unless it was put in place. Where the system can, it has no name until it
+// is complete, so that a process that is killed leaves nothing behind.
 class TemporaryFile {
   public:
     explicit TemporaryFile(const std::string &target) : target_(target) {
         size_t slash = target.rfind('/');
         folder_ = slash == std::string::npos ? "." : slash == 0 ? "/" : target.substr(0, slash);
-        std::string base = slash == std::string::npos ? target : target.substr(slash + 1);
-        path_ = folder_ + "/." + base + ".XXXXXX";
+        base_ = slash == std::string::npos ? target : target.substr(slash + 1);
+#ifdef O_TMPFILE
+        if (::access("/proc/self/fd", X_OK) == 0)
+            fd_ = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);
+#endif
+        if (fd_ >= 0)
+            return;
+        path_ = folder_ + "/." + base_ + ".XXXXXX";
         fd_ = ::mkostemp(path_.data(), O_CLOEXEC);
-        if (fd_ < 0)
+        if (fd_ < 0) {
+            path_.clear();
             fail_to_write();
+        }
     }
 
     ~TemporaryFile() {
         if (fd_ >= 0)
             ::close(fd_);
-        if (!placed_)
+        if (!path_.empty())
             ::unlink(path_.c_str());
     }
 
@@ -104,11 +113,13 @@ class TemporaryFile {
             mode = old.st_mode & 07777;
         if (::fchmod(fd_, mode) != 0 || ::fsync(fd_) != 0)
             fail_to_write();
+        if (path_.empty())
+            give_name();
         int fd = fd_;
         fd_ = -1;
         if (::close(fd) != 0 || ::rename(path_.c_str(), target_.c_str()) != 0)
             fail_to_write();
-        placed_ = true;
+        path_.clear();
         // The rename is durable once the folder is; file systems that cannot sync a folder are left alone.
         if (int folder = ::open(folder_.c_str(), O_RDONLY | O_CLOEXEC); folder >= 0) {
             (void)::fsync(folder);
@@ -117,13 +128,27 @@ class TemporaryFile {
     }
 
   private:
+    // A rename replaces an older file, which giving a name cannot: a name of its own comes first.
+    void give_name() {
+        const std::string source = "/proc/self/fd/" + std::to_string(fd_);
+        for (unsigned attempt = 0;; ++attempt) {
+            std::string name = format("%s/.%s.%ld-%u", folder_.c_str(), base_.c_str(), static_cast<long>(::getpid()), attempt);
+            if (::linkat(AT_FDCWD, source.c_str(), AT_FDCWD, name.c_str(), AT_SYMLINK_FOLLOW) == 0) {
+                path_ = std::move(name);
+                return;
+            }
+            if (errno != EEXIST)
+                fail_to_write();
+        }
+    }
+
     [[noreturn]] void fail_to_write() const {
         fail(Code::FileAccess, "cannot write %s: %s", target_.c_str(), std::strerror(errno));
     }
 
-    std::string target_, folder_, path_;
+    std::string target_, folder_, base_;
+    std::string path_; // of the temporary file; empty when it has none
     int fd_ = -1;
-    bool placed_ = false;
 };
 
 } // namespace

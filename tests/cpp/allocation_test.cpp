@@ -11,7 +11,7 @@ namespace {
 
 std::atomic<long> allocations{0};
 
-void *allocate(std::size_t bytes) {
+[[maybe_unused]] void *allocate(std::size_t bytes) {
     ++allocations;
     if (void *p = std::malloc(bytes ? bytes : 1))
         return p;
@@ -20,12 +20,15 @@ void *allocate(std::size_t bytes) {
 
 } // namespace
 
+// The address sanitizer has allocation functions of its own, which must not be mixed with others.
+#ifndef __SANITIZE_ADDRESS__
 void *operator new(std::size_t bytes) { return allocate(bytes); }
 void *operator new[](std::size_t bytes) { return allocate(bytes); }
 void operator delete(void *p) noexcept { std::free(p); }
 void operator delete[](void *p) noexcept { std::free(p); }
 void operator delete(void *p, std::size_t) noexcept { std::free(p); }
 void operator delete[](void *p, std::size_t) noexcept { std::free(p); }
+#endif
 
 using namespace tessera;
 

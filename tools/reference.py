@@ -16,6 +16,7 @@ from typing import Any
 
 from tessera.config import VARIABLES
 from tessera.ir.value import Value
+from tessera.op.modules import Module
 from tessera.op.opdef import REGISTRY, NoVjp
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "reference.md"
@@ -51,6 +52,8 @@ FORMS = {
 """Headings of the operator families, in the order of the page."""
 
 Named = list[tuple[str, Any]]
+OBJECTS: Named = [("Value", Value), ("Module", Module)]
+"""Classes that users meet without naming them."""
 
 
 def public(namespace: str) -> Named:
@@ -144,7 +147,7 @@ def page() -> str:
         "`tessera.errors`; each names the operator, the argument, and what is expected.",
     ]
     listed = [(f"{_short(n)}.{k}", v) for n in NAMESPACES for k, v in public(n)]
-    first = {id(Value): "Value"}
+    first = {id(v): k for k, v in OBJECTS}
     for own in (True, False):  # under its own name where it has several
         for name, thing in listed:
             if own == name.endswith(f".{getattr(thing, '__name__', '')}"):
@@ -158,7 +161,8 @@ def page() -> str:
         else:
             parts += [entry(f"{_short(namespace)}.{k}", v, first) for k, v in public(namespace)]
         if namespace == "tessera.op":
-            parts += ["### Tensors", "What the functions of ``op`` take and give:", entry("Value", Value, first)]
+            parts += ["### Tensors and modules", "What the functions of ``op`` take and give."]
+            parts += [entry(k, v, first) for k, v in OBJECTS]
     rows = [f"| `{v.name}` | {v.default or 'empty'} | {v.doc} |" for v in VARIABLES]
     parts += ["## Environment variables", "\n".join(["| variable | default | meaning |", "|---|---|---|", *rows])]
     return "\n\n".join(p.strip() for p in parts if p.strip()) + "\n"

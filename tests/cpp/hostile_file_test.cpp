@@ -1,5 +1,8 @@
 // Files that are truncated, corrupted, newer or made to do harm: typed errors, never a crash.
 #include <cstdlib>
+#include <filesystem>
+#include <sys/stat.h>
+#include <unistd.h>
 
 #include "artifact_builder.h"
 #include "check.h"
@@ -71,6 +74,10 @@ static void test_headers() {
                 "native code was not allowed");
     CHECK_ERROR(Mapping::map_file("/no/such/file"), Error, Code::FileAccess, "cannot read /no/such/file: No such file");
     CHECK_ERROR(Mapping::map_file("/dev/null"), Error, Code::FileAccess, "not a regular file");
+    std::string pipe = (std::filesystem::temp_directory_path() / ("tessera_pipe_" + std::to_string(::getpid()))).string();
+    CHECK(::mkfifo(pipe.c_str(), 0600) == 0);
+    CHECK_ERROR(Mapping::map_file(pipe), Error, Code::FileAccess, "not a regular file"); // and does not wait for a writer
+    ::unlink(pipe.c_str());
 }
 
 static void test_plans() {

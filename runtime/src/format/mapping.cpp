@@ -30,7 +30,7 @@ struct Descriptor {
 } // namespace
 
 std::shared_ptr<Mapping> Mapping::map_file(const std::string &path) {
-    Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC)};
+    Descriptor file{::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK)}; // a named pipe would block
     struct stat status {};
     if (file.fd < 0 || ::fstat(file.fd, &status) != 0)
         fail_to_read(path, std::strerror(errno));

@@ -85,6 +85,19 @@ void read_outputs(tsr_graph *graph, tsr_tensor *const *outputs, size_t count, bo
     }
 }
 
+// Queues the work; `run`, unless null, gets a handle to wait for it, made first so that nothing can fail afterwards.
+void start(tsr_runtime *runtime, std::shared_ptr<Run> work, tsr_run **run) {
+    std::unique_ptr<tsr_run> handle;
+    if (run) {
+        handle = std::make_unique<tsr_run>();
+        handle->runtime = runtime->runtime;
+        handle->run = work;
+    }
+    runtime->runtime->submit(std::move(work));
+    if (run)
+        *run = handle.release();
+}
+
 } // namespace
 
 tsr_status tsr_runtime_create(const tsr_runtime_options *options, tsr_runtime **runtime) {
@@ -154,15 +167,7 @@ tsr_status tsr_runtime_submit(tsr_runtime *runtime, tsr_graph *graph, tsr_tensor
         work->program = graph->program;
         for (size_t i = 0; i < arguments.count; ++i)
             work->inputs.push_back(*arguments.pointers[i]);
-        std::unique_ptr<tsr_run> handle;
-        if (run) {
-            handle = std::make_unique<tsr_run>();
-            handle->runtime = runtime->runtime;
-            handle->run = work;
-        }
-        runtime->runtime->submit(std::move(work));
-        if (run)
-            *run = handle.release();
+        start(runtime, std::move(work), run);
     });
 }
 
@@ -176,15 +181,7 @@ tsr_status tsr_runtime_submit_tensors(tsr_runtime *runtime, tsr_tensor *const *t
             if (tensors[i]->lazy)
                 work->lazy.push_back(tensors[i]->lazy);
         }
-        std::unique_ptr<tsr_run> handle;
-        if (run) {
-            handle = std::make_unique<tsr_run>();
-            handle->runtime = runtime->runtime;
-            handle->run = work;
-        }
-        runtime->runtime->submit(std::move(work));
-        if (run)
-            *run = handle.release();
+        start(runtime, std::move(work), run);
     });
 }
 

@@ -28,6 +28,7 @@ class Graph:
         self.name = name
         self.outputs: dict[str, Value] = dict(outputs)
         self.updates: dict[Value, Value] = dict(updates or {})
+        self._sorted: tuple[list[Value], list[Node]] | None = None
         # A dict, as a list would compare with ``==``, which is an operator on values.
         self.inputs: list[Value] = list(inputs or ())
         self.inputs = list(dict.fromkeys([*self.inputs, *self._leaves(INPUT)]))
@@ -46,7 +47,12 @@ class Graph:
 
     def nodes(self) -> list[Node]:
         """All nodes in a topological order that is the same for every run (inputs first)."""
-        return topological([*(v.node for v in getattr(self, "inputs", ())), *(v.node for v in self.roots())])
+        roots = [*getattr(self, "inputs", ()), *self.roots()]
+        known = self._sorted
+        # Values compare with an operator of their own: ``is``, not ``==``.
+        if known is None or len(known[0]) != len(roots) or any(a is not b for a, b in zip(known[0], roots)):
+            known = self._sorted = roots, topological(v.node for v in roots)
+        return list(known[1])
 
     def _leaves(self, op: str) -> Iterator[Value]:
         return (n.results[0] for n in self.nodes() if n.op == op)
@@ -110,9 +116,10 @@ def topological(roots: Iterable[Node]) -> list[Node]:
             node = stack[-1]
             if node in done:
                 stack.pop()
-            elif pending := [v.node for v in node.operands if v.node not in done]:
-                pending.reverse()
-                stack += pending
+                continue
+            pending = [v.node for v in node.operands if v.node not in done] if node.operands else ()
+            if pending:
+                stack += reversed(pending)
             else:
                 stack.pop()
                 done.add(node)

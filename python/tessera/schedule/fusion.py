@@ -48,6 +48,8 @@ class Group:
     anchor: Piece = field(init=False)
     kind: str = field(init=False)
     position: int = field(init=False)
+    rank: int = 0
+    """Place in a topological order of the groups, which merging keeps up."""
 
     def __post_init__(self) -> None:
         """The anchor, the member that gives the group its form; its kind; where the first member stood in the graph."""
@@ -70,8 +72,8 @@ class Fusion:
         self._readers: dict[int, dict[Group, None]] = {}
         self._sizes: dict[tuple[Dim, ...], Dim] = {}
         checks: dict[int, Group] = {}
-        for piece in pieces:
-            group = Group([piece], piece.space, piece.reduced, {piece: {}})
+        for rank, piece in enumerate(pieces):
+            group = Group([piece], piece.space, piece.reduced, {piece: {}}, rank=rank)
             self.groups[group] = None
             for v in _produced(piece):
                 group.roots[id(v)] = piece
@@ -148,7 +150,12 @@ class Fusion:
                 sorted([*main.members, *other.members], key=lambda p: p.position), main.space, main.reduced,
                 {**main.mappings, **mappings}, {**main.roots, **other.roots}, main.reads | other.reads,
             )
-            if self._worthwhile(main, other, merged) and self._consistent(merged) and not self._separated(a, b):
+            if not self._worthwhile(main, other, merged) or not self._consistent(merged):
+                continue
+            first, last = (a, b) if a.rank < b.rank else (b, a)
+            later = self._between(first, last)
+            if later is not None:
+                self._insert(first, last, merged, later)
                 self._replace(a, b, merged)
                 return merged
         return None
@@ -264,20 +271,39 @@ class Fusion:
                     return False
         return True
 
-    def _separated(self, a: Group, b: Group) -> bool:
-        """Whether another group must run between the two."""
-        for first, last in ((a, b), (b, a)):
-            stack = [g for g in first.successors if g is not last]
-            seen: set[Group] = set(stack)
-            while stack:
-                group = stack.pop()
-                for after in group.successors:
-                    if after is last:
-                        return True
-                    if after not in seen:
-                        seen.add(after)
-                        stack.append(after)
-        return False
+    @staticmethod
+    def _between(first: Group, last: Group) -> list[Group] | None:
+        """What must run after ``first`` among the groups ranked before ``last``; None when ``last`` needs any of it."""
+        stack = [g for g in first.successors if g.rank < last.rank]
+        seen = dict.fromkeys(stack)
+        while stack:
+            for after in stack.pop().successors:
+                if after is last:
+                    return None
+                if after.rank < last.rank and after not in seen:
+                    seen[after] = None
+                    stack.append(after)
+        return list(seen)
+
+    def _insert(self, first: Group, last: Group, merged: Group, later: list[Group]) -> None:
+        """Rank the group that replaces two: after all that ``last`` needs, before all that needs ``first``.
+
+        The ranks of the groups concerned are dealt out anew among them (Pearce and Kelly, 2006).
+        """
+        stack = [g for g in last.predecessors if g.rank > first.rank]
+        earlier = dict.fromkeys(stack)
+        while stack:
+            for before in stack.pop().predecessors:
+                if before.rank > first.rank and before not in earlier:
+                    earlier[before] = None
+                    stack.append(before)
+        ordered = sorted(earlier, key=_rank)
+        after = sorted(later, key=_rank)
+        ranks = sorted(g.rank for g in (first, last, *ordered, *after))
+        for group, rank in zip((*ordered, merged), ranks):
+            group.rank = rank
+        for group, rank in zip(reversed(after), reversed(ranks)):
+            group.rank = rank
 
     def _replace(self, a: Group, b: Group, merged: Group) -> None:
         for old in (a, b):
@@ -311,6 +337,10 @@ def _produced(piece: Piece) -> tuple[Value, ...]:
     if piece.kind == "check":
         return ()
     return piece.node.results if isinstance(get(piece.node.op).lower, low.Portable) else (piece.value,)
+
+
+def _rank(group: Group) -> int:
+    return group.rank
 
 
 def _divides(d: Dim) -> bool:

@@ -43,11 +43,12 @@ def lay_out(storages: list[Storage]) -> Dim:
 
 
 def _pack(storages: list[Storage]) -> int:
-    placed: list[Storage] = []
+    placed: list[tuple[int, int, int, int]] = []  # first, last, start, stop
     total = 0
     for storage in sorted(storages, key=lambda s: (-int(s.bytes), s.first)):
         size = int(aligned(storage.bytes))
-        busy = sorted((int(p.offset), int(p.offset) + int(aligned(p.bytes))) for p in placed if p.meets(storage))
+        first, last = storage.first, storage.last
+        busy = sorted((p[2], p[3]) for p in placed if p[0] <= last and first <= p[1])
         best: int | None = None
         smallest = 0
         end = 0
@@ -55,9 +56,10 @@ def _pack(storages: list[Storage]) -> int:
             if start - end >= size and (best is None or start - end < smallest):
                 best, smallest = end, start - end
             end = max(end, stop)
-        storage.offset = end if best is None else best
-        placed.append(storage)
-        total = max(total, storage.offset + size)
+        offset = end if best is None else best
+        storage.offset = offset
+        placed.append((first, last, offset, offset + size))
+        total = max(total, offset + size)
     return total
 
 

@@ -6,6 +6,7 @@ is impossible is computed elsewhere and copied at the end.
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterable
 
 from tessera.ir.value import Value
@@ -19,6 +20,7 @@ class Order:
 
     def __init__(self, groups: Iterable[Group]) -> None:
         self.groups: list[Group] = sorted(groups, key=lambda g: g.position)
+        self._number = {g: i for i, g in enumerate(self.groups)}
         self.after: dict[Group, dict[Group, None]] = {g: dict(g.successors) for g in self.groups}
         self.readers: dict[int, list[Group]] = {}
         for group in self.groups:
@@ -55,20 +57,34 @@ class Order:
                 waiting[later] += 1
         unread = {root: len(groups) for root, groups in self.readers.items()}
         urgent = self._before_checks()
-        ready = [g for g in self.groups if waiting[g] == 0]
-        out: list[Group] = []
+        ready: list[tuple[tuple[int, ...], Group]] = []
+
+        def offer(group: Group) -> None:
+            key = (_urgency(group, urgent), self._growth(group, sizes, unread), group.position, self._number[group])
+            heapq.heappush(ready, (key, group))
+
+        for group in self.groups:
+            if waiting[group] == 0:
+                offer(group)
+        out: dict[Group, None] = {}
         while ready:
-            group = min(ready, key=lambda g: (*_urgency(g, urgent), self._growth(g, sizes, unread), g.position))
-            ready.remove(group)
-            out.append(group)
+            _, group = heapq.heappop(ready)
+            if group in out:
+                continue
+            out[group] = None
             for root in group.reads:
                 unread[root] -= 1
+                if unread[root] == 1 and root in sizes:
+                    # The last reader now frees the value: its place among the ready improves.
+                    last = next(g for g in self.readers[root] if g not in out)
+                    if waiting[last] == 0:
+                        offer(last)
             for later in self.after[group]:
                 waiting[later] -= 1
                 if waiting[later] == 0:
-                    ready.append(later)
+                    offer(later)
         assert len(out) == len(self.groups), "the order of kernels has a cycle"
-        return out
+        return list(out)
 
     def _growth(self, group: Group, sizes: dict[int, int], unread: dict[int, int]) -> int:
         """Bytes that running the group now adds to what is live."""
@@ -92,8 +108,8 @@ class Order:
         return seen
 
 
-def _urgency(group: Group, urgent: set[Group]) -> tuple[int]:
-    return (0 if group.kind == CHECK else 1 if group in urgent else 2,)
+def _urgency(group: Group, urgent: set[Group]) -> int:
+    return 0 if group.kind == CHECK else 1 if group in urgent else 2
 
 
 def typical_bytes(v: Value) -> int:

@@ -31,6 +31,19 @@ void Run::execute(ThreadPool &pool) noexcept {
 struct Runtime::Queue {
     explicit Queue(int threads) : pool(threads) {}
 
+    // The lock. In a child of fork a thread that is not there may hold it, or be at work: an error, not a wait for ever.
+    std::unique_lock<std::mutex> hold() {
+        std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
+        if (!lock) {
+            check_process();
+            lock.lock();
+        }
+        return lock;
+    }
+    void check_process() const {
+        if (process != ::getpid())
+            fail(Code::Unsupported, "the process was forked while this runtime was at work; make a new Runtime in the child");
+    }
     // Does the first queued run on this thread, or waits while another thread is at work. `lock` is held.
     void advance(std::unique_lock<std::mutex> &lock);
     void do_front(std::unique_lock<std::mutex> &lock);
@@ -79,8 +92,7 @@ void Runtime::Queue::advance(std::unique_lock<std::mutex> &lock) {
         do_front(lock);
         return;
     }
-    if (process != ::getpid())
-        fail(Code::Unsupported, "the process was forked while this runtime was at work; make a new Runtime in the child");
+    check_process();
     ++waiting;
     done.wait(lock);
     --waiting;
@@ -127,7 +139,7 @@ void Runtime::submit(std::shared_ptr<Run> run) {
     run->submitted_ = Run::Clock::now();
     bool wake;
     {
-        std::lock_guard<std::mutex> hold(q.mutex);
+        std::unique_lock<std::mutex> lock = q.hold();
         if (!q.thread.joinable())
             q.thread = std::thread([queue = queue_] { queue->work(); });
         q.runs.push_back(std::move(run));
@@ -141,14 +153,14 @@ void Runtime::submit(std::shared_ptr<Run> run) {
 void Runtime::wait(const std::shared_ptr<Run> &run) {
     Queue &q = *queue_;
     if (!run->finished()) {
-        std::unique_lock<std::mutex> lock(q.mutex);
+        std::unique_lock<std::mutex> lock = q.hold();
         while (!run->finished())
             q.advance(lock);
     }
     if (!run->error_)
         return;
     {
-        std::lock_guard<std::mutex> hold(q.mutex);
+        std::unique_lock<std::mutex> lock = q.hold();
         if (q.first_failure == run)
             q.first_failure.reset();
     }
@@ -159,7 +171,7 @@ void Runtime::drain() {
     Queue &q = *queue_;
     if (q.pending.load(std::memory_order_acquire) == 0)
         return;
-    std::unique_lock<std::mutex> lock(q.mutex);
+    std::unique_lock<std::mutex> lock = q.hold();
     while (q.pending.load(std::memory_order_acquire) != 0)
         q.advance(lock);
 }
@@ -168,7 +180,7 @@ void Runtime::wait() {
     drain();
     std::shared_ptr<Run> failed;
     {
-        std::lock_guard<std::mutex> hold(queue_->mutex);
+        std::unique_lock<std::mutex> lock = queue_->hold();
         failed = std::move(queue_->first_failure);
         queue_->first_failure.reset();
     }

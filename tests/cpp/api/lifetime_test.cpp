@@ -108,6 +108,27 @@ void test_fork() {
     CHECK(rt->run(g, {x, labels})[0].data<float>()[63] == 2);
 }
 
+// A child of a process whose runtime was at work: its runs succeed or fail with a typed error, and it ends.
+void test_fork_at_work() {
+    Graph g = load();
+    Runtime rt(2);
+    Tensor x = create({32, 4}), labels = create({32}, DType::I64);
+    for (int i = 0; i < 20; ++i) {
+        for (int k = 0; k < 20; ++k)
+            rt.submit(g, {{"x", x}, {"labels", labels}});
+        CHECK(in_child([&] {
+                  try {
+                      Runtime own = std::move(rt);
+                      own.wait();
+                  } catch (const Error &e) {
+                      return e.code() == TSR_UNSUPPORTED_ERROR ? 7 : 8;
+                  }
+                  return 7;
+              }) == 7);
+        rt.wait();
+    }
+}
+
 // Fewer threads than wanted is an error, not the end of the process.
 void test_no_threads() {
     CHECK(in_child([] {
@@ -130,6 +151,7 @@ int main() {
     test_runtime_owner();
     test_input_in_state();
     test_fork();
+    test_fork_at_work();
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__) // whose shadow memory exceeds the limit
     test_no_threads();
 #endif

@@ -78,7 +78,8 @@ class Run {
     Graph graph_;
 };
 
-// A graph with its input and output tensors fixed, for the least overhead: each call runs it on the calling thread.
+// A graph with its input and output tensors fixed, for the least overhead: each call runs it on the calling thread, and
+// allocates nothing after the first. Inputs that are not row-major, or lie in state that the run changes, are copied.
 class Binding {
   public:
     void operator()() const {

@@ -204,7 +204,7 @@ def _random(op: Random, frame: _Frame) -> np.ndarray:
     words = philox4x32(
         (
             (element & mask).astype(np.uint64), (element >> 32).astype(np.uint64) & np.uint64(mask),
-            op.operation, counter & mask,
+            frame.expr(op.operation), counter & mask,
         ),
         (seed & mask, (seed >> 32) & mask),
     )

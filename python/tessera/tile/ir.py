@@ -98,7 +98,7 @@ class Random:
     """
 
     key: tuple[Ref, Ref]
-    operation: int
+    operation: Dim
     element: Dim
     dtype: DType
 

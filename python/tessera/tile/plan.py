@@ -24,6 +24,7 @@ from tessera.tile.canonical import canonicalise
 from tessera.tile.draft import draft_kernels
 from tessera.tile.ir import Kernel
 from tessera.tile.printer import content_key
+from tessera.tile.sharing import join
 
 
 def build_plan(graph: Graph, options: Schedule | None = None) -> Plan:
@@ -86,6 +87,7 @@ class _Builder:
             if draft is None or not draft.writes_nothing:
                 instructions.append(self._instruction(group, kernels, keys))
         instructions += [Copy(binding.of[s], t, n) for s, t, n in binding.final]
+        kernels, keys = _join_kernels(kernels, keys, instructions)
         return Plan(
             tuple(self.graph.symbols()), binding.inputs, binding.outputs, binding.state, binding.constants,
             binding.buffers, arena, kernels, instructions, size_checks(self.nodes), list(keys),
@@ -125,6 +127,26 @@ class _Builder:
 
         results = tuple(map(operand, node.results))
         return PortableCall(node.op, attributes_text(node.attrs), tuple(map(operand, node.operands)), results, node.loc)
+
+
+def _join_kernels(
+    kernels: list[Kernel], keys: dict[str, int], instructions: list[Instruction]
+) -> tuple[list[Kernel], dict[str, int]]:
+    """The kernels, and their keys, without those that another can do given their constants; calls follow."""
+    joined = join(kernels)
+    kept: list[Kernel] = []
+    new_keys: dict[str, int] = {}
+    number: dict[int, int] = {}
+    for key, one, kernel in zip(keys, joined, kernels, strict=True):
+        if id(one.kernel) not in number:
+            number[id(one.kernel)] = len(kept)
+            new_keys[key if one.kernel is kernel else content_key(one.kernel)] = len(kept)
+            kept.append(one.kernel)
+    for call in instructions:
+        if isinstance(call, KernelCall):
+            one = joined[call.kernel]
+            call.kernel, call.sizes = number[id(one.kernel)], (*call.sizes, *one.values)
+    return kept, new_keys
 
 
 def size_checks(nodes: list[Node]) -> list[SizeCheck]:

@@ -266,7 +266,8 @@ class Body:
             return evaluate(b, self.level, op.function, args, sources, op.dtype), op.dtype
         if isinstance(op, Random):
             seed, counter = (self.value(point, k) for k in op.key)
-            return philox.uniform(b, seed, counter, op.operation, self.index(point, op.element), op.dtype), op.dtype
+            operation, element = self.index(point, op.operation), self.index(point, op.element)
+            return philox.uniform(b, seed, counter, operation, element, op.dtype), op.dtype
         assert combine is not None
         value = combine(i, op, self.value(point, op.value), self.dtype(point, op.value))
         return None if value is None else (value, op.dtype)

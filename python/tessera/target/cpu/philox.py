@@ -17,12 +17,12 @@ def _high(b: Builder, x: Val) -> Val:
     return b.convert("trunc", x.lshr(32), "i32")
 
 
-def uniform(b: Builder, seed: Val, counter: Val, operation: int, element: Val, dtype: DType) -> Val:
+def uniform(b: Builder, seed: Val, counter: Val, operation: Val, element: Val, dtype: DType) -> Val:
     """A uniform number in [0, 1) of f32 or f64 for the i64 ``element``; see docs/decisions/0001-contracts.md."""
     n = max(seed.n, counter.n, element.n)
-    seed, counter, element = (b.broadcast(v, n) for v in (seed, counter, element))
+    seed, counter, operation, element = (b.broadcast(v, n) for v in (seed, counter, operation, element))
     k0, k1 = _low(b, seed), _high(b, seed)
-    c = [_low(b, element), _high(b, element), b.const(operation, "i32", n), _low(b, counter)]
+    c = [_low(b, element), _high(b, element), _low(b, operation), _low(b, counter)]
     for step in range(10):
         if step:
             k0, k1 = k0 + _W[0], k1 + _W[1]

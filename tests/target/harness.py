@@ -19,9 +19,9 @@ LEVEL_NAMES = [name for name, level in LEVELS.items() if level.rank <= LEVELS[ho
 class Native:
     """One compiled kernel."""
 
-    def __init__(self, kernel: Kernel, level: str) -> None:
+    def __init__(self, kernel: Kernel, level: str, tiles: tuple[int, int, int] | None = None) -> None:
         self.kernel = kernel
-        image = compile_kernels([kernel], level)
+        image = compile_kernels([kernel], level, tiles)
         self.info = image.kernels[0]
         self.loaded = LoadedImage(image.code)
 

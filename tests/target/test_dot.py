@@ -6,6 +6,9 @@ import numpy as np
 import pytest
 from tessera.ir.dims import Dim, Expr, Symbol, evaluate, mul, sym, symbols
 from tessera.ir.dtype import DType, bf16, f16, f32, f64, i8, i16, i32, i64, u8
+from tessera.target.cpu.compile import compile_kernels
+from tessera.target.cpu.levels import LEVELS
+from tessera.target.cpu.microkernel import register_rows
 from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, Op, Ref, Store
 
 from tests.target.harness import LEVEL_NAMES, Native, filled, guarded, misaligned
@@ -90,9 +93,10 @@ def run(
     sizes: dict[str, int],
     extra: list[np.ndarray] | None = None,
     pieces: tuple[int, ...] = (1, 3),
+    tiles: tuple[int, int, int] | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """(a, b, c) after a run whose grid is split in different ways with the same bits."""
-    native = Native(kernel, level)
+    native = Native(kernel, level, tiles)
     a, b = (operand(x.dtype, tuple(evaluate(d, sizes) for d in x.shape), i) for i, x in enumerate(kernel.buffers[:2]))
     results = []
     for parts in pieces:
@@ -247,3 +251,44 @@ def test_nan_and_infinity_spread(level: str) -> None:
     with np.errstate(invalid="ignore"):
         expected = a.astype(np.float64) @ b.astype(np.float64)
     np.testing.assert_allclose(c, expected, rtol=1e-4, atol=1e-4)
+
+
+_TILES = [(1, 1, 1), (13, 32, 16), (30, 70, 40), (512, 512, 1000)]
+
+
+@pytest.mark.parametrize("level", LEVEL_NAMES)
+@pytest.mark.parametrize("tiles", _TILES, ids=str)
+@pytest.mark.parametrize("a_t, b_t", [(False, False), (True, True)])
+def test_tiles(tiles: tuple[int, int, int], a_t: bool, b_t: bool, level: str) -> None:
+    for m, n, k in ((5, 70, 100), (61, 147, 130), (40, 100, 64), (29, 300, 1), (20, 35, 0)):
+        a, b, c = run(product(m, n, k, f32, a_t, b_t), level, {}, tiles=tiles)
+        check(c, wide(a, a_t) @ wide(b, b_t), f32, k)
+    a, b, c = run(product(50, 40, 70, bf16, a_t, b_t), level, {}, tiles=tiles)
+    check(c, wide(a, a_t) @ wide(b, b_t), bf16, 70)
+
+
+@pytest.mark.parametrize("level", LEVEL_NAMES)
+def test_tiles_with_symbolic_sizes(level: str) -> None:
+    m, n, k = (Symbol(name, 0, None) for name in ("rows", "columns", "depth"))
+    kernel = product(sym(m), sym(n), sym(k))
+    for sizes in ((3, 5, 7), (61, 147, 130), (0, 4, 4)):
+        a, b, c = run(kernel, level, dict(zip(("rows", "columns", "depth"), sizes)), tiles=(26, 64, 32))
+        check(c, wide(a) @ wide(b), f32, sizes[2])
+
+
+def test_tiles_set_the_units_of_the_grid() -> None:
+    kernel = product(256, 256, 256)
+    level = LEVELS[LEVEL_NAMES[0]]
+    columns, rows = 2 * level.lanes(32), register_rows(level, 2)
+
+    def units(tiles: tuple[int, int, int] | None) -> int:
+        return evaluate(compile_kernels([kernel], level.name, tiles).kernels[0].grid, {})
+
+    panels = -(-256 // rows)
+    assert units((1, 1, 16)) == panels * (256 // columns)
+    assert units((256, 256, 256)) == 1
+    assert units((4 * rows, 2 * columns, 64)) == -(-panels // 4) * (256 // (2 * columns))
+    assert units(None) == evaluate(compile_kernels([kernel], level.name).kernels[0].grid, {})
+    loop = [kernel, kernel]
+    assert len(compile_kernels(loop, level.name, (8, 8, 8)).code) == len(
+        compile_kernels(loop[:1], level.name, (8, 8, 8)).code)

@@ -140,7 +140,7 @@ def _build_cpu(
     scheduled = build_plan(primitives, options.schedule)
     schedules["cpu"] = lambda: report(scheduled)
     for level in options.levels or (options.schedule.level,):
-        image = compile_kernels(scheduled.kernels, level)
+        image = compile_kernels(scheduled.kernels, level, options.schedule.tiles)
         metadata[f"{layout.PLAN}cpu.{image.level}"] = scheduled.to_json(image.kernels, "cpu", image.level)
         kernels[f"{layout.KERNELS}cpu.{image.level}"] = image.code
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.errors import ArgumentError, UnsupportedError
+from tessera.errors import ArgumentError
 
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """CPU code levels, lowest first."""
+MOST_TILE_ELEMENTS = 1 << 22
+"""Elements of the largest tile: a thread holds tiles of the product and of its second operand."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,17 +17,21 @@ class Schedule:
     """How a graph is cut into kernels and laid out in memory. Every setting has a good default.
 
     fusion          False: one kernel per operator (views are still free). For debugging and measurement.
-    tiles           Tile sizes (m, n, k) of matrix products. Only None is supported: the CPU target chooses them.
+    tiles           Tile sizes (m, n, k) of matrix products, at least 1, m·n and n·k at most 2²²: one unit of work
+                    computes m rows × n columns of the product, k terms at a time. m and n are rounded down to whole
+                    register tiles of the level (at least one), k up to a multiple of 16. Products with few rows take
+                    all of m and k at once. None: chosen for each product.
     memory_budget   Bytes of working memory (the arena). Cheap values are recomputed instead of kept until the peak
                     fits; UnsupportedError when it cannot. Counts at the largest legal sizes, for
                     unbounded ones at 1024. None: no limit.
     recompute       ``"auto"``: recompute what costs less than a trip through memory, and more under a budget;
                     ``"none"``: never compute a value twice across kernels; ``"all"``: recompute all pointwise chains.
     threads         The most threads that a kernel is spread over; 0: as many as the runtime has.
-    deterministic   Results do not depend on the number of threads. Only True is supported.
+    deterministic   True: results do not depend on the number of threads. False permits that they do; the CPU target
+                    makes no use of it: its results never depend on threads.
     level           CPU code level; None: that of the running CPU.
 
-    Raises ArgumentError for a value out of range, UnsupportedError for one that is not supported.
+    Raises ArgumentError for a value that is not legal.
     """
 
     fusion: bool = True
@@ -38,9 +44,10 @@ class Schedule:
 
     def __post_init__(self) -> None:
         """Validate."""
-        if self.tiles is not None:
-            raise UnsupportedError(
-                f"[Schedule] tiles = {self.tiles!r} is not supported: the CPU target chooses tiles itself; give None"
+        if self.tiles is not None and not _are_tiles(self.tiles):
+            raise ArgumentError(
+                f"[Schedule] tiles = {self.tiles!r}: give a tuple of three integers (m, n, k), each at least 1, "
+                f"m*n and n*k at most {MOST_TILE_ELEMENTS}; or None"
             )
         if self.memory_budget is not None and (not isinstance(self.memory_budget, int) or self.memory_budget < 0):
             raise ArgumentError(f"[Schedule] memory_budget = {self.memory_budget!r}: give a number of bytes, or None")
@@ -48,7 +55,15 @@ class Schedule:
             raise ArgumentError(f"[Schedule] recompute = {self.recompute!r}: use 'auto', 'none' or 'all'")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise ArgumentError(f"[Schedule] threads = {self.threads!r}: give a number of threads, or 0")
-        if not self.deterministic:
-            raise UnsupportedError("[Schedule] deterministic = False is not supported: every kernel is deterministic")
+        if not isinstance(self.deterministic, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
+            raise ArgumentError(f"[Schedule] deterministic = {self.deterministic!r}: use True or False")
         if self.level is not None and self.level not in LEVELS:
             raise ArgumentError(f"[Schedule] level = {self.level!r}: use one of {', '.join(LEVELS)}, or None")
+
+
+def _are_tiles(tiles: object) -> bool:
+    """Whether the value is three sizes; a list would make the options impossible to hash."""
+    if not isinstance(tiles, tuple) or len(tiles) != 3 or not all(type(t) is int and t >= 1 for t in tiles):
+        return False
+    m, n, k = tiles
+    return max(m * n, n * k) <= MOST_TILE_ELEMENTS

@@ -144,6 +144,8 @@ class Plan:
     """Per kernel, text that is equal for kernels that do the same."""
     threads: int = 0
     """The most threads that a kernel is spread over; 0: no limit."""
+    tiles: tuple[int, int, int] | None = None
+    """Sizes (m, n, k) of the blocks of products; None: the target chooses."""
 
     def kernel_sizes(self, call: KernelCall) -> dict[Symbol, Dim]:
         """The values of a call's size symbols."""

@@ -41,7 +41,7 @@ def build_plan(graph: Graph, options: Schedule | None = None) -> Plan:
     best: Plan | None = None
     for recompute in levels:
         plan = _Builder(graph, options, recompute).build()
-        plan.threads = options.threads
+        plan.threads, plan.tiles = options.threads, options.tiles
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
             best = plan
         if options.memory_budget is None or _highest(plan.arena) <= options.memory_budget:

@@ -68,6 +68,8 @@ def report(plan: Plan, sizes: Mapping[str, int] | None = None) -> str:
     lines = [f"{len(plan.instructions)} instructions: {calls} kernel calls of {len(plan.kernels)} kernels"]
     if numbers.at:
         lines[0] += f"; amounts at {numbers.at}"
+    if plan.tiles and any(isinstance(k, DotKernel) for k in plan.kernels):
+        lines[0] += "; products in blocks of {} x {}, {} terms at a time".format(*plan.tiles)
     peak = f"peak working memory: {numbers.amount(plan.arena)}"
     if not isinstance(plan.arena, int):
         peak += f" = {plan.arena} bytes"

@@ -31,11 +31,11 @@ class Compiled:
     scratch: Dim
 
 
-def key_of(kernel: Kernel, level: Level) -> str:
-    """What the code of a kernel depends on: its content (not its name and location) and the level."""
+def key_of(kernel: Kernel, level: Level, tiles: tuple[int, int, int] | None) -> str:
+    """What the code of a kernel depends on: its content (not its name and location), the level, tiles of products."""
     symbols = [*kernel.sizes, *(a.symbol for a in _axes(kernel))]
     ranges = [(s.name, s.min, s.max, s.multiple_of) for s in symbols]
-    text = repr((ranges, replace(kernel, name="", loc=None)))
+    text = repr((ranges, replace(kernel, name="", loc=None), None if isinstance(kernel, LoopKernel) else tiles))
     return f"{level.name}-{hashlib.blake2b(text.encode(), digest_size=_DIGEST).hexdigest()}"
 
 

@@ -46,18 +46,21 @@ _pool: ThreadPoolExecutor | None = None
 _ready = False
 
 
-def compile_kernels(kernels: Sequence[Kernel], level: str | None = None) -> Image:
+def compile_kernels(
+    kernels: Sequence[Kernel], level: str | None = None, tiles: tuple[int, int, int] | None = None
+) -> Image:
     """Compile kernels for a code level (None: ``TESSERA_CPU_LEVEL`` or the running CPU's).
 
+    ``tiles``: block sizes of products, as in ``graph.Schedule``.
     Kernels of equal content share code. Raises CompileError, UnsupportedError or ArgumentError.
     """
     target = level_named(level)
-    keys = [key_of(k, target) for k in kernels]
+    keys = [key_of(k, target, tiles) for k in kernels]
     unique: dict[str, Kernel] = {}
     for key, kernel in zip(keys, kernels):
         unique.setdefault(key, kernel)
     found = {key: _cache.find(key, kernel.sizes) for key, kernel in unique.items()}
-    _compile_missing([(key, unique[key]) for key, value in found.items() if value is None], target)
+    _compile_missing([(key, unique[key]) for key, value in found.items() if value is None], target, tiles)
     code = bytearray()
     compiled: dict[str, CompiledKernel] = {}
     for key, kernel in unique.items():
@@ -68,10 +71,12 @@ def compile_kernels(kernels: Sequence[Kernel], level: str | None = None) -> Imag
     return Image(target.name, bytes(code), [replace(compiled[k], name=kernel.name) for k, kernel in zip(keys, kernels)])
 
 
-def _compile_missing(items: Sequence[tuple[str, Kernel]], level: Level) -> None:
+def _compile_missing(
+    items: Sequence[tuple[str, Kernel]], level: Level, tiles: tuple[int, int, int] | None
+) -> None:
     global _pool
     if len(items) == 1:
-        _compile_one(items[0], level)
+        _compile_one(items[0], level, tiles)
         return
     if not items:
         return
@@ -79,22 +84,24 @@ def _compile_missing(items: Sequence[tuple[str, Kernel]], level: Level) -> None:
         if _pool is None:
             _pool = ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0))), thread_name_prefix="compile")
     initialize_llvm()
-    for done in [_pool.submit(_compile_one, item, level) for item in items]:
+    for done in [_pool.submit(_compile_one, item, level, tiles) for item in items]:
         done.result()
 
 
-def _compile_one(item: tuple[str, Kernel], level: Level) -> None:
+def _compile_one(item: tuple[str, Kernel], level: Level, tiles: tuple[int, int, int] | None) -> None:
     key, kernel = item
     module = Module()
-    text = generate(module, level, kernel, "entry")
+    text = generate(module, level, kernel, "entry", tiles)
     image = flatten(assemble(module.text(attributes(level)), level, kernel.name))
     _cache.add(key, Compiled(image.code, image.entries[text.name], text.grid, text.grain, text.scratch))
 
 
-def generate(module: Module, level: Level, kernel: Kernel, name: str) -> CompiledText:
+def generate(
+    module: Module, level: Level, kernel: Kernel, name: str, tiles: tuple[int, int, int] | None
+) -> CompiledText:
     """Write one kernel into a module as the function ``name``."""
     if isinstance(kernel, DotKernel):
-        return dot.generate(module, level, kernel, name)
+        return dot.generate(module, level, kernel, name, tiles)
     return loops.generate(module, level, kernel, name)
 
 

@@ -52,11 +52,16 @@ _OVERLAP = 0.02  # tolerated share of rows that are computed twice
 ACCUMULATOR = 3  # scope of the accumulator in an epilogue
 
 
-def generate(module: Module, level: Level, kernel: DotKernel, name: str) -> CompiledText:
-    """Write the kernel into ``module`` as the entry ``name``; returns its grid, grain and scratch."""
+def generate(
+    module: Module, level: Level, kernel: DotKernel, name: str, tiles: tuple[int, int, int] | None
+) -> CompiledText:
+    """Write the kernel into ``module`` as the entry ``name``; returns its grid, grain and scratch.
+
+    ``tiles``: rows and columns of a unit and terms of a block of k, instead of those chosen here.
+    """
     from tessera.target.cpu.thin import ThinDot
 
-    frame = Frame(module, level, kernel, name)
+    frame = Frame(module, level, kernel, name, tiles)
     m = kernel.m.extent
     thin_rows = register_rows(level, 2)
     if isinstance(m, int) and m <= thin_rows:
@@ -76,8 +81,10 @@ class InPlace:
 class Frame:
     """What all forms of a product share: the open builder, operand elements, the epilogue, batch axes."""
 
-    def __init__(self, module: Module, level: Level, kernel: DotKernel, name: str) -> None:
-        self.module, self.level, self.kernel, self.name = module, level, kernel, name
+    def __init__(
+        self, module: Module, level: Level, kernel: DotKernel, name: str, tiles: tuple[int, int, int] | None
+    ) -> None:
+        self.module, self.level, self.kernel, self.name, self.tiles = module, level, kernel, name, tiles
         bodies = [self._flat(kernel.buffers, ops) for ops in (kernel.a, kernel.b, kernel.epilogue)]
         self.batch, mapping = merge_axes(kernel.batch, [d for ops in bodies for o in ops for d in dims_of(o)])
         self.a, self.b_ops, self.epilogue_ops = ([substitute_op(o, mapping) for o in ops] for ops in bodies)
@@ -171,7 +178,7 @@ class _BlockedDot:
         self.tile = Tile(self.rows_of_two[0], vectors, frame.lanes, frame.t)
         self.a_place = self._usable_in_place()
         item = self.tile.itemsize
-        columns = _COLUMNS * 4 // item * (2 if self.a_place is None else 1)
+        columns = frame.tiles[1] if frame.tiles else _COLUMNS * 4 // item * (2 if self.a_place is None else 1)
         self.column_panels = max(1, columns // self.tile.columns)
         if isinstance(n, int):
             self.column_panels = min(self.column_panels, ceil_divide(n, self.tile.columns))
@@ -223,7 +230,7 @@ class _BlockedDot:
         return distance >= 512 and (longest if high is None else min(high, longest)) > room
 
     def _choose_row_blocks(self) -> None:
-        per_block = max(1, _ROWS // self.tile.rows)
+        per_block = max(1, (self.f.tiles[0] if self.f.tiles else _ROWS) // self.tile.rows)
         if isinstance(self.panels, int):
             blocks = max(1, ceil_divide(self.panels, per_block))
             per_block = ceil_divide(self.panels, blocks)
@@ -235,6 +242,8 @@ class _BlockedDot:
         most = _K_BLOCK * 4 // self.tile.itemsize
         if self.f.level.registers == 16:
             most *= 2
+        if self.f.tiles:
+            most = ceil_divide(self.f.tiles[2], 16) * 16
         high = bounds(k)[1]
         self.one_k_block = high is not None and high <= most
         if isinstance(k, int) and k > most:

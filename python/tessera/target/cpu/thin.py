@@ -53,7 +53,9 @@ class ThinDot:
         n = f.n.extent
         cycles_panel = add(mul(f.k.extent, self.rows * self.vectors), self.rows * self.vectors * f.epilogue_cycles())
         per_unit = 1
-        if isinstance(cycles_panel, int):
+        if f.tiles:
+            per_unit = max(1, f.tiles[1] // self.columns_per_panel)
+        elif isinstance(cycles_panel, int):
             per_unit = max(1, 4096 // max(1, cycles_panel))
         width = self.columns_per_panel * per_unit
         if isinstance(n, int):

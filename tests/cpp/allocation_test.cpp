@@ -44,7 +44,7 @@ const char *plan = R"json({
  "buffers": [{"kind": "input", "bytes": "16*B"}, {"kind": "output", "bytes": "16*B"},
              {"kind": "arena", "bytes": "16*B", "offset": 0}],
  "arena": "64*((B + 3) // 4)",
- "kernels": [{"name": "double", "entry": 0}],
+ "kernels": [{"name": "double", "entry": 16}],
  "instructions": [{"kernel": 0, "buffers": [0, 2], "sizes": ["B"], "grid": "4*B", "grain": 8, "scratch": 128},
                   {"copy": [2, 1], "bytes": "16*B"}],
  "peak": 0, "checks": []})json";
@@ -64,7 +64,7 @@ struct Call {
 
 int main() {
     std::string bytes = build_artifact({{"tessera.format", "1"}, {"tessera.plan.cpu.x86-64-v2", plan}},
-                                       {{"tessera.kernels.cpu.x86-64-v2", "U8", "[35]", double_kernel}});
+                                       {{"tessera.kernels.cpu.x86-64-v2", "U8", "[51]", double_kernel}});
     Graph graph = Graph::load(bytes.data(), bytes.size());
     for (int32_t threads : {1, 2}) {
         Runtime runtime(threads);

@@ -70,10 +70,12 @@ template <class T> std::string bytes_of(const std::vector<T> &values) {
     return std::string(reinterpret_cast<const char *>(values.data()), values.size() * sizeof(T));
 }
 
-// buffers[1][i] = 2 * buffers[0][i] over f32, in the kernel ABI; position-independent x86-64.
-inline const std::string double_kernel("\x48\x8b\x07\x4c\x8b\x47\x08\x48\x39\xca\x7d\x14\xf3\x0f\x10\x04\x90\xf3\x0f\x58\xc0"
+// buffers[1][i] = 2 * buffers[0][i] over f32, in the kernel ABI; position-independent x86-64. The entry, at 16, follows
+// its mark: two buffers, one size.
+inline const std::string double_kernel("\xcctessera\x02\0\0\0\x01\0\0\0"
+                                       "\x48\x8b\x07\x4c\x8b\x47\x08\x48\x39\xca\x7d\x14\xf3\x0f\x10\x04\x90\xf3\x0f\x58\xc0"
                                        "\xf3\x41\x0f\x11\x04\x90\x48\xff\xc2\xeb\xe7\x31\xc0\xc3",
-                                       35);
+                                       51);
 
 // A program over x: f32[B, 4] with checked labels: y = 2x in f32[B, 4]; state `steps`: f32[4] doubles with each run;
 // `sum` = x + table with the constant f32[4], by a portable instruction.
@@ -91,13 +93,13 @@ inline const char *test_plan = R"json({
              {"kind": "state", "bytes": 16}, {"kind": "constant", "bytes": 16},
              {"kind": "arena", "bytes": "16*B", "offset": 0}, {"kind": "arena", "bytes": 16, "offset": "64*((B + 3) // 4)"}],
  "arena": "64*((B + 3) // 4) + 64",
- "kernels": [{"name": "double", "entry": 0, "scratch": 0}],
+ "kernels": [{"name": "double", "entry": 16, "scratch": 0}],
  "instructions": [
    {"check_range": 1, "dtype": "i64", "count": "B", "low": 0, "high": 9, "ignore": -100, "what": "labels", "loc": "train.py:7"},
    {"kernel": 0, "buffers": [0, 6], "sizes": ["B"], "grid": "4*B", "grain": 8, "scratch": 128, "loc": "train.py:8"},
    {"copy": [6, 2], "bytes": "16*B", "loc": "train.py:8"},
    {"zero": 7, "bytes": 16},
-   {"kernel": 0, "buffers": [4, 7], "sizes": [], "grid": 4, "grain": 4, "scratch": 0},
+   {"kernel": 0, "buffers": [4, 7], "sizes": [1], "grid": 4, "grain": 4, "scratch": 0},
    {"copy": [7, 4], "bytes": 16},
    {"portable": "add", "attrs": "", "operands": [{"buffer": 0, "dtype": "f32", "shape": ["B", 4]},
                                                 {"buffer": 5, "dtype": "f32", "shape": [4]}],
@@ -110,6 +112,6 @@ inline std::string test_artifact(const std::string &plan = test_plan, bool hashe
                            {"user.note", "hello"}},
                           {{"steps", "F32", "[4]", bytes_of<float>({1, 2, 3, 4})},
                            {"tessera.constant.table", "F32", "[4]", bytes_of<float>({10, 20, 30, 40})},
-                           {"tessera.kernels.cpu.x86-64-v2", "U8", "[35]", double_kernel}},
+                           {"tessera.kernels.cpu.x86-64-v2", "U8", "[51]", double_kernel}},
                           hashes);
 }

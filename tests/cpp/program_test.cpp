@@ -140,7 +140,7 @@ static void test_state(ThreadPool &pool) {
 
 static void test_missing_weights(ThreadPool &pool) {
     std::string bytes = build_artifact({{"tessera.format", "1"}, {"tessera.plan.cpu.x86-64-v2", test_plan}},
-                                       {{"tessera.kernels.cpu.x86-64-v2", "U8", "[35]", double_kernel}});
+                                       {{"tessera.kernels.cpu.x86-64-v2", "U8", "[51]", double_kernel}});
     CHECK_ERROR(load(bytes), Error, Code::Format, "the tensor of state 'steps' is missing");
     auto p = load(bytes, {}, false);
     CHECK_ERROR(p->state("steps"), Error, Code::NameMissing, "bind_state");

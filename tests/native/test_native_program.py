@@ -9,8 +9,8 @@ import tessera
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import load_file
-from tessera import _core, op
-from tessera.artifact import writer
+from tessera import _core, graph, op
+from tessera.artifact import layout, reader, writer
 from tessera.errors import (
     ArgumentError,
     DTypeError,
@@ -253,9 +253,39 @@ def test_corrupted_plans_are_rejected_or_harmless(compiled, data):
 
 def read(path):
     """Metadata and sections of an artefact, to be written again."""
-    from tessera.artifact import layout, reader
-
     file = reader.load(path)
     metadata = {k: v for k, v in file.metadata.items() if k != layout.HASHES}
     names = [name for name in file.entries if not name.startswith(layout.PAD)]
     return metadata, [writer.section(name, file.tensor(name)) for name in names]
+
+
+def compiled_with(change, tmp_path):
+    """A compiled artefact whose plan was changed, loaded without verification of hashes."""
+    y = op.sum(op.tanh(op.tensor((6, 5), name="x")), axis=1) @ op.tensor((6, 3), name="w")
+    path = tmp_path / "changed.tsr"
+    graph.compile(y, target="cpu").save(path)
+    metadata, sections = read(path)
+    key = next(k for k in metadata if k.startswith("tessera.plan."))
+    plan = json.loads(metadata[key])
+    change(plan)
+    metadata[key] = json.dumps(plan)
+    return _core.Program.load_bytes(writer.to_bytes(metadata, sections), verify=False)
+
+
+@pytest.mark.parametrize("shift", [-16, -1, 1, 16, 64])
+def test_entries_that_are_no_entries_are_refused(shift, tmp_path):
+    def change(plan):
+        plan["kernels"][0]["entry"] += shift
+
+    assert compiled_with(lambda plan: None, tmp_path).target == "cpu"
+    with pytest.raises(FormatError, match=r"kernel 0 \('\w+'\): entry \d+ is not the start of a kernel"):
+        compiled_with(change, tmp_path)
+
+
+def test_an_entry_of_a_kernel_with_other_arguments_is_refused(tmp_path):
+    def swap(plan):
+        first, second = plan["kernels"][:2]
+        first["entry"], second["entry"] = second["entry"], first["entry"]
+
+    with pytest.raises(FormatError, match=r"kernel '\w+' takes \d buffers and 0 sizes, the call gives \d and 0"):
+        compiled_with(swap, tmp_path)

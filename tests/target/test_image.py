@@ -137,6 +137,15 @@ def test_equal_kernels_share_code() -> None:
     assert all(k.entry % 16 == 0 for k in three.kernels)
 
 
+def test_every_entry_has_its_mark() -> None:
+    kernels = [simple("a"), simple("b", "tanh"), replace(simple("c", "exp"), sizes=(Symbol("s"),))]
+    image = compiler.compile_kernels(kernels, LEVEL_NAMES[0])
+    for kernel, compiled in zip(kernels, image.kernels):
+        mark = b"\xcctessera" + struct.pack("<II", 2, len(kernel.sizes))
+        assert image.code[compiled.entry - 16:compiled.entry] == mark
+    assert image.code.count(b"\xcctessera") == 3
+
+
 def test_compilation_is_deterministic() -> None:
     kernels = [simple("a", f) for f in ("exp", "tanh", "sin")]
     first = compiler.compile_kernels(kernels, LEVEL_NAMES[0])

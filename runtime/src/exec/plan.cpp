@@ -1,6 +1,7 @@
 #include "exec/plan.h"
 
 #include <charconv>
+#include <cstring>
 #include <unordered_set>
 
 #include "core/error.h"
@@ -12,11 +13,14 @@ namespace {
 
 constexpr int64_t plan_version = 1;
 constexpr size_t max_symbols = 1024;
+// What lies right before every entry of an image, followed by the numbers of buffers and sizes (u32, little-endian).
+constexpr std::string_view entry_mark = "\xcctessera";
+constexpr int64_t mark_bytes = 16;
 
 // Reads members of JSON objects with errors that name the place.
 class PlanReader {
   public:
-    PlanReader(const std::string &where, size_t image_bytes) : where_(where), image_bytes_(image_bytes) {}
+    PlanReader(const std::string &where, std::string_view image) : where_(where), image_(image) {}
 
     Plan read(const Json &root) {
         expect(root.is_object(), "the plan", "is not an object");
@@ -226,12 +230,26 @@ class PlanReader {
         const Json &entries = list(root, "kernels", "the plan");
         for (size_t i = 0; i < entries.items().size(); ++i) {
             std::string place = format("kernel %zu", i);
-            PlanKernel k{text(entries.items()[i], "name", place), integer(entries.items()[i], "entry", place)};
-            expect(k.entry >= 0 && static_cast<uint64_t>(k.entry) < image_bytes_, place,
+            PlanKernel k;
+            k.name = text(entries.items()[i], "name", place);
+            k.entry = integer(entries.items()[i], "entry", place);
+            place += " ('" + shown(k.name) + "')";
+            expect(k.entry >= 0 && static_cast<uint64_t>(k.entry) < image_.size(), place,
                    format("entry %lld lies outside the kernel image of %zu bytes", static_cast<long long>(k.entry),
-                          image_bytes_));
+                          image_.size()));
+            read_mark(k, place);
             plan_.kernels.push_back(std::move(k));
         }
+    }
+
+    // Without the mark, a wrong offset would make the program jump into the middle of code.
+    void read_mark(PlanKernel &k, const std::string &place) const {
+        size_t start = static_cast<size_t>(k.entry - mark_bytes);
+        expect(k.entry >= mark_bytes && image_.compare(start, entry_mark.size(), entry_mark) == 0, place,
+               format("entry %lld is not the start of a kernel", static_cast<long long>(k.entry)));
+        const char *numbers = image_.data() + start + entry_mark.size();
+        std::memcpy(&k.buffers, numbers, sizeof k.buffers);
+        std::memcpy(&k.sizes, numbers + sizeof k.buffers, sizeof k.sizes);
     }
 
     Instruction read_instruction(const Json &j, const std::string &place) const {
@@ -264,6 +282,10 @@ class PlanReader {
         for (const Json &b : list(j, "buffers", place).items())
             in.buffers.push_back(buffer(b, place));
         in.sizes = dims(j, "sizes", place);
+        const PlanKernel &k = plan_.kernels[static_cast<size_t>(kernel)];
+        expect(in.buffers.size() == k.buffers && in.sizes.size() == k.sizes, place,
+               format("kernel '%s' takes %u buffers and %u sizes, the call gives %zu and %zu", shown(k.name).c_str(),
+                      k.buffers, k.sizes, in.buffers.size(), in.sizes.size()));
         in.grid = dim(member(j, "grid", place), place);
         in.grain = dim(member(j, "grain", place), place);
         const Json *scratch = j.find("scratch");
@@ -343,14 +365,14 @@ class PlanReader {
     }
 
     const std::string &where_;
-    size_t image_bytes_;
+    std::string_view image_;
     Plan plan_;
 };
 
 } // namespace
 
-Plan Plan::parse(std::string_view json, const std::string &where, size_t image_bytes) {
-    return PlanReader(where, image_bytes).read(Json::parse(json, where));
+Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image) {
+    return PlanReader(where, image).read(Json::parse(json, where));
 }
 
 } // namespace tessera::core

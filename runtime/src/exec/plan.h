@@ -27,6 +27,7 @@ struct PlanBuffer {
 struct PlanKernel {
     std::string name;
     int64_t entry = 0; // byte offset in the kernel image
+    uint32_t buffers = 0, sizes = 0; // arguments, by the mark before the entry
 };
 
 struct PlanOperand {
@@ -64,8 +65,8 @@ struct Plan {
     Dim arena;
 
     // Reads and checks a plan: every index, name, dtype and expression. `where` names it in errors. Kernel entries must
-    // lie inside an image of `image_bytes`. FormatError or VersionError.
-    static Plan parse(std::string_view json, const std::string &where, size_t image_bytes);
+    // be marked as such in the image, and be called with as many arguments. FormatError or VersionError.
+    static Plan parse(std::string_view json, const std::string &where, std::string_view image);
 };
 
 } // namespace tessera::core

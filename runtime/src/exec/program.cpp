@@ -105,12 +105,14 @@ std::unique_ptr<Engine> make_engine(const SafeTensors &file, int level) {
     const TensorEntry *image = file.find(kernels);
     if (image && image->dtype != DType::U8)
         fail(Code::Format, "%s: '%s' is %s, expected u8", file.where().c_str(), kernels.c_str(), name(image->dtype));
-    size_t bytes = image ? image->bytes : 0;
-    Plan plan = Plan::parse(*file.metadata(key), file.where() + ": " + key, bytes);
+    std::string_view code;
+    if (image)
+        code = {static_cast<const char *>(file.data(*image)), image->bytes};
+    Plan plan = Plan::parse(*file.metadata(key), file.where() + ": " + key, code);
     if (plan.level != level_name(level))
         fail(Code::Format, "%s: %s: the plan is for level '%s'", file.where().c_str(), key.c_str(),
              shown(plan.level).c_str());
-    return std::make_unique<PlanEngine>(std::move(plan), image ? file.data(*image) : nullptr, bytes);
+    return std::make_unique<PlanEngine>(std::move(plan), code.data(), code.size());
 }
 
 } // namespace

@@ -15,7 +15,7 @@ from tessera.target.cpu import dot, loops
 from tessera.target.cpu.cache import Compiled, KernelCache, key_of
 from tessera.target.cpu.emit import Module
 from tessera.target.cpu.image import flatten
-from tessera.target.cpu.kernel import CompiledText
+from tessera.target.cpu.kernel import MARK_BYTES, CompiledText, entry_mark
 from tessera.target.cpu.levels import Level, level_named
 from tessera.tile.ir import DotKernel, Kernel
 
@@ -93,7 +93,10 @@ def _compile_one(item: tuple[str, Kernel], level: Level, tiles: tuple[int, int, 
     module = Module()
     text = generate(module, level, kernel, "entry", tiles)
     image = flatten(assemble(module.text(attributes(level)), level, kernel.name))
-    _cache.add(key, Compiled(image.code, image.entries[text.name], text.grid, text.grain, text.scratch))
+    entry = image.entries[text.name]
+    if image.code[max(0, entry - MARK_BYTES):entry] != entry_mark(kernel):
+        raise CompileError(f"kernel {kernel.name}: its entry has no mark before it")
+    _cache.add(key, Compiled(image.code, entry, text.grid, text.grain, text.scratch))
 
 
 def generate(

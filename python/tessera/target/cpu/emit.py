@@ -205,10 +205,13 @@ class Loop:
 
 
 class Builder:
-    """Writes one function. ``has_fma``: whether ``fma`` is a single exact instruction at this code level."""
+    """Writes one function.
+
+    ``has_fma``: whether ``fma`` is a single exact instruction at this code level; ``mark``: bytes right before it.
+    """
 
     def __init__(self, module: Module, name: str, returns: str, args: Sequence[tuple[str, str]], has_fma: bool,
-                 internal: bool = True) -> None:
+                 internal: bool = True, mark: bytes = b"") -> None:
         self.module, self.name, self.has_fma = module, name, has_fma
         self.scopes = [_Scope()]
         self.count = 0
@@ -217,7 +220,9 @@ class Builder:
         self.returns = returns
         linkage, tail = ("internal ", " noinline") if internal else ("", "")
         signature = ", ".join(f"{t} %{a}" for t, a in args)
-        self.header = f"define {linkage}{returns} @{name}({signature}){tail} #0 {{\nentry:"
+        text = "".join(f"\\{byte:02x}" for byte in mark)
+        prefix = f' prefix [{len(mark)} x i8] c"{text}"' if mark else ""
+        self.header = f"define {linkage}{returns} @{name}({signature}){tail} #0{prefix} {{\nentry:"
         self.args = {}
         for t, a in args:
             base = t.split()[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -11,6 +12,14 @@ from tessera.target.cpu.convert import check_supported
 from tessera.target.cpu.emit import Builder, Module, Val
 from tessera.target.cpu.levels import Level
 from tessera.tile.ir import Kernel
+
+MARK_BYTES = 16
+"""Size of the mark right before every entry."""
+
+
+def entry_mark(kernel: Kernel) -> bytes:
+    """The mark of a kernel's entry: the loader finds by it that an offset is one, and how many arguments it takes."""
+    return b"\xcctessera" + struct.pack("<II", len(kernel.buffers), len(kernel.sizes))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ def _write_entry(module: Module, kernel: Kernel, name: str, args: list[tuple[str
     if len({s.name for s in kernel.sizes}) != len(kernel.sizes):
         raise CompileError(f"kernel {kernel.name}: two size arguments have the same name")
     b = Builder(module, name, "i64", [("ptr", "buffers"), ("ptr", "sizes"), ("i64", "begin"), ("i64", "end"),
-                                      ("ptr", "scratch")], False, internal=False)
+                                      ("ptr", "scratch")], False, internal=False, mark=entry_mark(kernel))
     values = [b.load(b.pointer(b.args["buffers"], i, "ptr"), "ptr", 1, 8) for i in range(len(kernel.buffers))]
     values += [b.load(b.pointer(b.args["sizes"], i, "i64"), "i64", 1, 8) for i in range(len(kernel.sizes))]
     values += [b.args["begin"], b.args["end"], b.args["scratch"]]

@@ -22,8 +22,10 @@ $(venv)/.created:
 	$(PYTHON) -m venv $(venv) || { rm -rf $(venv); echo "needs the venv module: apt-get install python3-venv"; exit 1; }
 	touch $@
 
-# The build tools live in the environment itself, so that a rebuild after an edit is incremental.
+# The build tools live in the environment itself, so that a rebuild after an edit is incremental. The pip that older
+# systems put into an environment has no -C.
 $(venv)/.build-tools: $(venv)/.created pyproject.toml
+	$(bin)/python -m pip install --quiet --upgrade "pip>=23.1"
 	$(bin)/python -m pip install --quiet "scikit-build-core==1.1.2" "nanobind==3.1.0" "cmake>=3.20,<5" "ninja>=1.11,<2"
 	touch $@
 

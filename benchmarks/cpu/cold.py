@@ -24,7 +24,6 @@ work = w1()
 begin = time.perf_counter()
 from benchmarks.cpu.peers_tessera import training_step
 imported = time.perf_counter()
-import tessera
 step, _ = training_step(work)
 step(work.data["x"], work.data["labels"])
 print(json.dumps([imported - begin, time.perf_counter() - imported]))

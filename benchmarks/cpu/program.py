@@ -18,12 +18,13 @@ def _flags(*options: str) -> list[str]:
 
 
 def build_program() -> Path:
-    """The path of the program, built with ``c++ -O2`` unless it is newer than its source and the library."""
+    """The path of the program, built with ``c++ -O2`` unless it is newer than its source and the library's headers."""
     BUILD.mkdir(parents=True, exist_ok=True)
     program = BUILD / f"bench-{sysconfig.get_python_version()}"
-    libraries = _flags("--libs")
-    if not program.exists() or program.stat().st_mtime < SOURCE.stat().st_mtime:
-        compiler = os.environ.get("CXX", "c++")
+    headers = Path(*_flags("--include-dir")).rglob("*.h")
+    newest = max(file.stat().st_mtime for file in (SOURCE, *headers))
+    if not program.exists() or program.stat().st_mtime < newest:
+        compiler, libraries = os.environ.get("CXX", "c++"), _flags("--libs")
         flags = ["-O2", "-std=c++17", *_flags("--cflags")]
         subprocess.run([compiler, *flags, str(SOURCE), *libraries, "-o", str(program)], check=True)
     return program

@@ -206,6 +206,16 @@ void test_damaged_text() {
     CHECK(read > 100 && ran > 10);
 }
 
+void test_custom_names() {
+    const std::string text = body("  %0 = input {name = \"x\"} : f32[2]\n"
+                                  "  %1, %2 = my_lib::two_results(%0) {beta = 1.0} : (f32[2], i64[])\n"
+                                  "  output \"y\" = %1\n");
+    CHECK(graph::to_text(graph::parse_graph(text)) == text);
+    for (const char *name : {"my_lib::", "my_lib::2", "::a", "my_lib:: a", "my_lib::a::b", "my_lib:a"})
+        CHECK_ERROR(graph::parse_graph(body(std::string("  %0 = ") + name + " : f32[2]\n")), Error, Code::Graph,
+                    "graph text, line");
+}
+
 void test_limits() {
     graph::Limits limits;
     limits.nodes = 2;
@@ -242,6 +252,7 @@ int main() {
     test_updates();
     test_verification();
     test_damaged_text();
+    test_custom_names();
     test_limits();
     return finish();
 }

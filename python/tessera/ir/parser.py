@@ -29,7 +29,7 @@ _NUMBER = re.compile(
 )
 _INTEGER = re.compile(r"[0-9]{1,18}(?![0-9])")
 _VALUE = re.compile(r"%[0-9]{1,9}(?![0-9])")
-_OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
+_OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(?:::[A-Za-z_][A-Za-z0-9_.]*)?")
 _TYPE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[([^\[\]\n]*)\]")
 _DIM = re.compile(r"<([^<>\n]*)>")
 _TOKEN = re.compile(r'"[^"]*"?|%?[A-Za-z0-9_.]+|.')

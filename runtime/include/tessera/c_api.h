@@ -20,7 +20,7 @@ extern "C" {
 #define TSR_API __attribute__((visibility("default")))
 
 /* Increased when a function or field is added; a program built against an older number keeps working. */
-#define TSR_ABI_VERSION 1
+#define TSR_ABI_VERSION 2
 
 typedef int32_t tsr_status;
 enum {
@@ -288,6 +288,35 @@ TSR_API tsr_status tsr_graph_trace(const char *graph_name, const char *const *na
 TSR_API tsr_status tsr_graph_text_normalize(const char *text, size_t bytes, tsr_text **normalized);
 /* The primitives that tsr_op_apply knows, sorted by name; NULL beyond the last. */
 TSR_API const char *tsr_op_name(int32_t index);
+
+/* ---- Dimensions: integers, and integer expressions over symbolic sizes (since ABI 2) ---- */
+
+typedef struct tsr_dim tsr_dim;
+
+enum {
+    TSR_DIM_ADD = 0,
+    TSR_DIM_SUB = 1,
+    TSR_DIM_MUL = 2,
+    TSR_DIM_FLOORDIV = 3,
+    TSR_DIM_MOD = 4,
+    TSR_DIM_MAX = 5,
+    TSR_DIM_MIN = 6
+};
+
+TSR_API tsr_status tsr_dim_integer(int64_t value, tsr_dim **dim);
+/* A size that a run gives: at least `min`, at most `max` (-1: unbounded), a multiple of `multiple_of`. */
+TSR_API tsr_status tsr_dim_symbol(const char *name, int64_t min, int64_t max, int64_t multiple_of, tsr_dim **dim);
+/* One of TSR_DIM_ADD, ... of two dimensions. */
+TSR_API tsr_status tsr_dim_apply(int32_t function, const tsr_dim *a, const tsr_dim *b, tsr_dim **result);
+TSR_API const char *tsr_dim_text(const tsr_dim *dim); /* "64", "2*B + 1"; as long as the handle */
+/* 1, and the value, for an integer; 0 for an expression. `value` may be NULL. */
+TSR_API int32_t tsr_dim_constant(const tsr_dim *dim, int64_t *value);
+/* Whether two dimensions are equal for all legal sizes, being the same polynomial. */
+TSR_API int32_t tsr_dim_equal(const tsr_dim *a, const tsr_dim *b);
+/* Whether a dimension is certainly at least 0 for all legal sizes; 0 when that cannot be proved. */
+TSR_API int32_t tsr_dim_nonnegative(const tsr_dim *dim);
+TSR_API void tsr_dim_retain(tsr_dim *dim);
+TSR_API void tsr_dim_release(tsr_dim *dim);
 
 #ifdef __cplusplus
 }

@@ -6,6 +6,7 @@
 #include <new>
 #include <string>
 
+#include "core/dims.h"
 #include "core/error.h"
 #include "core/lazy.h"
 #include "core/tensor.h"
@@ -62,4 +63,11 @@ struct tsr_tensor : tessera::core::Counted {
 
     const tessera::core::Tensor tensor; // empty when lazy
     const std::shared_ptr<tessera::core::Lazy> lazy;
+};
+
+struct tsr_dim : tessera::core::Counted {
+    explicit tsr_dim(tessera::core::Dim d) : dim(std::move(d)), text(dim.text()) {}
+
+    const tessera::core::Dim dim;
+    const std::string text;
 };

@@ -40,6 +40,13 @@ void Symbol::check(int64_t size, const std::string &where) const {
          static_cast<long long>(size), static_cast<long long>(min), upper.c_str(), multiple.c_str());
 }
 
+bool is_symbol_name(std::string_view name) {
+    const auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
+    if (name.empty() || !letter(name[0]) || name == "max" || name == "min")
+        return false;
+    return std::all_of(name.begin(), name.end(), [&](char c) { return letter(c) || (c >= '0' && c <= '9'); });
+}
+
 SymbolPtr find_symbol(const SymbolTable &table, std::string_view name) {
     for (const SymbolPtr &s : table)
         if (s->name == name)

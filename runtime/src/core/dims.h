@@ -38,6 +38,8 @@ using SymbolPtr = std::shared_ptr<const Symbol>;
 using SymbolTable = std::vector<SymbolPtr>;
 using Sizes = std::map<std::string, int64_t, std::less<>>;
 
+// Letters, digits and _, no digit first, and not the name of a function of dimensions.
+bool is_symbol_name(std::string_view name);
 SymbolPtr find_symbol(const SymbolTable &table, std::string_view name);
 
 struct Atom;

@@ -153,22 +153,12 @@ class PlanReader {
                 symbol->max = integer(j, "max", "dims");
             symbol->index = static_cast<int>(plan_.signature.symbols.size());
             std::string place = "dimension '" + shown(symbol->name) + "'";
-            expect(is_name(symbol->name), place, "is not a usable name");
+            expect(is_symbol_name(symbol->name), place, "is not a usable name");
             expect(!find_symbol(plan_.signature.symbols, symbol->name), place, "occurs twice");
             expect(symbol->min >= 0 && symbol->multiple_of >= 1 && (!symbol->max || *symbol->max >= symbol->min), place,
                    "min, max and multiple_of are not a range of sizes");
             plan_.signature.symbols.push_back(std::move(symbol));
         }
-    }
-
-    static bool is_name(const std::string &s) {
-        auto letter = [](char c) { return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_'; };
-        if (s.empty() || !letter(s[0]) || s == "max" || s == "min")
-            return false;
-        for (char c : s)
-            if (!letter(c) && !(c >= '0' && c <= '9'))
-                return false;
-        return true;
     }
 
     void read_buffers(const Json &root) {

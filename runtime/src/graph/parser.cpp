@@ -215,7 +215,7 @@ class GraphParser {
         } while (in_.accept(','));
         in_.expect('=');
         Node node;
-        node.op = in_.word("an operator's name");
+        node.op = in_.operator_name("an operator's name");
         if (in_.accept('('))
             operands(node);
         if (in_.peek() == '{')

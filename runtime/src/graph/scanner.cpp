@@ -83,6 +83,18 @@ std::string_view Scanner::word(const char *what) {
     return text_.substr(start, at_ - start);
 }
 
+std::string_view Scanner::operator_name(const char *what) {
+    const std::string_view first = word(what);
+    if (text_.substr(at_, 2) != "::")
+        return first;
+    const size_t start = at_ - first.size();
+    at_ += 2;
+    if (at_ >= text_.size() || !is_letter(text_[at_]))
+        fail_at(at_, "expected the operator's name in its library");
+    const size_t second = word("the operator's name in its library").size();
+    return text_.substr(start, first.size() + 2 + second);
+}
+
 int64_t Scanner::integer(const char *what) {
     peek();
     return adjacent_integer(what);

@@ -27,6 +27,8 @@ class Scanner {
     void expect_word(std::string_view word);
     // A letter or _, then letters, digits, _ and dots; `what` says in errors what was expected.
     std::string_view word(const char *what);
+    // A word, or the name of a custom operator: "library::name".
+    std::string_view operator_name(const char *what);
     // A decimal integer of 64 bits.
     int64_t integer(const char *what);
     // A decimal integer that begins right here.

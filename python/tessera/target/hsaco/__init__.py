@@ -1,0 +1,1 @@
+"""The target ``hsaco``: Tile IR → Triton source → code objects of AMD GPUs."""

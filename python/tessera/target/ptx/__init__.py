@@ -1,0 +1,1 @@
+"""The target ``ptx``: Tile IR → Triton source → PTX and cubins, for NVIDIA GPUs."""

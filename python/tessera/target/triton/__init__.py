@@ -1,0 +1,1 @@
+"""Tile IR → Triton source → machine code of GPUs: what the targets ``ptx`` and ``hsaco`` share."""

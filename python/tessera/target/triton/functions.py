@@ -1,0 +1,268 @@
+"""Functions in Triton that generated kernels call; their text is put into the modules that need them.
+
+Each works on tensors of any shape, on every architecture, and under Triton's interpreter.
+"""
+# ruff: noqa: ANN001, ANN201, D103
+
+import triton
+import triton.language as tl
+from triton.language.extra import libdevice
+
+
+@triton.jit
+def larger(a, b):
+    """The larger of two numbers, NaN if one is."""
+    return tl.maximum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def smaller(a, b):
+    """The smaller of two numbers, NaN if one is."""
+    return tl.minimum(a, b, propagate_nan=tl.PropagateNan.ALL)
+
+
+@triton.jit
+def total(a, b):
+    return a + b
+
+
+@triton.jit
+def times(a, b):
+    return a * b
+
+
+@triton.jit
+def larger_at(a, i, b, j):
+    """The larger value and its place; the first of equals; a NaN is larger than anything."""
+    better = ((a > b) | (a != a)) & (b == b)
+    same = (a == b) | ((a != a) & (b != b))
+    left = better | (same & (i < j))
+    return tl.where(left, a, b), tl.where(left, i, j)
+
+
+@triton.jit
+def smaller_at(a, i, b, j):
+    """The smaller value and its place; the first of equals; a NaN is smaller than anything."""
+    better = ((a < b) | (a != a)) & (b == b)
+    same = (a == b) | ((a != a) & (b != b))
+    left = better | (same & (i < j))
+    return tl.where(left, a, b), tl.where(left, i, j)
+
+
+@triton.jit
+def floor_divide_integer(a, b):
+    """floor(a / b) of integers; 0 when b is 0."""
+    zero = b == 0
+    divisor = tl.where(zero, tl.full((), 1, b.dtype), b)
+    quotient = a // divisor
+    rest = a - quotient * divisor
+    quotient = tl.where((rest != 0) & ((rest < 0) != (divisor < 0)), quotient - 1, quotient)
+    return tl.where(zero, tl.full((), 0, a.dtype), quotient)
+
+
+@triton.jit
+def floor_modulo_integer(a, b):
+    """a - b * floor(a / b) of integers; 0 when b is 0."""
+    zero = b == 0
+    divisor = tl.where(zero, tl.full((), 1, b.dtype), b)
+    rest = a - (a // divisor) * divisor
+    rest = tl.where((rest != 0) & ((rest < 0) != (divisor < 0)), rest + divisor, rest)
+    return tl.where(zero, tl.full((), 0, a.dtype), rest)
+
+
+@triton.jit
+def divide_unsigned(a, b):
+    """a // b of unsigned integers; 0 when b is 0."""
+    zero = b == 0
+    one = tl.full((), 1, b.dtype)
+    return tl.where(zero, tl.full((), 0, a.dtype), a // tl.where(zero, one, b))
+
+
+@triton.jit
+def modulo_unsigned(a, b):
+    """a % b of unsigned integers; 0 when b is 0."""
+    zero = b == 0
+    one = tl.full((), 1, b.dtype)
+    return tl.where(zero, tl.full((), 0, a.dtype), a % tl.where(zero, one, b))
+
+
+@triton.jit
+def floor_modulo(a, b):
+    """a - b * floor(a / b) of floats, with the sign of b; NaN when b is 0 or a is infinite."""
+    rest = libdevice.fmod(a, b)
+    rest = tl.where((rest != 0) & ((rest < 0) != (b < 0)), rest + b, rest)
+    return tl.where(rest == 0, libdevice.copysign(rest, b), rest)
+
+
+@triton.jit
+def floor_divide(a, b):
+    """floor(a / b) of floats as Python and NumPy define it: from the remainder, so that both fit together."""
+    rest = libdevice.fmod(a, b)
+    quotient = tl.div_rn(a - rest, b)
+    quotient = tl.where((rest != 0) & ((rest < 0) != (b < 0)), quotient - 1.0, quotient)
+    nearest = libdevice.floor(quotient)
+    nearest = tl.where(quotient - nearest > 0.5, nearest + 1.0, nearest)
+    ratio = tl.div_rn(a, b)
+    nearest = tl.where(quotient == 0, libdevice.copysign(tl.full((), 0.0, a.dtype), ratio), nearest)
+    return tl.where(b == 0, ratio, nearest)
+
+
+@triton.jit
+def floor_divide64(a, b):
+    """As floor_divide, in f64."""
+    rest = libdevice.fmod(a, b)
+    quotient = (a - rest) / b
+    quotient = tl.where((rest != 0) & ((rest < 0) != (b < 0)), quotient - 1.0, quotient)
+    nearest = libdevice.floor(quotient)
+    nearest = tl.where(quotient - nearest > 0.5, nearest + 1.0, nearest)
+    nearest = tl.where(quotient == 0, libdevice.copysign(tl.full((), 0.0, a.dtype), a / b), nearest)
+    return tl.where(b == 0, a / b, nearest)
+
+
+@triton.jit
+def power_integer(a, b, bits: tl.constexpr):
+    """a ** b of integers, wrapping; for negative b 1 when a is 1, ±1 when a is -1, else 0."""
+    one = tl.full((), 1, a.dtype)
+    result = a * 0 + one
+    square = a
+    rest = b
+    for _ in tl.static_range(bits):
+        result = tl.where((rest & 1) != 0, result * square, result)
+        square = square * square
+        rest = rest >> 1
+    odd = (b & 1) != 0
+    minus = tl.where(odd, -one, one)
+    inverse = tl.where(a == 1, one, tl.where(a == -1, minus, tl.full((), 0, a.dtype)))
+    return tl.where(b < 0, inverse, result)
+
+
+@triton.jit
+def power_unsigned(a, b, bits: tl.constexpr):
+    """a ** b of unsigned integers, wrapping."""
+    result = a * 0 + 1
+    square = a
+    rest = b
+    for _ in tl.static_range(bits):
+        result = tl.where((rest & 1) != 0, result * square, result).to(a.dtype)
+        square = (square * square).to(a.dtype)
+        rest = rest >> 1
+    return result
+
+
+@triton.jit
+def sign_of(x):
+    """-1, 0 or 1 with x's dtype; NaN of NaN."""
+    zero = tl.full((), 0, x.dtype)
+    one = tl.full((), 1, x.dtype)
+    return tl.where(x > 0, one, tl.where(x < 0, -one, tl.where(x == 0, zero, x)))
+
+
+@triton.jit
+def round_even(x):
+    """The nearest integer, halves to even; the sign of zero is kept."""
+    base = libdevice.floor(x)
+    part = x - base
+    odd = base - 2.0 * libdevice.floor(base * 0.5)
+    up = (part > 0.5) | ((part == 0.5) & (odd == 1.0))
+    result = tl.where(up, base + 1.0, base)
+    return tl.where(x == x, libdevice.copysign(result, x), x)
+
+
+@triton.jit
+def saturate(
+    x, low: tl.constexpr, limit: tl.constexpr, dtype: tl.constexpr, lowest: tl.constexpr, highest: tl.constexpr
+):
+    """A float cut to an integer of [lowest, highest]; 0 of NaN. ``low`` and ``limit`` = highest + 1, as floats."""
+    inside = (x > low) & (x < limit)
+    whole = tl.where(inside, x, x * 0.0)
+    whole = tl.where(inside, whole, tl.full((), 0.0, x.dtype)).to(dtype)
+    whole = tl.where(x >= limit, tl.full((), highest, dtype), whole)
+    return tl.where(x <= low, tl.full((), lowest, dtype), whole)
+
+
+@triton.jit
+def philox(c0, c1, c2, c3, k0, k1):
+    """The first two words of Philox4x32-10 (Salmon et al. 2011); all arguments are uint32."""
+    for _ in tl.static_range(10):
+        high0 = tl.umulhi(c0, tl.full((), 0xD2511F53, tl.uint32))
+        low0 = c0 * tl.full((), 0xD2511F53, tl.uint32)
+        high1 = tl.umulhi(c2, tl.full((), 0xCD9E8D57, tl.uint32))
+        low1 = c2 * tl.full((), 0xCD9E8D57, tl.uint32)
+        c0 = high1 ^ c1 ^ k0
+        c1 = low1
+        c2 = high0 ^ c3 ^ k1
+        c3 = low0
+        k0 = k0 + tl.full((), 0x9E3779B9, tl.uint32)
+        k1 = k1 + tl.full((), 0xBB67AE85, tl.uint32)
+    return c0, c1
+
+
+@triton.jit
+def philox_words(element, operation, seed, counter):
+    """The words of an element: the counter is (element, element >> 32, operation, counter), the key the seed."""
+    c0 = (element & 0xFFFFFFFF).to(tl.uint32)
+    c1 = ((element >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    c2 = c0 * 0 + (operation & 0xFFFFFFFF).to(tl.uint32)
+    c3 = c0 * 0 + (counter & 0xFFFFFFFF).to(tl.uint32)
+    k0 = c0 * 0 + (seed & 0xFFFFFFFF).to(tl.uint32)
+    k1 = c0 * 0 + ((seed >> 32) & 0xFFFFFFFF).to(tl.uint32)
+    return philox(c0, c1, c2, c3, k0, k1)
+
+
+@triton.jit
+def uniform(element, operation, seed, counter):
+    """f32 in [0, 1) with 24 random bits."""
+    first, _ = philox_words(element, operation, seed, counter)
+    return (first >> 8).to(tl.int32).to(tl.float32) * 5.9604644775390625e-08
+
+
+@triton.jit
+def uniform64(element, operation, seed, counter):
+    """f64 in [0, 1) with 53 random bits."""
+    first, second = philox_words(element, operation, seed, counter)
+    bits = (first.to(tl.int64) << 21) | (second.to(tl.int64) >> 11)
+    return bits.to(tl.float64) * tl.full((), 1.1102230246251565e-16, tl.float64)
+
+
+@triton.jit
+def from_small_float(raw, mantissa: tl.constexpr, bias: tl.constexpr, infinite: tl.constexpr):
+    """f32 of the bits (uint8) of an 8-bit float; ``infinite``: whether the type has infinities."""
+    bits = raw.to(tl.int32)
+    sign = (bits & 0x80) << 24
+    size = bits & 0x7F
+    exponent = size >> mantissa
+    fraction = size & ((1 << mantissa) - 1)
+    normal = ((exponent + (127 - bias)) << 23) | (fraction << (23 - mantissa))
+    # A subnormal is fraction · 2^(1 - bias - mantissa), which is exact in f32.
+    scale = ((128 - bias - mantissa) << 23) + exponent * 0
+    subnormal = (fraction.to(tl.float32) * scale.to(tl.float32, bitcast=True)).to(tl.int32, bitcast=True)
+    value = tl.where(exponent == 0, subnormal, normal)
+    if infinite:
+        special = exponent == (1 << (7 - mantissa)) - 1
+        value = tl.where(special, 0x7F800000 | (fraction << (23 - mantissa)), value)
+    else:
+        value = tl.where(size == 0x7F, 0x7FC00000, value)
+    return (value | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def to_small_float(x, mantissa: tl.constexpr, bias: tl.constexpr, infinite: tl.constexpr):
+    """The bits (uint8) of f32 rounded to an 8-bit float, halves to even; too large: infinity, or NaN without one."""
+    bits = x.to(tl.int32, bitcast=True)
+    sign = (bits >> 24) & 0x80
+    size = bits & 0x7FFFFFFF
+    shift: tl.constexpr = 23 - mantissa
+    rounded = size + ((1 << (shift - 1)) - 1) + ((size >> shift) & 1)
+    normal = (rounded >> shift) - ((127 - bias) << mantissa)
+    # Below the least normal, adding a power of two leaves the rounded multiple of the least subnormal in the last bits.
+    magic: tl.constexpr = (127 + 1 - bias - mantissa + 23) << 23
+    big = (size * 0 + magic).to(tl.float32, bitcast=True)
+    subnormal = (size.to(tl.float32, bitcast=True) + big).to(tl.int32, bitcast=True) - magic
+    value = tl.where(size < ((128 - bias) << 23), subnormal, normal)
+    if infinite:
+        largest: tl.constexpr = ((1 << (7 - mantissa)) - 1) << mantissa
+        value = tl.where(value > largest, largest, value)
+        value = tl.where(size > 0x7F800000, 0x7F, value)
+    else:
+        value = tl.where((value >= 0x7F) | (size >= 0x7F800000), 0x7F, value)
+    return (value | sign).to(tl.uint8)

@@ -1,0 +1,305 @@
+"""Loop kernels in Triton: a program works on a block of grid points, and goes through the stages one after the other.
+
+A stage whose axes fit into the block as a whole has no loop: what it reads and computes stays in registers for the
+stages that follow. Otherwise it loops over blocks of its axes, and reductions are accumulated element by element
+before they are combined across the block: the order is fixed, so results are the same in every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+from tessera.ir.dims import Symbol
+from tessera.ir.dtype import DType, i64
+from tessera.target.triton.block import Block, Variable
+from tessera.target.triton.convert import constant, register_type
+from tessera.target.triton.expression import fits
+from tessera.target.triton.head import Head, Options, grid_positions, positions
+from tessera.target.triton.launch import Program
+from tessera.target.triton.reduce import LAST, Combination
+from tessera.target.triton.tiles import Blocks, choose
+from tessera.tile.ir import Axis, Load, LoopKernel, Reduce, Ref, Scan, Stage, Store
+
+
+def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> Program:
+    """The program of a loop kernel, with the blocks that suit it or those given."""
+    blocks = blocks or choose(kernel)
+    head = Head(kernel, options)
+    found, count = grid_positions(head.writer, kernel.grid, blocks.sizes, blocks.rank, head.sizes)
+    shape = [str(n) for n in blocks.shape()]
+    block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
+    _Stages(kernel, blocks, block).emit()
+    return head.program((count,), warps=blocks.warps)
+
+
+@dataclass(slots=True)
+class _Accumulator:
+    combination: Combination
+    value: str
+    position: str = ""
+
+
+class _Stages:
+    """The stages of a kernel on one block."""
+
+    def __init__(self, kernel: LoopKernel, blocks: Blocks, block: Block) -> None:
+        self.kernel, self.blocks, self.block = kernel, blocks, block
+        self.writer = block.writer
+        self._touched: dict[int, set[str]] = {}
+
+    def emit(self) -> None:
+        """Emit all stages."""
+        for number, stage in enumerate(self.kernel.stages):
+            self._order(stage)
+            if stage.axes:
+                self._loop(number, stage)
+            else:
+                self._ops(number, stage, {}, {})
+
+    # Order of accesses to the same memory by different threads.
+
+    def _order(self, stage: Stage) -> None:
+        """A barrier where this stage meets memory that an earlier one read or wrote in the other way."""
+        accesses = {(op.buffer, isinstance(op, Store)) for op in stage.ops if isinstance(op, (Load, Store))}
+        wait = False
+        for buffer, writes in accesses:
+            for other in self._same(buffer):
+                kinds = self._touched.get(other, set())
+                wait |= "store" in kinds or (writes and "load" in kinds)
+        if wait:
+            self.writer.line("tl.debug_barrier()")
+            self._touched.clear()
+        for buffer, writes in accesses:
+            self._touched.setdefault(buffer, set()).add("store" if writes else "load")
+
+    def _same(self, buffer: int) -> set[int]:
+        buffers = self.kernel.buffers
+        return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
+
+    def _in_place(self, stage: Stage) -> bool:
+        """Whether the stage writes memory that it also reads."""
+        loads = {op.buffer for op in stage.ops if isinstance(op, Load)}
+        return any(isinstance(op, Store) and self._same(op.buffer) & loads for op in stage.ops)
+
+    # Loops.
+
+    def _loop(self, number: int, stage: Stage) -> None:
+        whole = all(self._size(a) >= _known(a) for a in stage.axes)
+        scans = [op for op in stage.ops if isinstance(op, Scan)]
+        accumulators: dict[int, _Accumulator] = {}
+        carries: dict[int, str] = {}
+        if not whole:
+            accumulators = {i: self._start(op, number) for i, op in enumerate(stage.ops) if isinstance(op, Reduce)}
+            carries = {i: self._carry(op, number) for i, op in enumerate(stage.ops) if isinstance(op, Scan)}
+            memo = dict(self.block.memo)
+        inside = list(self.block.inside)
+        with ExitStack() as stack:
+            for axis in stage.axes:
+                stack.enter_context(self._axis(axis))
+            if scans and len(stage.axes) != 1:
+                raise AssertionError("a scan runs along one axis")
+            self._ops(number, stage, accumulators, carries)
+            if not whole and self._in_place(stage):
+                self.writer.line("tl.debug_barrier()")
+        self.block.inside = inside
+        if not whole:
+            self.block.memo = memo  # what is computed in a loop is out of reach after it
+        for i, accumulator in accumulators.items():
+            op = stage.ops[i]
+            assert isinstance(op, Reduce)
+            self._finish(Ref(number, i), op, accumulator, stage)
+
+    def _size(self, axis: Axis) -> int:
+        return self.blocks.sizes.get(axis.symbol, (0, 1))[1]
+
+    @contextmanager
+    def _axis(self, axis: Axis) -> Iterator[None]:
+        """The part of a stage for one axis: a loop over its blocks unless one block is enough."""
+        dim, size = self.blocks.sizes.get(axis.symbol, (0, 1))
+        block, rank = self.block, self.blocks.rank
+        sizes = {s: v for s, v in block.axes.items() if s in self.kernel.sizes}
+        block.inside.append(axis.symbol)
+        if size >= _known(axis):
+            if axis.symbol not in block.axes:
+                block.axes[axis.symbol] = positions(self.writer, axis, "", size, dim, rank, sizes)
+            yield
+            return
+        wide = not fits(axis.extent, 2 * size)
+        first = self.writer.fresh(f"{axis.symbol.name}_first")
+        extent = block.expressions.text(axis.extent, wide or None)
+        start = "tl.full((), 0, tl.int64)" if wide else "0"
+        with self.writer.block(f"for {first} in range({start}, {extent}, {size}):"):
+            block.axes[axis.symbol] = positions(self.writer, axis, first, size, dim, rank, sizes)
+            yield
+        del block.axes[axis.symbol]
+
+    def _ops(
+        self, number: int, stage: Stage, accumulators: dict[int, _Accumulator], carries: dict[int, str]
+    ) -> None:
+        waited = not self._in_place(stage)
+        for i, op in enumerate(stage.ops):
+            ref = Ref(number, i)
+            if isinstance(op, Store):
+                if not waited and op.mode == "set":
+                    self.writer.line("tl.debug_barrier()")
+                    waited = True
+                self.block.store(op)
+            elif isinstance(op, Reduce):
+                self._reduce(ref, op, stage, accumulators.get(i))
+            elif isinstance(op, Scan):
+                self._scan(ref, op, stage, carries.get(i))
+            else:
+                self.block.values[ref] = self.block.simple(op)
+
+    # Reductions.
+
+    def _combination(self, op: Reduce) -> Combination:
+        return Combination(op.combine, self.block.values[op.value].dtype)
+
+    def _start(self, op: Reduce, number: int) -> _Accumulator:
+        """An accumulator with nothing in it."""
+        source = _dtype_of(self.kernel, op.value, self.block.values)
+        combination = Combination(op.combine, source)
+        shape = self.block.shape_text() if self.block.shape else "()"
+        value = self.writer.assign(
+            op.combine + "_", f"tl.zeros({shape}, {register_type(combination.dtype)}) + {combination.identity()}"
+        )
+        if not combination.positional:
+            return _Accumulator(combination, value)
+        axis = self.kernel.stages[number].axes[0]
+        last, kind = (LAST, "tl.int32") if fits(axis.extent, 1 << 20) else (2**63 - 1, "tl.int64")
+        return _Accumulator(combination, value, self.writer.assign("place", f"tl.zeros({shape}, {kind}) + {last}"))
+
+    def _inside(self, stage: Stage) -> list[str]:
+        """The masks of the stage's own axes."""
+        masks = [self.block.axes[a.symbol].mask for a in stage.axes]
+        return [m for m in masks if m is not None]
+
+    def _reduce(self, ref: Ref, op: Reduce, stage: Stage, accumulator: _Accumulator | None) -> None:
+        combination = self._combination(op)
+        source = self.block.values[op.value]
+        key = ("reduce", op.combine, source.text, op.dtype)
+        if accumulator is None and key in self.block.memo:
+            self.block.values[ref] = self.block.memo[key]
+            return
+        value = combination.widened(self.writer, self.block.broadcast(source))
+        masks = self._inside(stage)
+        if masks:
+            value = f"tl.where({' & '.join(masks)}, {value}, {combination.identity()})"
+        if combination.positional:
+            self._reduce_position(ref, stage, combination, value, accumulator)
+        elif accumulator is not None:
+            kept = accumulator.value
+            self.writer.line(f"{kept} = {combination.pair(self.writer, kept, value)}")
+        else:
+            self._result(ref, op, combination, value, stage)
+            self.block.memo[key] = self.block.values[ref]
+
+    def _reduce_position(
+        self, ref: Ref, stage: Stage, combination: Combination, value: str, accumulator: _Accumulator | None
+    ) -> None:
+        axis = self.block.axes[stage.axes[0].symbol]
+        place = self.block.spread(axis.text) if len(axis.dims) < len(self.block.shape) else axis.text
+        if accumulator is not None:
+            a, i = accumulator.value, accumulator.position
+            place = f"{place} + tl.zeros_like({i})" if not self.block.shape else place
+            self.writer.line(f"{a}, {i} = {combination.pair_at(self.writer, a, i, value, place)}")
+            return
+        last = self.writer.assign("place", self._masked_place(place, stage))
+        self._place(ref, stage, combination, value, last)
+
+    def _masked_place(self, place: str, stage: Stage) -> str:
+        masks = self._inside(stage)
+        return f"tl.where({' & '.join(masks)}, {place}, {LAST})" if masks else place
+
+    def _place(self, ref: Ref, stage: Stage, combination: Combination, value: str, place: str) -> None:
+        dim, keep, dims = self._along(stage)
+        if dim is None and not self._reduced(stage):
+            self.block.values[ref] = Variable(self.writer.assign("place", f"{place}.to(tl.int64)"), i64, dims)
+            return
+        function = "larger_at" if combination.combine == "argmax" else "smaller_at"
+        self.writer.functions[function] = None
+        name = self.writer.fresh("place")
+        more = ", keep_dims=True" if keep else ""
+        value = self.writer.assign("value", value)
+        self.writer.line(f"_, {name} = tl.reduce(({value}, {place}), {dim}, {function}{more})")
+        self.block.values[ref] = Variable(self.writer.assign("place", f"{name}.to(tl.int64)"), i64, dims)
+
+    def _finish(self, ref: Ref, op: Reduce, accumulator: _Accumulator, stage: Stage) -> None:
+        """The result from an accumulator."""
+        if accumulator.combination.positional:
+            self._place(ref, stage, accumulator.combination, accumulator.value, accumulator.position)
+        else:
+            self._result(ref, op, accumulator.combination, accumulator.value, stage)
+
+    def _reduced(self, stage: Stage) -> list[int]:
+        """The dimensions of the block that belong to the stage's axes."""
+        sizes = self.blocks.sizes
+        return sorted({sizes[a.symbol][0] for a in stage.axes if a.symbol in sizes})
+
+    def _along(self, stage: Stage) -> tuple[int | None, bool, frozenset[int]]:
+        """The dimension to reduce (None: all), whether it is kept with size 1, and over which the result varies."""
+        reduced = self._reduced(stage)
+        left = frozenset(range(self.blocks.rank)) - set(reduced)
+        if not left or not reduced:
+            return None, False, left
+        assert len(reduced) == 1
+        return reduced[0], True, left
+
+    def _result(self, ref: Ref, op: Reduce, combination: Combination, value: str, stage: Stage) -> None:
+        dim, keep, dims = self._along(stage)
+        if self._reduced(stage):
+            value = combination.along(self.writer, value, dim, keep)
+        name = self.writer.assign(op.combine + "_", combination.result(self.writer, value, op.dtype))
+        self.block.values[ref] = Variable(name, op.dtype, dims)
+
+    # Scans.
+
+    def _carry(self, op: Scan, number: int) -> str:
+        """The running sum before the first element."""
+        combination = Combination("sum", _dtype_of(self.kernel, op.value, self.block.values))
+        reduced = self._reduced(self.kernel.stages[number])
+        shape = ["1" if k in reduced else n for k, n in enumerate(self.block.shape)]
+        text = f"({', '.join(shape)}{',' if len(shape) == 1 else ''})" if shape else "()"
+        return self.writer.assign("carry", f"tl.zeros({text}, {register_type(combination.dtype)})")
+
+    def _scan(self, ref: Ref, op: Scan, stage: Stage, carry: str | None) -> None:
+        source = self.block.values[op.value]
+        combination = Combination("sum", source.dtype)
+        masks = self._inside(stage)
+        value = self.block.broadcast(source)
+        if masks:
+            value = f"tl.where({' & '.join(masks)}, {value}, {constant(0, combination.dtype)})"
+        value = self.writer.assign("value", value)
+        reduced = self._reduced(stage)
+        running = f"tl.cumsum({value}, axis={reduced[0]})" if reduced else value
+        if carry is not None:
+            running = f"{carry} + {running}"
+        running = self.writer.assign("running", running)
+        if carry is not None:
+            part = f"tl.sum({value}, axis={reduced[0]}, keep_dims=True)" if reduced else value
+            self.writer.line(f"{carry} = {carry} + {part}")
+        result = self.writer.assign("scan", combination.result(self.writer, running, op.dtype))
+        self.block.values[ref] = Variable(result, op.dtype, frozenset(range(self.blocks.rank)))
+
+
+def _known(axis: Axis) -> float:
+    """The largest extent that an axis can have."""
+    high = axis.extent if isinstance(axis.extent, int) else _high(axis.symbol)
+    return float("inf") if high is None else high
+
+
+def _high(symbol: Symbol) -> int | None:
+    return None if symbol.max is None else symbol.max + 1
+
+
+def _dtype_of(kernel: LoopKernel, ref: Ref, values: dict[Ref, Variable]) -> DType:
+    """The dtype of a value that may not be emitted yet."""
+    if ref in values:
+        return values[ref].dtype
+    op = kernel.stages[ref.scope].ops[ref.index]
+    if isinstance(op, Load):
+        return kernel.buffers[op.buffer].dtype
+    return getattr(op, "dtype", i64)

@@ -98,6 +98,12 @@ class FileAccessError(TesseraError, OSError):
     code = 15
 
 
+class CancelledError(TesseraError, RuntimeError):
+    """A run was stopped by its cancellation token; it has changed no state."""
+
+    code = 16
+
+
 class InternalError(TesseraError, RuntimeError):
     """A defect in Tessera itself."""
 
@@ -109,7 +115,7 @@ ERROR_BY_CODE: dict[int, type[TesseraError]] = {
     for cls in (
         TesseraError, ShapeError, DTypeError, ArgumentError, NameMissingError, IndexRangeError,
         FormatError, VersionError, DeviceError, UnsupportedError, GradientError, GraphError,
-        CompileError, OutOfMemoryError, FileAccessError, InternalError,
+        CompileError, OutOfMemoryError, FileAccessError, CancelledError, InternalError,
     )
 }
 """The error class for each C ABI status code."""

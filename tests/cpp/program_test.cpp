@@ -8,6 +8,7 @@
 
 #include "artifact_builder.h"
 #include "check.h"
+#include "device/allocators.h"
 #include "exec/runtime.h"
 
 using namespace tessera::core;
@@ -34,7 +35,8 @@ static std::vector<Tensor> run(Program &p, ThreadPool &pool, std::vector<Tensor>
     std::vector<const Tensor *> pointers;
     for (const Tensor &t : inputs)
         pointers.push_back(&t);
-    p.run(pool, pointers.data(), pointers.size(), outputs.data(), outputs.size());
+    RunContext context{pool, make_backend_allocator()};
+    p.run(context, pointers.data(), pointers.size(), outputs.data(), outputs.size());
     return outputs;
 }
 
@@ -172,7 +174,7 @@ static void test_many_threads() {
 
 static void test_queue() {
     auto p = load(test_artifact());
-    Runtime runtime(2);
+    Runtime runtime(RuntimeOptions{2, nullptr});
     std::vector<std::shared_ptr<Run>> runs;
     Tensor steps = p->state("steps");
     for (int k = 0; k < 20; ++k) {

@@ -7,7 +7,7 @@
 using namespace tessera::core;
 
 struct tsr_runtime : Counted {
-    explicit tsr_runtime(int threads) : runtime(std::make_shared<Runtime>(threads)) {}
+    explicit tsr_runtime(const RuntimeOptions &options) : runtime(std::make_shared<Runtime>(options)) {}
     const std::shared_ptr<Runtime> runtime;
 };
 
@@ -112,7 +112,9 @@ tsr_status tsr_runtime_create(const tsr_runtime_options *options, tsr_runtime **
         }
         if (threads < 0 || threads > max_threads)
             fail(Code::Argument, "threads = %d; expected 0 (one per core) to %d", threads, max_threads);
-        *runtime = new tsr_runtime(threads);
+        RuntimeOptions wanted;
+        wanted.threads = threads;
+        *runtime = new tsr_runtime(wanted);
     });
 }
 
@@ -144,7 +146,8 @@ tsr_status tsr_runtime_run(tsr_runtime *runtime, tsr_graph *graph, tsr_tensor *c
         size_t count = own ? graph->specs(TSR_OUTPUT).size() : static_cast<size_t>(output_count);
         TensorList results(count);
         read_outputs(graph, outputs, count, own, results.data());
-        graph->program->run(runtime->runtime->pool(), arguments.pointers, arguments.count, results.data(), count);
+        RunContext context = runtime->runtime->context();
+        graph->program->run(context, arguments.pointers, arguments.count, results.data(), count);
         for (size_t i = 0; i < count; ++i)
             if (!own && !outputs[i])
                 outputs[i] = new tsr_tensor(std::move(results[i]));

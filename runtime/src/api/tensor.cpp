@@ -1,6 +1,8 @@
 // Tensor handles and their exchange through DLPack.
 #include "api/handles.h"
 #include "core/dlpack.h"
+#include "device/allocators.h"
+#include "device/backend.h"
 
 using namespace tessera::core;
 
@@ -9,6 +11,7 @@ namespace {
 struct Described {
     DType dtype;
     std::vector<int64_t> shape;
+    DeviceId device;
 };
 
 Described read_info(const tsr_tensor_info *info) {
@@ -21,9 +24,15 @@ Described read_info(const tsr_tensor_info *info) {
         fail(Code::Shape, "rank %d is outside [0, %lld]", info->rank, static_cast<long long>(max_rank));
     if (info->rank > 0)
         require(info->shape, "shape");
-    if (info->device_type != TSR_CPU)
-        fail(Code::Device, "device type %d is not supported for tensors; use the CPU (%d)", info->device_type, TSR_CPU);
-    return {static_cast<DType>(info->dtype), std::vector<int64_t>(info->shape, info->shape + info->rank)};
+    const DeviceId device{static_cast<DeviceType>(info->device_type), info->device_index};
+    backend(device);
+    return {static_cast<DType>(info->dtype), std::vector<int64_t>(info->shape, info->shape + info->rank), device};
+}
+
+// Uninitialised memory of its own.
+Tensor create(Described d) {
+    std::shared_ptr<Allocator> allocator = d.device.is_cpu() ? nullptr : make_backend_allocator();
+    return Tensor::empty(d.dtype, std::move(d.shape), d.device, std::move(allocator));
 }
 
 Tensor from_dl_tensor(const DLTensor &t, Deleter deleter, void *context, bool readonly) {
@@ -102,7 +111,9 @@ tsr_status tsr_tensor_create(const tsr_tensor_info *info, tsr_tensor **tensor) {
     return guarded([&] {
         require(tensor, "tensor");
         Described d = read_info(info);
-        *tensor = new tsr_tensor(Tensor::zeros(d.dtype, std::move(d.shape)));
+        Tensor t = create(std::move(d));
+        backend(t.device()).fill(t.data(), t.device().index, 0, t.bytes(), nullptr);
+        *tensor = new tsr_tensor(std::move(t));
     });
 }
 
@@ -110,7 +121,7 @@ tsr_status tsr_tensor_create_uninitialized(const tsr_tensor_info *info, tsr_tens
     return guarded([&] {
         require(tensor, "tensor");
         Described d = read_info(info);
-        *tensor = new tsr_tensor(Tensor::empty(d.dtype, std::move(d.shape)));
+        *tensor = new tsr_tensor(create(std::move(d)));
     });
 }
 
@@ -119,7 +130,7 @@ tsr_status tsr_tensor_from_blob(const tsr_tensor_info *info, tsr_deleter deleter
         require(tensor, "tensor");
         Described d = read_info(info);
         *tensor = new tsr_tensor(Tensor::from_blob(info->data, d.dtype, std::move(d.shape), info->strides, deleter, context,
-                                                   (info->flags & TSR_TENSOR_READONLY) != 0));
+                                                   (info->flags & TSR_TENSOR_READONLY) != 0, d.device));
     });
 }
 
@@ -175,8 +186,8 @@ tsr_status tsr_tensor_describe(const tsr_tensor *tensor, tsr_tensor_info *info) 
         info->shape = shape.data();
         info->strides = tensor->lazy ? nullptr : tensor->tensor.strides().data();
         info->rank = static_cast<int32_t>(shape.size());
-        info->device_type = TSR_CPU;
-        info->device_index = 0;
+        info->device_type = static_cast<int32_t>(value.device().type);
+        info->device_index = value.device().index;
         uint32_t flags = 0;
         if (value.readonly())
             flags |= TSR_TENSOR_READONLY;

@@ -25,6 +25,7 @@ enum class Code : int32_t {
     Compile = 13,
     OutOfMemory = 14,
     FileAccess = 15,
+    Cancelled = 16,
     Internal = 99,
 };
 

@@ -5,9 +5,10 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "core/thread_pool.h"
 
 namespace tessera::core {
+
+struct RunContext;
 
 class Lazy {
   public:
@@ -19,7 +20,7 @@ class Lazy {
 
     // Computes this and all it needs, unless that has been done, and returns the result. May be called by several
     // threads at once.
-    virtual Tensor evaluate(ThreadPool &pool) = 0;
+    virtual Tensor evaluate(RunContext &context) = 0;
     // The result, if it has been computed; else an empty tensor.
     virtual Tensor value() const = 0;
 

@@ -6,21 +6,50 @@
 
 namespace tessera::core {
 
-std::shared_ptr<Storage> Storage::allocate(size_t bytes) {
-    // An empty tensor has an address too, so that null always means "none".
+namespace {
+
+// An empty tensor has an address too, so that null always means "none".
+alignas(tensor_alignment) char no_elements[tensor_alignment];
+
+void *from_heap(size_t bytes) {
     size_t rounded = (bytes + tensor_alignment) & ~(tensor_alignment - 1);
     void *data = rounded < bytes ? nullptr : std::aligned_alloc(tensor_alignment, rounded);
     if (!data)
         fail(Code::OutOfMemory, "%zu bytes could not be allocated", bytes);
-    return std::shared_ptr<Storage>(new Storage(data, bytes, nullptr, nullptr, true));
+    return data;
 }
 
-std::shared_ptr<Storage> Storage::adopt(void *data, size_t bytes, Deleter deleter, void *context) {
-    return std::shared_ptr<Storage>(new Storage(data, bytes, deleter, context, false));
+} // namespace
+
+std::shared_ptr<Storage> Storage::allocate(size_t bytes, DeviceId device, std::shared_ptr<Allocator> allocator,
+                                           std::shared_ptr<Stream> stream) {
+    if (!allocator && !device.is_cpu())
+        fail(Code::Internal, "memory on %s without an allocator", text(device).c_str());
+    std::shared_ptr<Storage> out(new Storage(no_elements, bytes, device));
+    if (bytes == 0)
+        return out;
+    if (allocator) {
+        out->data_ = allocator->allocate(device, bytes, tensor_alignment, stream.get());
+        out->allocator_ = std::move(allocator);
+        out->stream_ = std::move(stream);
+    } else {
+        out->data_ = from_heap(bytes);
+        out->heap_ = true;
+    }
+    return out;
+}
+
+std::shared_ptr<Storage> Storage::adopt(void *data, size_t bytes, Deleter deleter, void *context, DeviceId device) {
+    std::shared_ptr<Storage> out(new Storage(data, bytes, device));
+    out->deleter_ = deleter;
+    out->context_ = context;
+    return out;
 }
 
 Storage::~Storage() {
-    if (own_)
+    if (allocator_)
+        allocator_->release(device_, data_, bytes_, stream_.get());
+    else if (heap_)
         std::free(data_);
     else if (deleter_)
         deleter_(context_);
@@ -75,14 +104,15 @@ void Tensor::set_layout(std::vector<int64_t> shape, std::vector<int64_t> strides
     layout_ = std::make_shared<const Layout>(Layout{std::move(shape), std::move(strides)});
 }
 
-Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape) {
+Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape, DeviceId device, std::shared_ptr<Allocator> allocator,
+                     std::shared_ptr<Stream> stream) {
     check_rank(shape);
     element_count(shape);
     Tensor t;
     t.dtype_ = dtype;
     std::vector<int64_t> strides = row_major(shape);
     t.set_layout(std::move(shape), std::move(strides));
-    t.storage_ = Storage::allocate(t.bytes());
+    t.storage_ = Storage::allocate(t.bytes(), device, std::move(allocator), std::move(stream));
     t.data_ = t.storage_->data();
     return t;
 }
@@ -94,7 +124,7 @@ Tensor Tensor::zeros(DType dtype, std::vector<int64_t> shape) {
 }
 
 Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides, Deleter deleter,
-                         void *context, bool readonly) {
+                         void *context, bool readonly, DeviceId device) {
     check_rank(shape);
     element_count(shape);
     Tensor t;
@@ -108,7 +138,7 @@ Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, co
     if (reinterpret_cast<uintptr_t>(data) % item_size(dtype))
         fail(Code::Argument, "from_blob: the address %p is not aligned to the %zu bytes of a %s", data,
              item_size(dtype), name(dtype));
-    t.storage_ = Storage::adopt(data, t.bytes(), deleter, context);
+    t.storage_ = Storage::adopt(data, t.bytes(), deleter, context, device);
     t.data_ = data;
     return t;
 }

@@ -1,4 +1,4 @@
-// Concrete tensors in CPU memory: reference-counted storage, a dtype, a shape and strides.
+// Concrete tensors: reference-counted storage on a device, a dtype, a shape and strides.
 #pragma once
 
 #include <cstdint>
@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "core/allocator.h"
 #include "core/checked.h"
 #include "core/dtype.h"
 
@@ -30,34 +31,43 @@ using Deleter = void (*)(void *context);
 // A block of memory, Tessera's own (64-byte aligned) or the caller's.
 class Storage {
   public:
-    static std::shared_ptr<Storage> allocate(size_t bytes);
-    static std::shared_ptr<Storage> adopt(void *data, size_t bytes, Deleter deleter, void *context);
+    // From `allocator`, which is kept as long as the memory, in the order of `stream`; null: the heap of the process, for the CPU alone.
+    static std::shared_ptr<Storage> allocate(size_t bytes, DeviceId device = {},
+                                             std::shared_ptr<Allocator> allocator = nullptr,
+                                             std::shared_ptr<Stream> stream = nullptr);
+    static std::shared_ptr<Storage> adopt(void *data, size_t bytes, Deleter deleter, void *context, DeviceId device = {});
     ~Storage();
     Storage(const Storage &) = delete;
     Storage &operator=(const Storage &) = delete;
 
     void *data() const { return data_; }
     size_t bytes() const { return bytes_; }
+    DeviceId device() const { return device_; }
 
   private:
-    Storage(void *data, size_t bytes, Deleter deleter, void *context, bool own)
-        : data_(data), bytes_(bytes), deleter_(deleter), context_(context), own_(own) {}
+    Storage(void *data, size_t bytes, DeviceId device) : data_(data), bytes_(bytes), device_(device) {}
     void *data_;
     size_t bytes_;
-    Deleter deleter_;
-    void *context_;
-    bool own_;
+    DeviceId device_;
+    std::shared_ptr<Allocator> allocator_; // null: the heap, or a deleter's
+    std::shared_ptr<Stream> stream_;       // in whose order the memory is released; null: at once
+    bool heap_ = false;
+    Deleter deleter_ = nullptr;
+    void *context_ = nullptr;
 };
 
 class Tensor {
   public:
     Tensor() = default;
     // Uninitialised memory of its own.
-    static Tensor empty(DType dtype, std::vector<int64_t> shape);
+    static Tensor empty(DType dtype, std::vector<int64_t> shape, DeviceId device = {},
+                        std::shared_ptr<Allocator> allocator = nullptr,
+                        std::shared_ptr<Stream> stream = nullptr);
+    // On the CPU.
     static Tensor zeros(DType dtype, std::vector<int64_t> shape);
     // The caller's memory; strides in elements, row-major when `strides` is null.
     static Tensor from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides,
-                            Deleter deleter, void *context, bool readonly = false);
+                            Deleter deleter, void *context, bool readonly = false, DeviceId device = {});
 
     explicit operator bool() const { return storage_ != nullptr; }
     DType dtype() const { return dtype_; }
@@ -67,9 +77,10 @@ class Tensor {
     int64_t size() const { return size_; }
     size_t bytes() const { return static_cast<size_t>(size_) * item_size(dtype_); }
     void *data() const { return data_; }
+    DeviceId device() const { return storage_ ? storage_->device() : DeviceId{}; }
     bool readonly() const { return readonly_; }
     bool is_contiguous() const { return contiguous_; }
-    // This tensor if it is contiguous, else a row-major copy.
+    // This tensor if it is contiguous, else a row-major copy; of the CPU.
     Tensor contiguous() const;
     // Copies the elements to contiguous row-major memory of `bytes()` bytes.
     void copy_to(void *target) const;

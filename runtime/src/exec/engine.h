@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "core/thread_pool.h"
+#include "exec/run_context.h"
 #include "exec/signature.h"
 
 namespace tessera::core {
@@ -25,10 +25,12 @@ class Engine {
   public:
     virtual ~Engine() = default;
     virtual const Signature &signature() const = 0;
+    // Where runs take place; inputs and state are expected there.
+    virtual DeviceId device() const { return {}; }
     // Checks inputs and the outputs that are given (an empty Tensor: none) against the signature.
     virtual void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) = 0;
-    // Runs once; outputs that are empty receive new tensors. `outputs` has one entry per output.
-    virtual void run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+    // Runs once, or puts the run on context.stream when device() is not the CPU; outputs that are empty receive new tensors. `outputs` has one entry per output.
+    virtual void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                      Tensor *outputs) = 0;
     // For sizes by Symbol::index.
     virtual Requirements requirements(const std::vector<int64_t> &sizes) = 0;

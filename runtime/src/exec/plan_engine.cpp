@@ -75,31 +75,31 @@ void clear_bytes(ThreadPool &pool, char *target, int64_t bytes) {
 
 struct PlanEngine::Lease {
     PlanEngine &engine;
-    std::unique_ptr<Workspace> workspace;
+    std::unique_ptr<Frame> frame;
 
-    Lease(PlanEngine &e, const Prepared *prepared) : engine(e), workspace(e.take_workspace(prepared)) {}
+    Lease(PlanEngine &e, const Prepared *prepared) : engine(e), frame(e.take_frame(prepared)) {}
     ~Lease() {
         std::lock_guard<std::mutex> hold(engine.lock_);
-        engine.idle_.push_back(std::move(workspace)); // the list keeps its capacity: no allocation in steady state
+        engine.idle_.push_back(std::move(frame)); // the list keeps its capacity: no allocation in steady state
     }
     Lease(const Lease &) = delete;
     Lease &operator=(const Lease &) = delete;
 };
 
-std::unique_ptr<Workspace> PlanEngine::take_workspace(const Prepared *prepared) {
+std::unique_ptr<Frame> PlanEngine::take_frame(const Prepared *prepared) {
     {
         std::lock_guard<std::mutex> hold(lock_);
         if (!idle_.empty()) {
             auto place = std::find_if(idle_.begin(), idle_.end(), [&](auto &w) { return w->prepared() == prepared; });
             if (place == idle_.end())
                 place = idle_.end() - 1;
-            std::unique_ptr<Workspace> out = std::move(*place);
+            std::unique_ptr<Frame> out = std::move(*place);
             idle_.erase(place);
             return out;
         }
         idle_.reserve(idle_.capacity() + 1);
     }
-    return std::make_unique<Workspace>();
+    return std::make_unique<Frame>();
 }
 
 std::shared_ptr<const Prepared> PlanEngine::prepare(const Tensor *const *inputs, size_t input_count) {
@@ -152,7 +152,7 @@ Requirements PlanEngine::requirements(const std::vector<int64_t> &sizes) {
     return out;
 }
 
-void PlanEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+void PlanEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                      Tensor *outputs) {
     std::shared_ptr<const Prepared> prepared = prepare(inputs, input_count);
     const Signature &signature = plan_.signature;
@@ -170,8 +170,8 @@ void PlanEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *co
             outputs[i] = Tensor::empty(signature.outputs[i].dtype, prepared->output_shapes[i]);
 
     Lease lease(*this, prepared.get());
-    Workspace &workspace = *lease.workspace;
-    workspace.set_up(plan_, prepared, table, pool.threads());
+    Frame &frame = *lease.frame;
+    frame.set_up(plan_, prepared, table, context.pool.threads());
     std::vector<Tensor> copies; // row-major copies of strided inputs, and of those in memory that the run changes
     auto copied = [&](size_t i) { return !copies.empty() && copies[i]; };
     for (size_t i = 0; i < input_count; ++i)
@@ -180,48 +180,48 @@ void PlanEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *co
             copies[i] = Tensor::empty(inputs[i]->dtype(), inputs[i]->shape());
             inputs[i]->copy_to(copies[i].data());
         }
-    void **addresses = workspace.addresses();
+    void **addresses = frame.addresses();
     for (const Patch &p : prepared->input_patches) {
         auto i = static_cast<size_t>(p.binding);
         addresses[p.slot] = copied(i) ? copies[i].data() : inputs[i]->data();
     }
     for (const Patch &p : prepared->output_patches)
         addresses[p.slot] = outputs[p.binding].data();
-    execute(pool, *prepared, workspace);
+    execute(context, *prepared, frame);
 }
 
-void PlanEngine::execute(ThreadPool &pool, const Prepared &prepared, Workspace &workspace) {
+void PlanEngine::execute(RunContext &context, const Prepared &prepared, Frame &frame) {
     for (const PreparedInstruction &in : prepared.instructions) {
-        void **addresses = workspace.addresses() + in.first_slot;
+        void **addresses = frame.addresses() + in.first_slot;
         switch (in.source->kind) {
         case InstructionKind::Kernel:
-            execute_kernel(pool, in, workspace);
+            execute_kernel(context, in, frame);
             break;
         case InstructionKind::CheckRange:
             check_range(plan_, prepared, in, addresses[0]);
             break;
         case InstructionKind::Copy:
-            copy_bytes(pool, static_cast<const char *>(addresses[0]), static_cast<char *>(addresses[1]), in.count);
+            copy_bytes(context.pool, static_cast<const char *>(addresses[0]), static_cast<char *>(addresses[1]), in.count);
             break;
         case InstructionKind::Zero:
-            clear_bytes(pool, static_cast<char *>(addresses[0]), in.count);
+            clear_bytes(context.pool, static_cast<char *>(addresses[0]), in.count);
             break;
         case InstructionKind::Portable:
-            run_portable(pool, prepared, in, addresses);
+            run_portable(context.pool, prepared, in, addresses);
             break;
         }
     }
 }
 
-void PlanEngine::execute_kernel(ThreadPool &pool, const PreparedInstruction &in, Workspace &workspace) {
-    void *const *addresses = workspace.addresses() + in.first_slot;
+void PlanEngine::execute_kernel(RunContext &context, const PreparedInstruction &in, Frame &frame) {
+    void *const *addresses = frame.addresses() + in.first_slot;
     int64_t status = 0;
-    if (in.grid <= in.grain || pool.threads() == 1) {
-        status = in.entry(addresses, in.sizes, 0, in.grid, workspace.scratch(0));
+    if (in.grid <= in.grain || context.pool.threads() == 1) {
+        status = in.entry(addresses, in.sizes, 0, in.grid, frame.scratch(0));
     } else {
         std::atomic<int64_t> worst{0};
-        pool.parallel_for(in.grid, in.grain, [&](int64_t begin, int64_t end, int thread) {
-            if (int64_t s = in.entry(addresses, in.sizes, begin, end, workspace.scratch(thread)); s != 0)
+        context.pool.parallel_for(in.grid, in.grain, [&](int64_t begin, int64_t end, int thread) {
+            if (int64_t s = in.entry(addresses, in.sizes, begin, end, frame.scratch(thread)); s != 0)
                 worst.store(s, std::memory_order_relaxed);
         });
         status = worst.load(std::memory_order_relaxed);

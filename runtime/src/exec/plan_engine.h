@@ -9,7 +9,7 @@
 #include "exec/kernel_image.h"
 #include "exec/plan.h"
 #include "exec/prepared.h"
-#include "exec/workspace.h"
+#include "exec/frame.h"
 
 namespace tessera::core {
 
@@ -20,23 +20,23 @@ class PlanEngine : public Engine {
     const Signature &signature() const override { return plan_.signature; }
     const std::string &level() const { return plan_.level; }
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
-    void run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+    void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
              Tensor *outputs) override;
     Requirements requirements(const std::vector<int64_t> &sizes) override;
 
   private:
-    struct Lease; // a workspace that goes back when the run ends, however it ends
+    struct Lease; // a frame that goes back when the run ends, however it ends
     std::shared_ptr<const Prepared> prepare(const Tensor *const *inputs, size_t input_count);
     std::shared_ptr<const Prepared> prepare(const std::vector<int64_t> &sizes);
-    std::unique_ptr<Workspace> take_workspace(const Prepared *prepared);
-    void execute(ThreadPool &pool, const Prepared &prepared, Workspace &workspace);
-    void execute_kernel(ThreadPool &pool, const PreparedInstruction &in, Workspace &workspace);
+    std::unique_ptr<Frame> take_frame(const Prepared *prepared);
+    void execute(RunContext &context, const Prepared &prepared, Frame &frame);
+    void execute_kernel(RunContext &context, const PreparedInstruction &in, Frame &frame);
 
     Plan plan_;
     KernelImage image_;
     std::mutex lock_; // of the two lists
     std::vector<std::shared_ptr<const Prepared>> prepared_; // the latest used first
-    std::vector<std::unique_ptr<Workspace>> idle_;
+    std::vector<std::unique_ptr<Frame>> idle_;
 };
 
 } // namespace tessera::core

@@ -9,7 +9,7 @@ void PortableEngine::check(const Tensor *const *inputs, size_t input_count, cons
             check_output(signature().outputs[i], signature().outputs[i].concrete_shape(sizes), outputs[i]);
 }
 
-void PortableEngine::run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+void PortableEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                          Tensor *outputs) {
     std::vector<int64_t> sizes = signature().solve(inputs, input_count);
     const size_t count = signature().outputs.size();
@@ -19,7 +19,7 @@ void PortableEngine::run(ThreadPool &pool, const StateTable &table, const Tensor
     for (size_t i = 0; i < input_count; ++i)
         given.push_back(*inputs[i]);
     std::vector<Tensor> results(outputs, outputs + count);
-    program_.run(sizes, given, table.state, table.constants, results, &pool);
+    program_.run(sizes, given, table.state, table.constants, results, &context.pool);
     for (size_t i = 0; i < count; ++i)
         outputs[i] = std::move(results[i]);
 }

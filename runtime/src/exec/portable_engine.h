@@ -15,7 +15,7 @@ class PortableEngine : public Engine {
 
     const Signature &signature() const override { return program_.signature(); }
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
-    void run(ThreadPool &pool, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+    void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
              Tensor *outputs) override;
     Requirements requirements(const std::vector<int64_t> &) override { return {}; }
 

@@ -292,13 +292,13 @@ void Program::check(const Tensor *const *inputs, size_t input_count, const Tenso
     engine_->check(inputs, input_count, outputs);
 }
 
-void Program::run(ThreadPool &pool, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
+void Program::run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
                   size_t output_count) {
     check_output_count(output_count);
     auto body = [&] {
         if (!missing_.empty())
             fail(Code::NameMissing, "%s", missing_.c_str());
-        engine_->run(pool, table_, inputs, input_count, outputs);
+        engine_->run(context, table_, inputs, input_count, outputs);
     };
     if (mutates_) {
         std::unique_lock<std::shared_mutex> hold(lock_);

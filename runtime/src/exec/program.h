@@ -9,7 +9,6 @@
 #include <vector>
 
 #include "core/tensor.h"
-#include "core/thread_pool.h"
 #include "exec/engine.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
@@ -48,7 +47,7 @@ class Program {
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs, size_t output_count) const;
     // Runs once on the calling thread and the pool; outputs that are empty receive new tensors. Runs of a program that
     // changes state exclude each other; others go on side by side.
-    void run(ThreadPool &pool, const Tensor *const *inputs, size_t input_count, Tensor *outputs, size_t output_count);
+    void run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs, size_t output_count);
 
   private:
     Program() = default;

@@ -7,10 +7,11 @@
 #include <unistd.h>
 
 #include "core/error.h"
+#include "device/allocators.h"
 
 namespace tessera::core {
 
-void Run::execute(ThreadPool &pool) noexcept {
+void Run::execute(RunContext &context) noexcept {
     begun_ = Clock::now();
     try {
         if (program) {
@@ -18,10 +19,10 @@ void Run::execute(ThreadPool &pool) noexcept {
             pointers.reserve(inputs.size());
             for (const Tensor &t : inputs)
                 pointers.push_back(&t);
-            program->run(pool, pointers.data(), pointers.size(), outputs.data(), outputs.size());
+            program->run(context, pointers.data(), pointers.size(), outputs.data(), outputs.size());
         }
         for (const std::shared_ptr<Lazy> &l : lazy)
-            outputs.push_back(l->evaluate(pool));
+            outputs.push_back(l->evaluate(context));
     } catch (...) {
         error_ = std::current_exception();
     }
@@ -29,7 +30,7 @@ void Run::execute(ThreadPool &pool) noexcept {
 }
 
 struct Runtime::Queue {
-    explicit Queue(int threads) : pool(threads) {}
+    Queue(int threads, std::shared_ptr<Allocator> a) : pool(threads), allocator(std::move(a)) {}
 
     // The lock. In a child of fork a thread that is not there may hold it, or be at work: an error, not a wait for ever.
     std::unique_lock<std::mutex> hold() {
@@ -50,6 +51,7 @@ struct Runtime::Queue {
     void work();
 
     ThreadPool pool;
+    const std::shared_ptr<Allocator> allocator;
     std::mutex mutex;
     std::condition_variable arrived; // for the runtime's thread
     std::condition_variable done;    // for waiting threads
@@ -70,7 +72,8 @@ void Runtime::Queue::do_front(std::unique_lock<std::mutex> &lock) {
     runs.pop_front();
     busy = true;
     lock.unlock();
-    run->execute(pool);
+    RunContext context{pool, allocator};
+    run->execute(context);
     lock.lock();
     busy = false;
     if (run->error_ && !first_failure)
@@ -111,7 +114,9 @@ void Runtime::Queue::work() {
     }
 }
 
-Runtime::Runtime(int threads) : queue_(std::make_shared<Queue>(threads)) {}
+Runtime::Runtime(const RuntimeOptions &options)
+    : allocator_(options.allocator ? options.allocator : make_backend_allocator()),
+      queue_(std::make_shared<Queue>(options.threads, allocator_)) {}
 
 Runtime::~Runtime() {
     Queue &q = *queue_;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <vector>
 
+#include "core/allocator.h"
 #include "core/lazy.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
@@ -36,22 +37,30 @@ class Run {
     static int64_t nanoseconds(Clock::time_point a, Clock::time_point b) {
         return std::chrono::duration_cast<std::chrono::nanoseconds>(b - a).count();
     }
-    void execute(ThreadPool &pool) noexcept;
+    void execute(RunContext &context) noexcept;
 
     Clock::time_point submitted_, begun_, ended_;
     std::exception_ptr error_;
     std::atomic<bool> finished_{false};
 };
 
+struct RuntimeOptions {
+    int threads = 0;                      // 0: one per available core
+    std::shared_ptr<Allocator> allocator; // null: the devices' own memory
+};
+
 class Runtime {
   public:
-    explicit Runtime(int threads);
+    explicit Runtime(const RuntimeOptions &options);
     // Waits for all work. May be called by the runtime's own thread, when an argument of a run was the last owner.
     ~Runtime();
     Runtime(const Runtime &) = delete;
     Runtime &operator=(const Runtime &) = delete;
 
     ThreadPool &pool();
+    const std::shared_ptr<Allocator> &allocator() const { return allocator_; }
+    // For a run on the calling thread.
+    RunContext context() { return {pool(), allocator_}; }
     // Queues a run. Work begins on the runtime's own thread, or on a thread that waits for it, whichever is first.
     void submit(std::shared_ptr<Run> run);
     // Waits for one run and rethrows its error.
@@ -63,6 +72,7 @@ class Runtime {
 
   private:
     struct Queue;
+    std::shared_ptr<Allocator> allocator_;
     std::shared_ptr<Queue> queue_; // shared with the runtime's thread
 };
 

@@ -4,6 +4,8 @@
 #include <set>
 #include <tuple>
 
+#include "exec/run_context.h"
+
 namespace tessera::portable {
 
 using core::Code;
@@ -22,7 +24,7 @@ graph::TensorType LazyOperand::type() const {
     return {dtype(), std::vector<core::Dim>(shape().begin(), shape().end())};
 }
 
-Tensor LazyInput::evaluate(core::ThreadPool &) {
+Tensor LazyInput::evaluate(core::RunContext &) {
     core::fail(Code::NameMissing, "the input '%s' has no elements: trace the graph and run it with the input's tensor",
                core::shown(name_).c_str());
 }
@@ -70,23 +72,23 @@ std::vector<LazyOperand> LazyOp::operands() const {
     return operands_;
 }
 
-void LazyOp::compute(core::ThreadPool &pool) {
+void LazyOp::compute(core::RunContext &context) {
     std::lock_guard<std::mutex> lock(mutex_);
     if (value_)
         return;
     std::vector<Tensor> tensors;
     std::vector<TensorView> views;
     for (const LazyOperand &operand : operands_) {
-        tensors.push_back((operand.lazy ? operand.lazy->evaluate(pool) : operand.tensor).contiguous());
+        tensors.push_back((operand.lazy ? operand.lazy->evaluate(context) : operand.tensor).contiguous());
         views.push_back(tensors.back().view());
     }
     Tensor result = Tensor::empty(dtype(), shape());
-    primitive_.run(views, result.view(), &pool);
+    primitive_.run(views, result.view(), &context.pool);
     value_ = std::move(result);
     operands_.clear();
 }
 
-Tensor LazyOp::evaluate(core::ThreadPool &pool) {
+Tensor LazyOp::evaluate(core::RunContext &context) {
     // Operands first, without recursion: chains may be long.
     std::vector<std::shared_ptr<LazyOp>> stack = {shared_from_this()};
     while (!stack.empty()) {
@@ -96,7 +98,7 @@ Tensor LazyOp::evaluate(core::ThreadPool &pool) {
             if (std::shared_ptr<LazyOp> pending = pending_op(operand))
                 stack.push_back(std::move(pending));
         if (stack.size() == before) {
-            op->compute(pool);
+            op->compute(context);
             stack.pop_back();
         }
     }

@@ -30,7 +30,7 @@ class LazyInput final : public core::Lazy {
         : Lazy(dtype, std::move(shape)), name_(std::move(name)) {}
     const std::string &name() const { return name_; }
     // NameMissingError: an input has no elements.
-    core::Tensor evaluate(core::ThreadPool &pool) override;
+    core::Tensor evaluate(core::RunContext &context) override;
     core::Tensor value() const override { return {}; }
 
   private:
@@ -44,7 +44,7 @@ class LazyOp final : public core::Lazy, public std::enable_shared_from_this<Lazy
     LazyOp(Primitive primitive, std::vector<LazyOperand> operands, core::DType dtype, std::vector<int64_t> shape);
     ~LazyOp() override;
 
-    core::Tensor evaluate(core::ThreadPool &pool) override;
+    core::Tensor evaluate(core::RunContext &context) override;
     core::Tensor value() const override;
 
     const Primitive &primitive() const { return primitive_; }
@@ -53,7 +53,7 @@ class LazyOp final : public core::Lazy, public std::enable_shared_from_this<Lazy
 
   private:
     // Runs this operator, whose lazy operands have all run.
-    void compute(core::ThreadPool &pool);
+    void compute(core::RunContext &context);
 
     Primitive primitive_;
     mutable std::mutex mutex_;

@@ -59,7 +59,7 @@ _Static_assert(TSR_OK == 0 && TSR_ERROR == 1 && TSR_SHAPE_ERROR == 2 && TSR_DTYP
                    TSR_NAME_MISSING_ERROR == 5 && TSR_INDEX_RANGE_ERROR == 6 && TSR_FORMAT_ERROR == 7 &&
                    TSR_VERSION_ERROR == 8 && TSR_DEVICE_ERROR == 9 && TSR_UNSUPPORTED_ERROR == 10 &&
                    TSR_GRADIENT_ERROR == 11 && TSR_GRAPH_ERROR == 12 && TSR_COMPILE_ERROR == 13 &&
-                   TSR_OUT_OF_MEMORY_ERROR == 14 && TSR_FILE_ACCESS_ERROR == 15 && TSR_INTERNAL_ERROR == 99,
+                   TSR_OUT_OF_MEMORY_ERROR == 14 && TSR_FILE_ACCESS_ERROR == 15 && TSR_CANCELLED_ERROR == 16 && TSR_INTERNAL_ERROR == 99,
                "status codes changed");
 _Static_assert(TSR_CPU == 1 && TSR_CUDA == 2 && TSR_ROCM == 10, "device types changed");
 _Static_assert(TSR_INPUT == 0 && TSR_OUTPUT == 1 && TSR_STATE == 2 && TSR_CONSTANT == 3, "value kinds changed");

@@ -27,7 +27,7 @@ class Block {
     size_t bytes_ = 0;
 };
 
-class Workspace {
+class Frame {
   public:
     // Makes memory and addresses ready for a run of `prepared`; cheap when the last run was of the same.
     void set_up(const Plan &plan, const std::shared_ptr<const Prepared> &prepared, const StateTable &table, int threads);

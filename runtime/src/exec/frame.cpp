@@ -1,4 +1,4 @@
-#include "exec/workspace.h"
+#include "exec/frame.h"
 
 #include <cstdlib>
 #include <sys/mman.h>
@@ -30,7 +30,7 @@ char *Block::reserve(size_t bytes) {
     return data_;
 }
 
-void Workspace::set_up(const Plan &plan, const std::shared_ptr<const Prepared> &prepared, const StateTable &table,
+void Frame::set_up(const Plan &plan, const std::shared_ptr<const Prepared> &prepared, const StateTable &table,
                        int threads) {
     if (prepared_ == prepared && version_ == table.version && threads_ == threads)
         return;

@@ -1,0 +1,36 @@
+// What a run works with: threads, memory, order, and who watches it.
+#pragma once
+
+#include <memory>
+
+#include "core/allocator.h"
+#include "core/cancel.h"
+#include "core/thread_pool.h"
+
+namespace tessera::core {
+
+class Communicator;
+class Stream;
+class TraceSink;
+class Workspace;
+
+struct RunContext {
+    ThreadPool &pool;
+    // All memory that the run makes; never null. Shared with the tensors that live in it.
+    std::shared_ptr<Allocator> allocator;
+    // On the CPU a run is executed when its turn has come: on this thread, now. On a GPU its work is put on this stream,
+    // which is never null, and not waited for.
+    Stream *stream = nullptr;
+    Workspace *workspace = nullptr;      // the caller's memory for arena and scratch; null: the engine's own
+    const CancelFlag *cancel = nullptr;  // null: cannot be cancelled
+    TraceSink *trace = nullptr;          // null: nobody watches
+    Communicator *communicator = nullptr; // of this rank; null: one device
+
+    // Between instructions, before the first that writes state: CancelledError when the caller wants the run to stop.
+    void check_cancelled() const {
+        if (cancel)
+            cancel->check();
+    }
+};
+
+} // namespace tessera::core

@@ -1,6 +1,8 @@
 # make setup   virtual environment in .venv with Tessera and the development tools installed
 # make demo    train on handwritten digits in Python, classify in C++
 # make test    every test, against the installed package
+# make fuzz    RUNS executions (ten million) of the fuzzers on files and Graph IR; needs clang
+# make test-sanitize   the C++ tests under the address, undefined-behaviour, leak and thread sanitizers
 # make docs    docs/reference.md from the docstrings
 # make dev     quick in-tree build: PYTHONPATH=python then finds the native module
 PYTHON ?= python3
@@ -13,7 +15,7 @@ sources := pyproject.toml CMakeLists.txt README.md \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
-.PHONY: setup setup-demo demo test test-cpp test-python test-sanitize lint docs bench-cpu dev clean help
+.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu dev clean help
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -47,10 +49,28 @@ setup-demo: $(venv)/.demo
 demo: setup-demo
 	$(bin)/python examples/digits/demo.py
 
-test: setup lint test-cpp test-python
+test: setup lint test-cpp test-fuzz test-python
 
 test-cpp: setup
 	$(bin)/ctest --test-dir build/wheel --output-on-failure
+
+# A fixed number of executions. Without clang there is no fuzzer; the corpus is replayed by test-cpp in any case.
+RUNS ?= 10000000
+ifneq ($(shell command -v clang++),)
+test-fuzz: fuzzers
+	$(bin)/python tests/fuzz/fuzz.py build/fuzz --runs 60000
+else
+test-fuzz:
+	@echo "SKIPPED: the short run of the fuzzers needs clang++ (apt-get install clang); their corpus was replayed"
+endif
+
+fuzz: fuzzers
+	$(bin)/python tests/fuzz/fuzz.py build/fuzz --runs $(RUNS) --keep build/fuzz/corpus --seed 0
+
+fuzzers: setup
+	$(bin)/cmake -S . -B build/fuzz -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja -DCMAKE_CXX_COMPILER=clang++ \
+		-DCMAKE_BUILD_TYPE=Release -DCMAKE_CXX_FLAGS_RELEASE="-O1" -DTESSERA_FUZZ=ON > /dev/null
+	$(bin)/cmake --build build/fuzz -j $(JOBS) --target fuzzers
 
 test-python: setup
 	$(bin)/python -m pytest
@@ -62,12 +82,15 @@ lint: setup
 docs: setup
 	$(bin)/python tools/reference.py
 
-# The C++ tests under the address and undefined-behaviour sanitizers.
+# The C++ tests with AddressSanitizer (undefined behaviour and leaks too) and with ThreadSanitizer; the stress tests
+# take more rounds than in `make test`.
 test-sanitize: setup
-	$(bin)/cmake -S . -B build/sanitize -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja -DCMAKE_BUILD_TYPE=Debug \
-		-DTESSERA_SANITIZE=ON -DTESSERA_TESTS=ON
-	$(bin)/cmake --build build/sanitize -j $(JOBS)
-	$(bin)/ctest --test-dir build/sanitize --output-on-failure
+	for sanitizer in address thread; do \
+		$(bin)/cmake -S . -B build/sanitize-$$sanitizer -G Ninja -DCMAKE_MAKE_PROGRAM=$(abspath $(bin))/ninja \
+			-DCMAKE_BUILD_TYPE=Debug -DTESSERA_SANITIZE=$$sanitizer -DTESSERA_STRESS_ROUNDS=20 -DTESSERA_TESTS=ON && \
+		$(bin)/cmake --build build/sanitize-$$sanitizer -j $(JOBS) && \
+		$(bin)/ctest --test-dir build/sanitize-$$sanitizer --output-on-failure || exit 1; \
+	done
 
 bench-cpu: $(venv)/.bench
 	$(bin)/python -m benchmarks.cpu.run

@@ -362,9 +362,13 @@ void write(std::string &out, const Json &j) {
     case Json::Kind::Integer:
         out += std::to_string(j.as_integer());
         break;
-    case Json::Kind::Real:
-        out += format("%.17g", j.as_real());
+    case Json::Kind::Real: {
+        std::string text = format("%.17g", j.as_real());
+        out += text;
+        if (text.find_first_of(".e") == std::string::npos)
+            out += ".0"; // stays a real number, and -0 keeps its sign
         break;
+    }
     case Json::Kind::String:
         append_json_string(out, j.as_string());
         break;

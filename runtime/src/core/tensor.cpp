@@ -4,6 +4,8 @@
 #include <cstring>
 #include <new>
 
+#include "device/backend.h"
+
 namespace tessera::core {
 
 namespace {
@@ -17,6 +19,23 @@ void *from_heap(size_t bytes) {
     if (!data)
         fail(Code::OutOfMemory, "%zu bytes could not be allocated", bytes);
     return data;
+}
+
+} // namespace
+
+namespace {
+
+// Memory is released after the work that writes it, which may be on a stream other than its own.
+void release_after(Completion &work, DeviceId device, Stream *stream) noexcept {
+    try {
+        if (stream && stream->native() == work.native_stream())
+            return;
+        if (stream)
+            backend(device).wait(*stream, work.event());
+        else if (!work.done())
+            work.event()->wait();
+    } catch (...) { // the device has failed: there is nothing to wait for
+    }
 }
 
 } // namespace
@@ -47,6 +66,8 @@ std::shared_ptr<Storage> Storage::adopt(void *data, size_t bytes, Deleter delete
 }
 
 Storage::~Storage() {
+    if (completion_ && allocator_)
+        release_after(*completion_, device_, stream_.get());
     if (allocator_)
         allocator_->release(device_, data_, bytes_, stream_.get());
     else if (heap_)

@@ -8,6 +8,7 @@
 
 #include "core/allocator.h"
 #include "core/checked.h"
+#include "core/completion.h"
 #include "core/dtype.h"
 
 namespace tessera::core {
@@ -43,6 +44,11 @@ class Storage {
     void *data() const { return data_; }
     size_t bytes() const { return bytes_; }
     DeviceId device() const { return device_; }
+    // The stream in whose order the memory was made and will be released; null: none.
+    const Stream *stream() const { return stream_.get(); }
+    // The last work that writes the memory; null when nothing does or did. May be called by several threads at once.
+    std::shared_ptr<Completion> completion() const { return std::atomic_load(&completion_); }
+    void set_completion(std::shared_ptr<Completion> completion) { std::atomic_store(&completion_, std::move(completion)); }
 
   private:
     Storage(void *data, size_t bytes, DeviceId device) : data_(data), bytes_(bytes), device_(device) {}
@@ -51,6 +57,7 @@ class Storage {
     DeviceId device_;
     std::shared_ptr<Allocator> allocator_; // null: the heap, or a deleter's
     std::shared_ptr<Stream> stream_;       // in whose order the memory is released; null: at once
+    std::shared_ptr<Completion> completion_;
     bool heap_ = false;
     Deleter deleter_ = nullptr;
     void *context_ = nullptr;

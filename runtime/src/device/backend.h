@@ -107,5 +107,7 @@ Backend &backend(DeviceId device);
 // How a backend comes into the registry: a function that makes it or throws a DeviceError, called once.
 using BackendFactory = std::unique_ptr<Backend> (*)();
 std::unique_ptr<Backend> make_cpu_backend();
+std::unique_ptr<Backend> make_cuda_backend();
+std::unique_ptr<Backend> make_hip_backend();
 
 } // namespace tessera::core

@@ -39,6 +39,8 @@ class Entry {
 Entry *find(DeviceType type) {
     static Entry *const entries[] = {
         new Entry(DeviceType::CPU, make_cpu_backend),
+        new Entry(DeviceType::CUDA, make_cuda_backend),
+        new Entry(DeviceType::ROCM, make_hip_backend),
     };
     for (Entry *entry : entries)
         if (entry->type() == type)

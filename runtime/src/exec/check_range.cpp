@@ -1,5 +1,7 @@
 #include "exec/check_range.h"
 
+#include "core/tensor.h"
+
 #include <algorithm>
 
 #include "core/error.h"
@@ -56,6 +58,15 @@ int64_t find_out_of_range(const void *data, DType dtype, int64_t count, int64_t 
 
 int64_t integer_at(const void *data, DType dtype, int64_t position) {
     return visit_integers(data, dtype, [&](auto *p) { return static_cast<int64_t>(p[position]); });
+}
+
+std::string position_text(const std::vector<int64_t> &shape, int64_t count, int64_t position) {
+    if (shape.empty() || element_count(shape) != count)
+        return shape_text(std::vector<int64_t>{position});
+    std::vector<int64_t> index(shape.size());
+    for (size_t i = shape.size(); i-- > 0; position /= shape[i])
+        index[i] = position % shape[i];
+    return shape_text(index);
 }
 
 } // namespace tessera::core

@@ -3,6 +3,8 @@
 
 #include <cstdint>
 #include <optional>
+#include <string>
+#include <vector>
 
 #include "core/dtype.h"
 
@@ -14,5 +16,8 @@ int64_t find_out_of_range(const void *data, DType dtype, int64_t count, int64_t 
 
 // One integer of a buffer.
 int64_t integer_at(const void *data, DType dtype, int64_t position);
+
+// Where element `position` is, as an index when the buffer's shape is known.
+std::string position_text(const std::vector<int64_t> &shape, int64_t count, int64_t position);
 
 } // namespace tessera::core

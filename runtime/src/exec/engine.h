@@ -32,6 +32,8 @@ class Engine {
     // Runs once, or puts the run on context.stream when device() is not the CPU; outputs that are empty receive new tensors. `outputs` has one entry per output.
     virtual void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                      Tensor *outputs) = 0;
+    // The tensor itself where runs can use it as state or constant, else a copy there.
+    virtual Tensor place(const Tensor &tensor) const { return tensor; }
     // For sizes by Symbol::index.
     virtual Requirements requirements(const std::vector<int64_t> &sizes) = 0;
 };

@@ -1,5 +1,6 @@
 #include "exec/plan.h"
 
+#include <algorithm>
 #include <charconv>
 #include <cstring>
 #include <unordered_set>
@@ -20,14 +21,16 @@ constexpr int64_t mark_bytes = 16;
 // Reads members of JSON objects with errors that name the place.
 class PlanReader {
   public:
-    PlanReader(const std::string &where, std::string_view image) : where_(where), image_(image) {}
+    PlanReader(const std::string &where, std::string_view image, const std::string &target) : where_(where), image_(image) {
+        plan_.target = target;
+    }
 
     Plan read(const Json &root) {
         expect(root.is_object(), "the plan", "is not an object");
         read_version(root);
         plan_.level = text(root, "level", "the plan");
         const std::string target = text(root, "target", "the plan");
-        expect(target == "cpu", "the plan", "has target '" + shown(target) + "', expected 'cpu'");
+        expect(target == plan_.target, "the plan", "has target '" + shown(target) + "', expected '" + plan_.target + "'");
         read_symbols(root);
         read_buffers(root);
         Signature &s = plan_.signature;
@@ -36,7 +39,12 @@ class PlanReader {
         read_tensors(root, "state", BufferKind::State, s.state);
         read_tensors(root, "constants", BufferKind::Constant, s.constants);
         check_bindings();
-        read_kernels(root);
+        if (plan_.is_gpu()) {
+            read_modules(root);
+            read_gpu_kernels(root);
+        } else {
+            read_kernels(root);
+        }
         const Json &instructions = list(root, "instructions", "the plan");
         for (size_t i = 0; i < instructions.items().size(); ++i)
             plan_.instructions.push_back(read_instruction(instructions.items()[i], format("instruction %zu", i)));
@@ -242,14 +250,169 @@ class PlanReader {
         std::memcpy(&k.sizes, numbers + sizeof k.buffers, sizeof k.sizes);
     }
 
+    void read_modules(const Json &root) {
+        const Json &entries = list(root, "modules", "the plan");
+        for (size_t i = 0; i < entries.items().size(); ++i) {
+            const Json &j = entries.items()[i];
+            std::string place = format("module %zu", i);
+            GpuModule m;
+            m.offset = integer(j, "offset", place);
+            m.bytes = integer(j, "bytes", place);
+            m.alternative = flag(j, "alternative", place);
+            const std::string name = text(j, "format", place);
+            expect(name == "cubin" || name == "ptx" || name == "hsaco", place, "unknown format '" + shown(name) + "'");
+            m.format = name == "cubin" ? CodeFormat::Cubin : name == "ptx" ? CodeFormat::Ptx : CodeFormat::Hsaco;
+            const auto size = static_cast<int64_t>(image_.size());
+            expect(m.offset >= 0 && m.bytes > 0 && m.offset <= size && m.bytes <= size - m.offset, place,
+                   format("does not lie in the image of %zu bytes", image_.size()));
+            expect(!m.alternative || i > 0, place, "is an alternative to nothing");
+            plan_.modules.push_back(m);
+        }
+    }
+
+    // An integer in [low, high].
+    int64_t bounded(const Json &object, const char *name, int64_t low, int64_t high, const std::string &place) const {
+        expect(object.is_object(), place, "is not an object");
+        int64_t value = integer(object, name, place);
+        expect(value >= low && value <= high, place,
+               format("'%s' is %lld, expected %lld to %lld", name, static_cast<long long>(value), static_cast<long long>(low),
+                      static_cast<long long>(high)));
+        return value;
+    }
+
+    void read_gpu_kernels(const Json &root) {
+        const Json &entries = list(root, "kernels", "the plan");
+        for (size_t i = 0; i < entries.items().size(); ++i) {
+            const Json &j = entries.items()[i];
+            std::string place = format("kernel %zu", i);
+            PlanKernel kernel;
+            GpuKernel &k = kernel.gpu;
+            kernel.name = text(j, "name", place);
+            place += " ('" + shown(kernel.name) + "')";
+            k.module = static_cast<size_t>(bounded(j, "module", 0, static_cast<int64_t>(plan_.modules.size()) - 1, place));
+            expect(!plan_.modules[k.module].alternative, place, "names an alternative module");
+            k.symbol = text(j, "symbol", place);
+            k.threads = static_cast<uint32_t>(bounded(j, "threads", 1, 1024, place));
+            k.shared = static_cast<uint32_t>(bounded(j, "shared", 0, 1 << 20, place));
+            k.scratch = j.find("scratch") ? bounded(j, "scratch", 0, int64_t{1} << 40, place) : 0;
+            if (j.find("cluster")) {
+                const Json &cluster = list(j, "cluster", place);
+                expect(cluster.items().size() == 3, place, "'cluster' needs three sizes");
+                for (size_t d = 0; d < 3; ++d) {
+                    const Json &size = cluster.items()[d];
+                    expect(size.is_integer() && size.as_integer() >= 1 && size.as_integer() <= 16, place,
+                           "a size of 'cluster' is outside [1, 16]");
+                    k.cluster[d] = static_cast<uint32_t>(size.as_integer());
+                }
+            }
+            for (const Json &a : list(j, "arguments", place).items())
+                k.arguments.push_back(read_argument(a, k, place));
+            kernel.buffers = k.buffers;
+            kernel.sizes = k.sizes;
+            plan_.kernels.push_back(std::move(kernel));
+        }
+    }
+
+    static constexpr int64_t max_arguments = 4096;
+
+    GpuArgument read_argument(const Json &j, GpuKernel &kernel, const std::string &place) const {
+        expect(j.is_object(), place, "an argument is not an object");
+        GpuArgument a;
+        if (j.find("buffer")) {
+            a.index = static_cast<uint32_t>(bounded(j, "buffer", 0, max_arguments, place));
+            kernel.buffers = std::max(kernel.buffers, a.index + 1);
+        } else if (j.find("size")) {
+            const std::string type = text(j, "type", place);
+            expect(type == "i32" || type == "i64", place, "a size of type '" + shown(type) + "'");
+            a.kind = type == "i32" ? GpuArgumentKind::SizeI32 : GpuArgumentKind::SizeI64;
+            a.index = static_cast<uint32_t>(bounded(j, "size", 0, max_arguments, place));
+            kernel.sizes = std::max(kernel.sizes, a.index + 1);
+        } else if (j.find("constant")) {
+            const std::string type = text(j, "type", place);
+            expect(type == "i32" || type == "i64", place, "a constant of type '" + shown(type) + "'");
+            a.kind = type == "i32" ? GpuArgumentKind::ConstantI32 : GpuArgumentKind::ConstantI64;
+            a.constant = type == "i32" ? bounded(j, "constant", INT32_MIN, INT32_MAX, place) : integer(j, "constant", place);
+        } else if (const Json *map = j.find("tensor_map")) {
+            a.kind = GpuArgumentKind::TensorMap;
+            expect(plan_.target == "ptx", place, "tensor maps are for NVIDIA devices");
+            a.index = static_cast<uint32_t>(bounded(*map, "buffer", 0, max_arguments, place));
+            kernel.buffers = std::max(kernel.buffers, a.index + 1);
+            read_tensor_map(*map, a.map, kernel, place);
+        } else if (j.find("global_scratch")) {
+            a.kind = GpuArgumentKind::GlobalScratch;
+        } else if (j.find("profile_scratch")) {
+            a.kind = GpuArgumentKind::ProfileScratch;
+        } else if (j.find("status")) {
+            const std::string what = text(j, "status", place);
+            expect(what == "flag" || what == "check", place, "an argument 'status' of '" + shown(what) + "'");
+            a.kind = what == "flag" ? GpuArgumentKind::StatusFlag : GpuArgumentKind::StatusCheck;
+        } else {
+            error(place, "an argument is of no known kind");
+        }
+        return a;
+    }
+
+    // Integers, or {"size": i}.
+    std::vector<GpuNumber> numbers(const Json &object, const char *name, GpuKernel &kernel, const std::string &place) const {
+        std::vector<GpuNumber> out;
+        for (const Json &j : list(object, name, place).items()) {
+            GpuNumber n;
+            if (j.is_integer()) {
+                n.constant = j.as_integer();
+                expect(n.constant >= 0, place, "a number of a tensor map is negative");
+            } else {
+                n.size = static_cast<int32_t>(bounded(j, "size", 0, max_arguments, place));
+                kernel.sizes = std::max(kernel.sizes, static_cast<uint32_t>(n.size) + 1);
+            }
+            out.push_back(n);
+        }
+        return out;
+    }
+
+    void read_tensor_map(const Json &j, GpuTensorMap &map, GpuKernel &kernel, const std::string &place) const {
+        map.dtype = dtype(j, place);
+        map.shape = numbers(j, "shape", kernel, place);
+        map.strides = numbers(j, "strides", kernel, place);
+        const size_t rank = map.shape.size();
+        expect(rank >= 1 && rank <= 5, place, "a tensor map has a rank of 1 to 5");
+        const Json &box = list(j, "box", place);
+        expect(map.strides.size() == rank && box.items().size() == rank, place, "a tensor map's lists differ in length");
+        for (const Json &b : box.items()) {
+            expect(b.is_integer() && b.as_integer() >= 1 && b.as_integer() <= 256, place, "a box size is outside [1, 256]");
+            map.box.push_back(b.as_integer());
+        }
+        map.swizzle = j.find("swizzle") ? integer(j, "swizzle", place) : 0;
+        expect(map.swizzle == 0 || map.swizzle == 32 || map.swizzle == 64 || map.swizzle == 128, place,
+               "'swizzle' is none of 0, 32, 64, 128");
+    }
+
+    // The operands, sizes and grid of a launch.
+    void read_launch(const Json &j, const std::string &place, Instruction &in) const {
+        in.kernel = static_cast<int>(bounded(j, "kernel", 0, static_cast<int64_t>(plan_.kernels.size()) - 1, place));
+        const GpuKernel &k = plan_.kernels[static_cast<size_t>(in.kernel)].gpu;
+        in.buffers.clear();
+        for (const Json &b : list(j, "buffers", place).items())
+            in.buffers.push_back(buffer(b, place));
+        in.sizes = dims(j, "sizes", place);
+        expect(in.buffers.size() >= k.buffers && in.sizes.size() >= k.sizes, place,
+               format("kernel '%s' takes %u buffers and %u sizes, the call gives %zu and %zu",
+                      shown(plan_.kernels[static_cast<size_t>(in.kernel)].name).c_str(), k.buffers, k.sizes, in.buffers.size(),
+                      in.sizes.size()));
+        const std::vector<Dim> grid = dims(j, "grid", place);
+        expect(grid.size() == 3, place, "'grid' needs three sizes");
+        in.grid = grid[0];
+        in.grid_y = grid[1];
+        in.grid_z = grid[2];
+    }
+
     Instruction read_instruction(const Json &j, const std::string &place) const {
         expect(j.is_object(), place, "is not an object");
         Instruction in;
         in.loc = optional_text(j, "loc", place);
-        if (j.find("kernel"))
-            read_kernel_call(j, place, in);
-        else if (const Json *b = j.find("check_range"))
+        if (const Json *b = j.find("check_range"))
             read_check_range(j, *b, place, in);
+        else if (j.find("kernel"))
+            read_kernel_call(j, place, in);
         else if (j.find("copy"))
             read_copy(j, place, in);
         else if (const Json *target = j.find("zero")) {
@@ -265,6 +428,10 @@ class PlanReader {
 
     void read_kernel_call(const Json &j, const std::string &place, Instruction &in) const {
         in.kind = InstructionKind::Kernel;
+        if (plan_.is_gpu()) {
+            read_launch(j, place, in);
+            return;
+        }
         int64_t kernel = integer(j, "kernel", place);
         expect(kernel >= 0 && kernel < static_cast<int64_t>(plan_.kernels.size()), place,
                format("kernel index %lld is outside [0, %zu)", static_cast<long long>(kernel), plan_.kernels.size()));
@@ -293,6 +460,10 @@ class PlanReader {
         if (const Json *ignore = j.find("ignore"); ignore && !ignore->is_null())
             in.ignore = integer(j, "ignore", place);
         in.what = text(j, "what", place);
+        if (plan_.is_gpu()) {
+            in.checked = in.buffers[0];
+            read_launch(j, place, in);
+        }
     }
 
     void read_copy(const Json &j, const std::string &place, Instruction &in) const {
@@ -305,6 +476,7 @@ class PlanReader {
 
     void read_portable(const Json &j, const std::string &place, Instruction &in) const {
         in.kind = InstructionKind::Portable;
+        expect(!plan_.is_gpu(), place, "a GPU's plan has no portable operators");
         try {
             in.primitive = std::make_shared<portable::Primitive>(text(j, "portable", place), optional_text(j, "attrs", place),
                                                                  plan_.signature.symbols, location(in.loc));
@@ -361,8 +533,8 @@ class PlanReader {
 
 } // namespace
 
-Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image) {
-    return PlanReader(where, image).read(Json::parse(json, where));
+Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image, const std::string &target) {
+    return PlanReader(where, image, target).read(Json::parse(json, where));
 }
 
 } // namespace tessera::core

@@ -10,6 +10,7 @@
 
 #include "core/dims.h"
 #include "core/dtype.h"
+#include "exec/gpu_plan.h"
 #include "exec/signature.h"
 #include "ops/portable.h"
 
@@ -28,6 +29,7 @@ struct PlanKernel {
     std::string name;
     int64_t entry = 0; // byte offset in the kernel image
     uint32_t buffers = 0, sizes = 0; // arguments, by the mark before the entry
+    GpuKernel gpu;                   // of a GPU's plan, in place of all but the name
 };
 
 struct PlanOperand {
@@ -42,10 +44,12 @@ struct Instruction {
     InstructionKind kind = InstructionKind::Kernel;
     std::string loc;
     std::vector<int> buffers; // kernel: operands; copy: source, target; zero and check_range: one
-    // kernel
+    // kernel; check_range on a GPU, where `buffers` are the kernel's
     int kernel = -1;
     std::vector<Dim> sizes;
     Dim grid, grain, scratch;
+    Dim grid_y, grid_z; // GPU
+    int checked = -1;   // check_range on a GPU: the buffer
     // check_range (count, low, high), copy and zero (bytes)
     Dim count, low, high, bytes;
     DType dtype = DType::I64;
@@ -57,7 +61,8 @@ struct Instruction {
 };
 
 struct Plan {
-    std::string level;
+    std::string target, level; // "cpu", "ptx", "hsaco"
+    std::vector<GpuModule> modules;
     Signature signature;
     std::vector<PlanBuffer> buffers;
     std::vector<PlanKernel> kernels;
@@ -66,7 +71,9 @@ struct Plan {
 
     // Reads and checks a plan: every index, name, dtype and expression. `where` names it in errors. Kernel entries must
     // be marked as such in the image, and be called with as many arguments. FormatError or VersionError.
-    static Plan parse(std::string_view json, const std::string &where, std::string_view image);
+    static Plan parse(std::string_view json, const std::string &where, std::string_view image,
+                      const std::string &target = "cpu");
+    bool is_gpu() const { return target != "cpu"; }
 };
 
 } // namespace tessera::core

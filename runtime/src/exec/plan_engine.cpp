@@ -16,16 +16,6 @@ constexpr size_t max_prepared = 64;
 
 std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
 
-// Where element `position` is, as an index when the buffer's shape is known.
-std::string position_text(const std::vector<int64_t> &shape, int64_t count, int64_t position) {
-    if (shape.empty() || element_count(shape) != count)
-        return shape_text(std::vector<int64_t>{position});
-    std::vector<int64_t> index(shape.size());
-    for (size_t i = shape.size(); i-- > 0; position /= shape[i])
-        index[i] = position % shape[i];
-    return shape_text(index);
-}
-
 void check_range(const Plan &plan, const Prepared &prepared, const PreparedInstruction &in, const void *data) {
     const Instruction &source = *in.source;
     int64_t position = find_out_of_range(data, source.dtype, in.count, in.low, in.high, source.ignore);

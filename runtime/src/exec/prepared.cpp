@@ -14,6 +14,8 @@ int64_t tensor_bytes(DType dtype, const std::vector<int64_t> &shape) {
     return checked_mul(element_count(shape), static_cast<int64_t>(item_size(dtype)));
 }
 
+} // namespace
+
 int64_t not_negative(const Dim &d, const std::vector<int64_t> &sizes, const char *what) {
     int64_t value = d.evaluate(sizes);
     if (value < 0)
@@ -21,14 +23,8 @@ int64_t not_negative(const Dim &d, const std::vector<int64_t> &sizes, const char
     return value;
 }
 
-} // namespace
-
-Prepared::Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> given) : sizes(std::move(given)) {
-    for (const TensorSpec &s : plan.signature.inputs)
-        input_shapes.push_back(s.concrete_shape(sizes));
-    for (const TensorSpec &s : plan.signature.outputs)
-        output_shapes.push_back(s.concrete_shape(sizes));
-    prepare_buffers(plan);
+Prepared::Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> given)
+    : SizedBuffers(plan, std::move(given)) {
     instructions.reserve(plan.instructions.size());
     for (const Instruction &in : plan.instructions)
         prepare_instruction(plan, image, in);
@@ -42,14 +38,18 @@ Prepared::Prepared(const Plan &plan, const KernelImage &image, std::vector<int64
     scratch_bytes = checked_add(scratch_bytes, 63) & ~int64_t{63};
 }
 
-void Prepared::prepare_buffers(const Plan &plan) {
+SizedBuffers::SizedBuffers(const Plan &plan, std::vector<int64_t> given) : sizes(std::move(given)) {
+    for (const TensorSpec &s : plan.signature.inputs)
+        input_shapes.push_back(s.concrete_shape(sizes));
+    for (const TensorSpec &s : plan.signature.outputs)
+        output_shapes.push_back(s.concrete_shape(sizes));
     arena_bytes = not_negative(plan.arena, sizes, "arena size");
-    buffer_bytes_.reserve(plan.buffers.size());
+    buffer_bytes.reserve(plan.buffers.size());
     arena_offsets.assign(plan.buffers.size(), 0);
     for (size_t i = 0; i < plan.buffers.size(); ++i) {
         const PlanBuffer &b = plan.buffers[i];
         int64_t bytes = not_negative(b.bytes, sizes, "buffer size");
-        buffer_bytes_.push_back(bytes);
+        buffer_bytes.push_back(bytes);
         if (b.kind != BufferKind::Arena)
             continue;
         int64_t offset = not_negative(b.offset, sizes, "buffer offset");
@@ -59,7 +59,7 @@ void Prepared::prepare_buffers(const Plan &plan) {
         arena_offsets[i] = offset;
     }
     auto check = [&](const TensorSpec &s, const std::vector<int64_t> &shape) {
-        int64_t bytes = tensor_bytes(s.dtype, shape), planned = buffer_bytes_[static_cast<size_t>(s.buffer)];
+        int64_t bytes = tensor_bytes(s.dtype, shape), planned = buffer_bytes[static_cast<size_t>(s.buffer)];
         if (bytes != planned)
             fail(Code::Format, "the plan's buffer %d has %lld bytes, '%s' needs %lld", s.buffer, Number(planned),
                  s.name.c_str(), Number(bytes));
@@ -81,8 +81,8 @@ size_t Prepared::add_slots(const std::vector<int> &buffers) {
     return first;
 }
 
-void Prepared::check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const {
-    int64_t there = buffer_bytes_[static_cast<size_t>(buffer)];
+void SizedBuffers::check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const {
+    int64_t there = buffer_bytes[static_cast<size_t>(buffer)];
     if (bytes < 0 || bytes > there)
         fail(Code::Format, "an instruction of the plan (%s) uses %lld bytes of buffer %d, '%s', which has %lld",
              in.loc.c_str(), Number(bytes), buffer, plan.buffers[static_cast<size_t>(buffer)].label.c_str(), Number(there));
@@ -150,7 +150,7 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
     instructions.push_back(std::move(out));
 }
 
-bool Prepared::matches(const Signature &signature, const Tensor *const *inputs, size_t count) const {
+bool SizedBuffers::matches(const Signature &signature, const Tensor *const *inputs, size_t count) const {
     if (count != input_shapes.size())
         return false;
     for (size_t i = 0; i < count; ++i)

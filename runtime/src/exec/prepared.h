@@ -28,32 +28,42 @@ struct Patch {
     int binding;
 };
 
-struct Prepared {
+// A plan's tensors and buffers for given sizes.
+struct SizedBuffers {
+    // FormatError when something does not fit.
+    SizedBuffers(const Plan &plan, std::vector<int64_t> sizes);
+
+    // Whether inputs of these shapes and dtypes have this size tuple.
+    bool matches(const Signature &signature, const Tensor *const *inputs, size_t count) const;
+    // FormatError unless `bytes` fit in the buffer that the instruction uses.
+    void check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const;
+
+    std::vector<int64_t> sizes;
+    std::vector<std::vector<int64_t>> input_shapes, output_shapes;
+    std::vector<int64_t> buffer_bytes;
+    std::vector<int64_t> arena_offsets; // by buffer; 0 for others
+    int64_t arena_bytes = 0;
+};
+
+// The value of an expression of the plan; FormatError when it is negative.
+int64_t not_negative(const Dim &d, const std::vector<int64_t> &sizes, const char *what);
+
+struct Prepared : SizedBuffers {
     // Evaluates `plan` for sizes by Symbol::index; ShapeError or FormatError when something does not fit.
     Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> sizes);
     Prepared(const Prepared &) = delete;
     Prepared &operator=(const Prepared &) = delete;
 
-    // Whether inputs of these shapes and dtypes have this size tuple.
-    bool matches(const Signature &signature, const Tensor *const *inputs, size_t count) const;
-
-    std::vector<int64_t> sizes;
-    std::vector<std::vector<int64_t>> input_shapes, output_shapes;
     std::vector<PreparedInstruction> instructions;
     std::vector<int> slot_buffers; // the buffer of each slot
     std::vector<Patch> input_patches, output_patches;
-    std::vector<int64_t> arena_offsets; // by buffer; 0 for others
-    int64_t arena_bytes = 0;
     int64_t scratch_bytes = 0; // of one thread
 
   private:
-    void prepare_buffers(const Plan &plan);
     void prepare_instruction(const Plan &plan, const KernelImage &image, const Instruction &in);
-    void check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const;
     size_t add_slots(const std::vector<int> &buffers);
     std::vector<TensorView> views(const Plan &plan, const std::vector<PlanOperand> &operands, const Instruction &in) const;
 
-    std::vector<int64_t> buffer_bytes_;
     std::vector<std::unique_ptr<int64_t[]>> size_arrays_;
 };
 

@@ -21,6 +21,8 @@ struct RunContext {
     // On the CPU a run is executed when its turn has come: on this thread, now. On a GPU its work is put on this stream,
     // which is never null, and not waited for.
     Stream *stream = nullptr;
+    // The same when it is the runtime's and not the caller's: memory may be made and released in its order.
+    std::shared_ptr<Stream> own_stream;
     Workspace *workspace = nullptr;      // the caller's memory for arena and scratch; null: the engine's own
     const CancelFlag *cancel = nullptr;  // null: cannot be cancelled
     TraceSink *trace = nullptr;          // null: nobody watches

@@ -1,0 +1,361 @@
+#include "exec/gpu_engine.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "core/transfer.h"
+
+namespace tessera::core {
+
+namespace {
+
+constexpr size_t max_prepared = 64; // size tuples whose evaluation is kept
+constexpr size_t max_graphs = 8;    // captured graphs of one size tuple
+constexpr uintptr_t alignment = 16; // that kernels count on
+
+size_t count_checks(const Plan &plan) {
+    return static_cast<size_t>(std::count_if(plan.instructions.begin(), plan.instructions.end(), [](const Instruction &in) {
+        return in.kind == InstructionKind::CheckRange;
+    }));
+}
+
+bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
+gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
+
+} // namespace
+
+struct GpuEngine::Submission {
+    RunContext &context;
+    const StateTable &table;
+    const Tensor *const *inputs;
+    size_t input_count;
+    Tensor *outputs;
+    gpu::Handle stream;
+    std::shared_ptr<const GpuPrepared> prepared;
+    std::shared_ptr<GpuRun> run;
+    GpuFrame *frame = nullptr;
+    BoundPlan *bound = nullptr;
+};
+
+GpuEngine::GpuEngine(Plan plan, std::string_view image, DeviceId device, const std::string &where)
+    : plan_(std::make_shared<const Plan>(std::move(plan))), device_(device), backend_(gpu::gpu_backend(device)),
+      driver_(backend_.driver()), code_(*plan_, image, device, where), checks_(count_checks(*plan_)) {}
+
+GpuEngine::~GpuEngine() = default; // each frame waits for its last run
+
+void GpuEngine::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) {
+    std::shared_ptr<const GpuPrepared> prepared;
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        prepared = prepare(inputs, input_count);
+    }
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        if (outputs[i])
+            check_output(signature().outputs[i], prepared->output_shapes[i], outputs[i]);
+    check_tensors(inputs, input_count, outputs);
+}
+
+void GpuEngine::check_tensors(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) const {
+    auto check = [&](const Tensor &t, const char *kind, const std::string &name) {
+        if (t && !t.device().is_cpu() && t.device() != device_)
+            fail(Code::Device, "%s '%s' is on %s, the program runs on %s; copy it there, or load the program for that device", kind,
+                 name.c_str(), text(t.device()).c_str(), text(device_).c_str());
+    };
+    for (size_t i = 0; i < input_count; ++i)
+        check(*inputs[i], "input", signature().inputs[i].name);
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        check(outputs[i], "output", signature().outputs[i].name);
+}
+
+std::shared_ptr<const GpuPrepared> GpuEngine::prepare(const Tensor *const *inputs, size_t input_count) {
+    for (size_t i = 0; i < prepared_.size(); ++i)
+        if (prepared_[i]->matches(signature(), inputs, input_count)) {
+            std::rotate(prepared_.begin(), prepared_.begin() + static_cast<std::ptrdiff_t>(i),
+                        prepared_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+            return prepared_.front();
+        }
+    return prepare(signature().solve(inputs, input_count));
+}
+
+std::shared_ptr<const GpuPrepared> GpuEngine::prepare(const std::vector<int64_t> &sizes) {
+    for (const auto &p : prepared_)
+        if (p->sizes == sizes)
+            return p;
+    prepared_.insert(prepared_.begin(), std::make_shared<const GpuPrepared>(*plan_, sizes));
+    if (prepared_.size() > max_prepared)
+        prepared_.pop_back();
+    return prepared_.front();
+}
+
+Requirements GpuEngine::requirements(const std::vector<int64_t> &sizes) {
+    std::lock_guard<std::mutex> hold(lock_);
+    std::shared_ptr<const GpuPrepared> p = prepare(sizes);
+    Requirements out;
+    out.arena = checked_add(p->arena_bytes, p->scratch_bytes);
+    return out;
+}
+
+Tensor GpuEngine::place(const Tensor &tensor) const { return tensor.device() == device_ ? tensor : to_device(tensor, device_); }
+
+// A frame that the stream's order protects, else one that is idle, else another one.
+GpuFrame &GpuEngine::take_frame(void *native_stream, const GpuPrepared *prepared) {
+    (void)prepared;
+    for (auto &f : frames_)
+        if (!f->last || f->last->native_stream() == native_stream || f->last->done())
+            return *f;
+    frames_.push_back(std::make_unique<GpuFrame>(*plan_, device_, checks_));
+    return *frames_.back();
+}
+
+// A run that nobody looks at any more, or another one. Lets go of what runs that have ended held.
+std::shared_ptr<GpuRun> GpuEngine::take_run() {
+    std::shared_ptr<GpuRun> out;
+    for (auto &r : runs_)
+        if (r->settle() && !out && r.use_count() == 1)
+            out = r;
+    if (!out) {
+        out = std::make_shared<GpuRun>(plan_, device_, checks_);
+        runs_.push_back(out);
+    }
+    return out;
+}
+
+void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                    Tensor *outputs) {
+    context.check_cancelled();
+    std::lock_guard<std::mutex> hold(lock_);
+    Submission s{context, table, inputs, input_count, outputs, context.stream->native(), {}, {}};
+    s.prepared = prepare(inputs, input_count);
+    bool given = false;
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        if (outputs[i]) {
+            check_output(signature().outputs[i], s.prepared->output_shapes[i], outputs[i]);
+            given = true;
+        }
+    if (given)
+        check_overlap(signature(), table, inputs, input_count, outputs);
+    check_tensors(inputs, input_count, outputs);
+    gpu::Current current(driver_, device_.index);
+    s.frame = &take_frame(s.stream, s.prepared.get());
+    s.bound = &s.frame->set_up(s.prepared, table, context.allocator, [&] {
+        if (s.frame->last)
+            s.frame->last->event()->wait();
+    });
+    s.run = take_run();
+    s.run->begin(s.prepared, s.stream);
+    make_outputs(s);
+    order(s);
+    bind_inputs(s);
+    bind_outputs(s);
+    for (const Patch &p : s.prepared->input_patches)
+        s.bound->addresses[p.slot] = s.bound->bound[static_cast<size_t>(p.binding)];
+    for (const Patch &p : s.prepared->output_patches)
+        s.bound->addresses[p.slot] = s.bound->bound[input_count + static_cast<size_t>(p.binding)];
+    encode_maps(*s.bound);
+    execute(s);
+    finish(s);
+}
+
+// New outputs are made in the order of the runtime's own stream; for a stream of the caller's, which may be gone when they
+// are released, in that of the device's.
+void GpuEngine::make_outputs(Submission &s) const {
+    std::shared_ptr<Stream> order = s.context.own_stream;
+    std::shared_ptr<Event> made;
+    for (size_t i = 0; i < signature().outputs.size(); ++i) {
+        if (s.outputs[i])
+            continue;
+        if (!order)
+            order = backend_.home(device_.index);
+        const TensorSpec &spec = signature().outputs[i];
+        try {
+            s.outputs[i] = Tensor::empty(spec.dtype, s.prepared->output_shapes[i], device_, s.context.allocator, order);
+        } catch (const Error &e) {
+            if (e.code() == Code::OutOfMemory)
+                throw Error(e.code(), "output '" + spec.name + "': " + e.message() + "; " + largest_buffers(*plan_, *s.prepared));
+            throw;
+        }
+        if (order->native() != s.stream && !made)
+            made = backend_.create_plain_event(device_.index);
+    }
+    if (made) {
+        made->record(*order);
+        backend_.wait(*s.context.stream, made);
+    }
+}
+
+void GpuEngine::order_after(Submission &s, const Tensor &tensor) const {
+    std::shared_ptr<Completion> writer = tensor.storage()->completion();
+    if (writer && writer->native_stream() != s.stream && !writer->done())
+        backend_.wait(*s.context.stream, writer->event());
+}
+
+// The run comes after all that writes what it reads, and after the frame's last run.
+void GpuEngine::order(Submission &s) const {
+    for (size_t i = 0; i < s.input_count; ++i)
+        order_after(s, *s.inputs[i]);
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        order_after(s, s.outputs[i]);
+    for (const Tensor &t : s.table.state)
+        order_after(s, t);
+    if (s.frame->last && s.frame->last->native_stream() != s.stream)
+        backend_.wait(*s.context.stream, s.frame->last->event());
+}
+
+void GpuEngine::bind_inputs(Submission &s) const {
+    for (size_t i = 0; i < s.input_count; ++i) {
+        const Tensor *t = s.inputs[i];
+        Tensor whole;
+        if (!t->is_contiguous()) {
+            whole = t->device().is_cpu() ? t->contiguous() : to_device(*t, {}); // row-major, on the host
+            t = &whole;
+        }
+        const bool shares = t->device() == device_ && shares_mutated_state(signature(), s.table, *t);
+        if (t->device() == device_ && is_aligned(t->data()) && !shares) {
+            s.bound->bound[i] = t->data();
+        } else {
+            void *staged = s.frame->stage(*s.bound, i, t->bytes(), s.context.allocator);
+            backend_.copy(staged, device_, t->data(), t->device(), t->bytes(), s.context.stream);
+            s.bound->bound[i] = staged;
+        }
+        const Stream *made_on = t->storage()->stream();
+        if (!made_on || made_on->native() != s.stream)
+            s.run->hold(*t);
+    }
+}
+
+void GpuEngine::bind_outputs(Submission &s) const {
+    for (size_t i = 0; i < signature().outputs.size(); ++i) {
+        const Tensor &t = s.outputs[i];
+        const size_t place = s.input_count + i;
+        const bool direct = t.device() == device_ && is_aligned(t.data());
+        s.bound->bound[place] = direct ? t.data() : s.frame->stage(*s.bound, place, t.bytes(), s.context.allocator);
+    }
+}
+
+void GpuEngine::encode_maps(BoundPlan &b) const {
+    for (size_t i = 0; i < b.maps.size(); ++i) {
+        const GpuPreparedMap &map = b.prepared->maps[i];
+        void *address = b.addresses[map.slot];
+        if (b.mapped[i] == address)
+            continue;
+        bool empty = false;
+        for (uint32_t d = 0; d < map.layout.rank; ++d)
+            empty = empty || map.layout.shape[d] == 0;
+        if (!empty)
+            driver_.check(driver_.encode(b.maps[i], map.layout, address_of(address)), "a tensor map");
+        b.mapped[i] = address;
+    }
+}
+
+// The first run with new addresses is launched piece by piece; when they come again it is captured, and replayed from
+// then on.
+void GpuEngine::execute(Submission &s) {
+    BoundPlan &b = *s.bound;
+    ++uses_;
+    CapturedGraph *graph = find_graph(b);
+    if (!graph && s.prepared->steps.size() > 1 && b.uses > 0 && b.bound == b.last_bound)
+        graph = &capture(s);
+    ++b.uses;
+    b.last_bound = b.bound;
+    if (!graph) {
+        launch_all(s, s.stream);
+        return;
+    }
+    graph->used = uses_;
+    driver_.check(driver_.call().graph_launch(graph->executable, s.stream), "the run");
+}
+
+CapturedGraph *GpuEngine::find_graph(BoundPlan &b) const {
+    for (CapturedGraph &g : b.graphs)
+        if (g.addresses == b.bound)
+            return &g;
+    return nullptr;
+}
+
+CapturedGraph &GpuEngine::capture(Submission &s) {
+    if (!capture_stream_)
+        capture_stream_ = backend_.create_stream(device_.index);
+    gpu::Handle stream = capture_stream_->native(), graph = nullptr;
+    const gpu::Functions &call = driver_.call();
+    driver_.check(call.capture_begin(stream, gpu::capture_relaxed), "a graph cannot be captured");
+    try {
+        launch_all(s, stream);
+    } catch (...) {
+        call.capture_end(stream, &graph);
+        if (graph)
+            call.graph_destroy(graph);
+        throw;
+    }
+    driver_.check(call.capture_end(stream, &graph), "a graph cannot be captured");
+    BoundPlan &b = *s.bound;
+    CapturedGraph *target = nullptr;
+    gpu::Result result = gpu::success;
+    if (b.graphs.size() < max_graphs) {
+        b.graphs.emplace_back();
+        target = &b.graphs.back();
+        result = call.graph_instantiate(&target->executable, graph, 0);
+    } else { // the one that was not used for longest takes the new addresses
+        target = &*std::min_element(b.graphs.begin(), b.graphs.end(), [](auto &x, auto &y) { return x.used < y.used; });
+        if (driver_.graph_update(target->executable, graph) != gpu::success) {
+            call.graph_release(target->executable);
+            target->executable = nullptr;
+            result = call.graph_instantiate(&target->executable, graph, 0);
+        }
+    }
+    call.graph_destroy(graph);
+    if (result != gpu::success) {
+        b.graphs.erase(b.graphs.begin() + (target - b.graphs.data()));
+        driver_.raise(result, "a graph cannot be made");
+    }
+    target->addresses = b.bound;
+    return *target;
+}
+
+void GpuEngine::launch_all(Submission &s, gpu::Handle stream) const {
+    const gpu::Functions &call = driver_.call();
+    BoundPlan &b = *s.bound;
+    if (checks_)
+        driver_.check(call.copy_within(address_of(s.frame->status()), address_of(s.frame->clean_status()),
+                                       s.frame->status_bytes(), stream),
+                      "status words");
+    for (const GpuStep &step : s.prepared->steps) {
+        void *const *addresses = b.addresses.data() + step.first_slot;
+        gpu::Result result;
+        if (step.source->kind == InstructionKind::Copy)
+            result = call.copy_within(address_of(addresses[1]), address_of(addresses[0]), static_cast<size_t>(step.bytes), stream);
+        else if (step.source->kind == InstructionKind::Zero)
+            result = call.fill(address_of(addresses[0]), 0, static_cast<size_t>(step.bytes), stream);
+        else
+            result = driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
+        if (result == gpu::success)
+            continue;
+        const Instruction &in = *step.source;
+        const char *what = in.kernel >= 0 ? plan_->kernels[static_cast<size_t>(in.kernel)].name.c_str() : "a copy";
+        driver_.raise(result, format("%s cannot be launched%s%s", what, in.loc.empty() ? "" : ", at ", in.loc.c_str()));
+    }
+}
+
+void GpuEngine::finish(Submission &s) {
+    const gpu::Functions &call = driver_.call();
+    for (size_t i = 0; i < signature().outputs.size(); ++i) {
+        const Tensor &t = s.outputs[i];
+        void *there = s.bound->bound[s.input_count + i];
+        if (there != t.data())
+            backend_.copy(t.data(), t.device(), there, device_, t.bytes(), s.context.stream);
+        const Stream *made_on = t.storage()->stream();
+        if (!made_on)
+            s.run->hold(t);
+    }
+    if (checks_)
+        driver_.check(call.copy_out(s.run->status(), address_of(s.frame->status()), s.frame->status_bytes(), s.stream),
+                      "status words");
+    s.run->event()->record(*s.context.stream);
+    s.frame->last = s.run;
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        s.outputs[i].storage()->set_completion(s.run);
+    for (size_t i = 0; i < signature().state.size(); ++i)
+        if (signature().state[i].mutated)
+            s.table.state[i].storage()->set_completion(s.run);
+}
+
+} // namespace tessera::core

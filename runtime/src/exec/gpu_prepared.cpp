@@ -1,0 +1,203 @@
+#include "exec/gpu_prepared.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "core/error.h"
+
+namespace tessera::core {
+
+namespace {
+
+using Number = long long;
+
+constexpr int64_t max_grid_x = std::numeric_limits<int32_t>::max(), max_grid_yz = 65535;
+
+std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
+
+// CUtensorMapDataType; element types that CUDA does not know are moved as integers of their width.
+int tensor_map_type(DType dtype) {
+    switch (dtype) {
+    case DType::F64:
+        return 8;
+    case DType::F32:
+        return 7;
+    case DType::BF16:
+        return 9;
+    case DType::F16:
+        return 6;
+    case DType::I64:
+        return 5;
+    case DType::I32:
+        return 3;
+    case DType::I16:
+        return 1;
+    default:
+        return 0;
+    }
+}
+
+} // namespace
+
+GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given) : SizedBuffers(plan, std::move(given)) {
+    size_t checks = 0;
+    for (const Instruction &in : plan.instructions)
+        add_step(plan, in, checks);
+    for (size_t slot = 0; slot < slot_buffers.size(); ++slot) {
+        const PlanBuffer &b = plan.buffers[static_cast<size_t>(slot_buffers[slot])];
+        if (b.kind == BufferKind::Input)
+            input_patches.push_back({slot, b.binding});
+        else if (b.kind == BufferKind::Output)
+            output_patches.push_back({slot, b.binding});
+    }
+}
+
+void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &checks) {
+    GpuStep step;
+    step.source = &in;
+    switch (in.kind) {
+    case InstructionKind::CheckRange: {
+        int64_t count = not_negative(in.count, sizes, "element count");
+        check_fits(plan, in.checked, checked_mul(count, static_cast<int64_t>(item_size(in.dtype))), in);
+        GpuSize low, high;
+        low.i64 = in.low.evaluate(sizes);
+        high.i64 = in.high.evaluate(sizes);
+        check_limits.push_back(low);
+        check_limits.push_back(high);
+        step.check = checks++;
+        add_launch(plan, in, step);
+        return;
+    }
+    case InstructionKind::Kernel:
+        add_launch(plan, in, step);
+        return;
+    case InstructionKind::Copy:
+    case InstructionKind::Zero:
+        step.bytes = not_negative(in.bytes, sizes, "byte count");
+        for (int b : in.buffers)
+            check_fits(plan, b, step.bytes, in);
+        if (step.bytes == 0)
+            return;
+        step.first_slot = slot_buffers.size();
+        slot_buffers.insert(slot_buffers.end(), in.buffers.begin(), in.buffers.end());
+        steps.push_back(step);
+        return;
+    default:
+        fail(Code::Unsupported, "an instruction of the plan cannot run on a GPU%s", at_line(in).c_str());
+    }
+}
+
+void GpuPrepared::add_launch(const Plan &plan, const Instruction &in, GpuStep &step) {
+    step.kernel = static_cast<size_t>(in.kernel);
+    const PlanKernel &kernel = plan.kernels[step.kernel];
+    const GpuKernel &k = kernel.gpu;
+    const Dim *grid[] = {&in.grid, &in.grid_y, &in.grid_z};
+    int64_t blocks = 1;
+    for (int d = 0; d < 3; ++d) {
+        const int64_t size = not_negative(*grid[d], sizes, "grid"), most = d == 0 ? max_grid_x : max_grid_yz;
+        if (size > most)
+            fail(Code::Shape, "kernel %s needs %lld blocks in dimension %d of its grid, a GPU takes %lld; use smaller sizes%s",
+                 kernel.name.c_str(), Number(size), d, Number(most), at_line(in).c_str());
+        if (size % k.cluster[d])
+            fail(Code::Format, "kernel %s: a grid of %lld is no multiple of its cluster of %u", kernel.name.c_str(), Number(size),
+                 k.cluster[d]);
+        step.launch.grid[d] = static_cast<unsigned>(size);
+        step.launch.cluster[d] = k.cluster[d];
+        blocks = checked_mul(blocks, size);
+    }
+    if (blocks == 0)
+        return;
+    step.launch.threads = k.threads;
+    step.launch.shared = k.shared;
+    step.first_slot = slot_buffers.size();
+    slot_buffers.insert(slot_buffers.end(), in.buffers.begin(), in.buffers.end());
+    step.first_argument = arguments.size();
+    step.argument_count = k.arguments.size();
+    for (const GpuArgument &a : k.arguments) {
+        if (a.kind == GpuArgumentKind::StatusCheck && in.kind != InstructionKind::CheckRange)
+            fail(Code::Format, "kernel %s: only a range check has a word of its own", kernel.name.c_str());
+        arguments.push_back(argument(in, a, step));
+    }
+    if (k.scratch)
+        scratch_bytes = std::max(scratch_bytes, checked_mul(k.scratch, blocks));
+    steps.push_back(step);
+}
+
+GpuPreparedArgument GpuPrepared::argument(const Instruction &in, const GpuArgument &a, const GpuStep &step) {
+    GpuPreparedArgument out;
+    out.kind = a.kind;
+    switch (a.kind) {
+    case GpuArgumentKind::Buffer:
+        out.index = step.first_slot + a.index;
+        break;
+    case GpuArgumentKind::SizeI32:
+    case GpuArgumentKind::SizeI64: {
+        GpuSize value;
+        value.i64 = in.sizes[a.index].evaluate(sizes);
+        if (a.kind == GpuArgumentKind::SizeI32) {
+            if (value.i64 < std::numeric_limits<int32_t>::min() || value.i64 > std::numeric_limits<int32_t>::max())
+                fail(Code::Shape, "the size %s is %lld, which the compiled kernel cannot hold in 32 bits; declare the dimension "
+                                  "with its real range and compile again%s",
+                     in.sizes[a.index].text().c_str(), Number(value.i64), at_line(in).c_str());
+            value.i32 = static_cast<int32_t>(value.i64);
+        }
+        out.index = size_values.size();
+        size_values.push_back(value);
+        break;
+    }
+    case GpuArgumentKind::ConstantI32:
+    case GpuArgumentKind::ConstantI64: {
+        GpuSize value;
+        value.i64 = a.constant;
+        if (a.kind == GpuArgumentKind::ConstantI32)
+            value.i32 = static_cast<int32_t>(a.constant);
+        out.index = size_values.size();
+        size_values.push_back(value);
+        break;
+    }
+    case GpuArgumentKind::TensorMap:
+        out.index = maps.size();
+        maps.push_back({step.first_slot + a.index, layout(a.map, in.buffers[a.index], in)});
+        break;
+    case GpuArgumentKind::StatusCheck:
+        out.index = step.check;
+        break;
+    default:
+        break;
+    }
+    return out;
+}
+
+gpu::TensorMapLayout GpuPrepared::layout(const GpuTensorMap &map, int buffer, const Instruction &in) const {
+    gpu::TensorMapLayout out;
+    const size_t rank = map.shape.size();
+    const auto item = static_cast<int64_t>(item_size(map.dtype));
+    out.type = tensor_map_type(map.dtype);
+    out.rank = static_cast<uint32_t>(rank);
+    auto value = [&](const GpuNumber &n) {
+        return n.size < 0 ? n.constant : not_negative(in.sizes[static_cast<size_t>(n.size)], sizes, "tensor map");
+    };
+    int64_t last = 0; // offset of the last element
+    bool empty = false;
+    for (size_t i = 0; i < rank; ++i) { // the driver wants the innermost dimension first
+        const size_t from = rank - 1 - i;
+        const int64_t size = value(map.shape[from]), stride = value(map.strides[from]);
+        if (i == 0 && stride != 1)
+            fail(Code::Format, "a tensor map's last stride is %lld, expected 1%s", Number(stride), at_line(in).c_str());
+        empty = empty || size == 0;
+        last = checked_add(last, checked_mul(stride, size > 0 ? size - 1 : 0));
+        out.shape[i] = static_cast<uint64_t>(size);
+        out.box[i] = static_cast<uint32_t>(map.box[from]);
+        if (i > 0)
+            out.strides[i - 1] = static_cast<uint64_t>(checked_mul(stride, item));
+    }
+    const int64_t bytes = empty ? 0 : checked_mul(checked_add(last, 1), item);
+    if (bytes > buffer_bytes[static_cast<size_t>(buffer)])
+        fail(Code::Format, "a tensor map of %lld bytes does not fit in buffer %d, which has %lld%s", Number(bytes), buffer,
+             Number(buffer_bytes[static_cast<size_t>(buffer)]), at_line(in).c_str());
+    out.swizzle = map.swizzle == 0 ? 0 : map.swizzle == 32 ? 1 : map.swizzle == 64 ? 2 : 3;
+    out.l2_promotion = 2; // 128 bytes
+    return out;
+}
+
+} // namespace tessera::core

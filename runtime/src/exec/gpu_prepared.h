@@ -1,0 +1,61 @@
+// A GPU's plan for given sizes: every expression evaluated, every bound checked, once per size tuple.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "device/gpu/driver.h"
+#include "exec/prepared.h"
+
+namespace tessera::core {
+
+// The value of an argument that is a size; lies in a list that launches point into.
+union GpuSize {
+    int32_t i32;
+    int64_t i64;
+};
+
+// An argument of a launch: where its value is to be found.
+struct GpuPreparedArgument {
+    GpuArgumentKind kind = GpuArgumentKind::Buffer;
+    size_t index = 0; // buffer: slot; size: place in `size_values`; tensor map: place in `maps`; check: its number
+};
+
+struct GpuPreparedMap {
+    size_t slot = 0;
+    gpu::TensorMapLayout layout;
+};
+
+struct GpuStep {
+    const Instruction *source = nullptr;
+    size_t kernel = 0;
+    gpu::Launch launch;
+    size_t first_slot = 0;                        // of copy and zero
+    size_t first_argument = 0, argument_count = 0; // in `arguments`
+    int64_t bytes = 0;                            // copy and zero
+    size_t check = 0;                             // check_range: its number
+};
+
+struct GpuPrepared : SizedBuffers {
+    // ShapeError or FormatError when something does not fit.
+    GpuPrepared(const Plan &plan, std::vector<int64_t> sizes);
+    GpuPrepared(const GpuPrepared &) = delete;
+    GpuPrepared &operator=(const GpuPrepared &) = delete;
+
+    std::vector<GpuStep> steps;
+    std::vector<GpuPreparedArgument> arguments;
+    std::vector<GpuSize> size_values;
+    std::vector<GpuPreparedMap> maps;
+    std::vector<int> slot_buffers; // the buffer of each slot
+    std::vector<Patch> input_patches, output_patches;
+    std::vector<GpuSize> check_limits; // low and high of each check
+    int64_t scratch_bytes = 0;
+
+  private:
+    void add_step(const Plan &plan, const Instruction &in, size_t &checks);
+    void add_launch(const Plan &plan, const Instruction &in, GpuStep &step);
+    GpuPreparedArgument argument(const Instruction &in, const GpuArgument &a, const GpuStep &step);
+    gpu::TensorMapLayout layout(const GpuTensorMap &map, int buffer, const Instruction &in) const;
+};
+
+} // namespace tessera::core

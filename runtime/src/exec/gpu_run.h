@@ -1,0 +1,65 @@
+// A run on a GPU that was put on a stream: when it has ended, and whether a range check of it failed.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "core/completion.h"
+#include "core/tensor.h"
+#include "device/gpu/gpu_backend.h"
+#include "exec/gpu_prepared.h"
+
+namespace tessera::core {
+
+// Memory of the host that the device writes without staging.
+class PinnedWords {
+  public:
+    PinnedWords(DeviceId device, size_t count);
+    ~PinnedWords();
+    PinnedWords(const PinnedWords &) = delete;
+    PinnedWords &operator=(const PinnedWords &) = delete;
+    int64_t *data() const { return data_; }
+
+  private:
+    DeviceId device_;
+    int64_t *data_ = nullptr;
+};
+
+// No range check has failed at any position.
+inline constexpr int64_t no_position = INT64_MAX;
+
+class GpuRun final : public Completion {
+  public:
+    // With `checks` range checks.
+    GpuRun(std::shared_ptr<const Plan> plan, DeviceId device, size_t checks);
+
+    void wait() override;
+    bool done() override;
+    const std::shared_ptr<Event> &event() const override { return event_; }
+    void *native_stream() const override { return stream_.load(std::memory_order_acquire); }
+
+    // From here on the engine's own calls. Ready for another run.
+    void begin(std::shared_ptr<const GpuPrepared> prepared, void *native_stream);
+    // Where the device writes the words of the run: the flag, then one of each check.
+    int64_t *status() const { return status_ ? status_->data() : nullptr; }
+    // Kept until the run has ended: memory that the device still reads or writes.
+    void hold(Tensor tensor) { held_.push_back(std::move(tensor)); }
+    // Lets go of what was held, if the run has ended. Gives whether it has.
+    bool settle();
+
+  private:
+    void throw_failure();
+
+    std::shared_ptr<const Plan> plan_;
+    std::shared_ptr<Event> event_;
+    std::unique_ptr<PinnedWords> status_;
+    std::shared_ptr<const GpuPrepared> prepared_;
+    std::atomic<void *> stream_{nullptr};
+    std::mutex lock_; // of what is held
+    std::vector<Tensor> held_;
+};
+
+} // namespace tessera::core

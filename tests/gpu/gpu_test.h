@@ -1,6 +1,6 @@
 // What the tests of the GPU runtime share: which device they run on, and the model's counters.
 //
-//   test [cuda | hip] [model | real]
+//   test [cuda | hip] [model | real] [no-faults]
 #pragma once
 
 #include <dlfcn.h>
@@ -22,6 +22,7 @@ using namespace tessera::core;
 
 inline DeviceType device_type = DeviceType::CUDA;
 inline bool on_model = true;
+inline bool with_faults = true; // that spoil the device for the process
 
 inline DeviceId device(int32_t index = 0) { return {device_type, index}; }
 
@@ -52,6 +53,7 @@ inline void choose(int argc, char **argv) {
     if (argc > 1 && std::strcmp(argv[1], "hip") == 0)
         device_type = DeviceType::ROCM;
     on_model = argc < 3 || std::strcmp(argv[2], "real") != 0;
+    with_faults = argc < 4;
     if (on_model) {
         gpu::set_cuda_library(FAKE_CUDA);
         ::setenv("HIP_SHIM_CUDA", FAKE_CUDA, 1);

@@ -11,6 +11,7 @@ namespace {
 
 constexpr size_t max_prepared = 64; // size tuples whose evaluation is kept
 constexpr size_t max_graphs = 8;    // captured graphs of one size tuple
+constexpr size_t max_under_way = 256; // runs that were put on streams; the next one waits for the device
 constexpr uintptr_t alignment = 16; // that kernels count on
 
 size_t count_checks(const Plan &plan) {
@@ -113,6 +114,12 @@ std::shared_ptr<GpuRun> GpuEngine::take_run() {
     for (auto &r : runs_)
         if (r->settle() && !out && r.use_count() == 1)
             out = r;
+    if (!out && runs_.size() >= max_under_way) {
+        // Those whose outputs are kept belong to them; at least one must have ended.
+        if (!runs_.front()->done())
+            runs_.front()->event()->wait();
+        runs_.erase(std::remove_if(runs_.begin(), runs_.end(), [](auto &r) { return r->settle(); }), runs_.end());
+    }
     if (!out) {
         out = std::make_shared<GpuRun>(plan_, device_, checks_);
         runs_.push_back(out);

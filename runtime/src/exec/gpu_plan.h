@@ -17,10 +17,10 @@ struct GpuModule {
     bool alternative = false; // for the module before it, where the driver does not take that
 };
 
-// A number that is part of the kernel, or one of the sizes of the instruction.
+// A number that is part of the kernel, or one of the sizes of the instruction times a constant.
 struct GpuNumber {
     int64_t constant = 0;
-    int32_t size = -1; // index of the size; -1: the constant
+    int32_t size = -1; // index of the size, of which `constant` is the factor; -1: the constant alone
 };
 
 // A tensor map: how a block of threads reads boxes of a tensor.

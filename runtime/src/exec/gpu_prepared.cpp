@@ -175,7 +175,8 @@ gpu::TensorMapLayout GpuPrepared::layout(const GpuTensorMap &map, int buffer, co
     out.type = tensor_map_type(map.dtype);
     out.rank = static_cast<uint32_t>(rank);
     auto value = [&](const GpuNumber &n) {
-        return n.size < 0 ? n.constant : not_negative(in.sizes[static_cast<size_t>(n.size)], sizes, "tensor map");
+        return n.size < 0 ? n.constant
+                          : checked_mul(n.constant, not_negative(in.sizes[static_cast<size_t>(n.size)], sizes, "tensor map"));
     };
     int64_t last = 0; // offset of the last element
     bool empty = false;

@@ -352,7 +352,7 @@ class PlanReader {
         return a;
     }
 
-    // Integers, or {"size": i}.
+    // Integers, {"size": i} or {"size": i, "times": c}.
     std::vector<GpuNumber> numbers(const Json &object, const char *name, GpuKernel &kernel, const std::string &place) const {
         std::vector<GpuNumber> out;
         for (const Json &j : list(object, name, place).items()) {
@@ -362,6 +362,7 @@ class PlanReader {
                 expect(n.constant >= 0, place, "a number of a tensor map is negative");
             } else {
                 n.size = static_cast<int32_t>(bounded(j, "size", 0, max_arguments, place));
+                n.constant = j.find("times") ? bounded(j, "times", 1, INT32_MAX, place) : 1;
                 kernel.sizes = std::max(kernel.sizes, static_cast<uint32_t>(n.size) + 1);
             }
             out.push_back(n);

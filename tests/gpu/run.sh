@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Builds the runtime and runs the tests of the GPU on this machine's device: as CUDA, as HIP through the shim, under
+# compute-sanitizer, and from Python. Needs CMake, ninja, nanobind, pytest and PyTorch; JAX where it is installed.
+#
+#   tests/gpu/run.sh [build | native | sanitize | python]...     without arguments: all
+set -uo pipefail
+cd "$(dirname "$0")/../.."
+python=$(command -v "${PYTHON:-python3}")
+build=build/gpu
+parts=${*:-build native sanitize python}
+failed=0
+
+run() {
+    echo "== $*"
+    "$@" || { failed=1; echo "FAILED: $*"; }
+}
+
+for part in $parts; do
+    case $part in
+    build)
+        cmake -S . -B $build -G Ninja -DCMAKE_BUILD_TYPE=Release -DTESSERA_PYTHON=ON -DTESSERA_TESTS=ON \
+            -DPython_EXECUTABLE="$python" >/dev/null || exit 1
+        cmake --build $build -j "$(nproc)" --target gpu_tests tessera _core >$build/log.txt 2>&1 || { grep -E "error|FAILED" $build/log.txt | head -40; exit 1; }
+        cmake --install $build --prefix python/tessera >/dev/null || exit 1
+        ;;
+    native)
+        for kind in cuda hip; do
+            for test in "$build"/tests/gpu/*_test; do
+                run timeout 120 "$test" $kind real
+            done
+        done
+        ;;
+    sanitize)
+        for test in "$build"/tests/gpu/*_test; do
+            run timeout 300 compute-sanitizer --error-exitcode 3 --report-api-errors no "$test" cuda real no-faults
+        done
+        ;;
+    python)
+        PYTHONPATH=python run timeout 300 "$python" -m pytest -q -x tests/gpu
+        ;;
+    esac
+done
+exit $failed

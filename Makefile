@@ -11,7 +11,7 @@ venv := .venv
 bin := $(venv)/bin
 build_options := --no-build-isolation -C build-dir=build/wheel
 sources := pyproject.toml CMakeLists.txt README.md \
-	$(shell find cmake runtime python tests/cpp -type f -not -path '*/__pycache__/*' -not -name '*.so' \
+	$(shell find cmake runtime python tests/cpp tests/gpu -type f -not -path '*/__pycache__/*' -not -name '*.so' \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 

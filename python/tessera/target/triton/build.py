@@ -10,7 +10,14 @@ from typing import Any
 
 from tessera.errors import CompileError
 from tessera.target.triton.convert import pointer_type
-from tessera.target.triton.launch import Binary, BufferArgument, Program, SizeArgument, StatusArgument
+from tessera.target.triton.launch import (
+    Binary,
+    BufferArgument,
+    Program,
+    SizeArgument,
+    StatusArgument,
+    TensorMapArgument,
+)
 
 _ALIGNED = 16
 _loading = threading.Lock()
@@ -26,7 +33,7 @@ def compile_program(program: Program, backend: str, architecture: int | str, war
     try:
         options = compiler.parse_options(_options(program, backend))
         stages: dict[str, Any] = {}
-        compiler.add_stages(stages, options, Language.TRITON)
+        compiler.add_stages(stages, options, Language.GLUON if program.gluon else Language.TRITON)
         made: dict[str, Any] = {}
         metadata: dict[str, Any] = {"target": target, **options.__dict__}
         module = _first_form(program, target, compiler, options)
@@ -53,6 +60,7 @@ def _first_form(program: Program, target: Any, compiler: Any, options: Any) -> A
     from triton import knobs  # type: ignore[import-not-found]
     from triton._C.libtriton import ir  # type: ignore[import-not-found]
     from triton.compiler.compiler import ASTSource  # type: ignore[import-not-found]
+    from triton.experimental.gluon._runtime import GluonASTSource  # type: ignore[import-not-found]
 
     knobs.compilation.disable_line_info = True
     function = load(program)
@@ -66,6 +74,8 @@ def _first_form(program: Program, target: Any, compiler: Any, options: Any) -> A
             signature[name], divisor = argument.type, argument.multiple_of
         elif isinstance(argument, StatusArgument):
             signature[name] = "*i64"
+        elif isinstance(argument, TensorMapArgument):
+            signature[name] = map_type(argument)
         else:
             raise CompileError(f"kernel {program.name}: an argument of kind {type(argument).__name__}")
         if divisor % _ALIGNED == 0:
@@ -73,10 +83,19 @@ def _first_form(program: Program, target: Any, compiler: Any, options: Any) -> A
     context = ir.context()
     ir.load_dialects(context)
     compiler.load_dialects(context)
-    source = ASTSource(function, signature, {}, attributes)
+    source = (GluonASTSource if program.gluon else ASTSource)(function, signature, {}, attributes)
     return source.make_ir(
         target, options, compiler.get_codegen_implementation(options), compiler.get_module_map(), context
     )
+
+
+def map_type(argument: TensorMapArgument) -> str:
+    """The type of a tensor map, as in a Gluon signature."""
+    from tessera.target.triton.gluon import shared_layout
+
+    element = pointer_type(argument.dtype)[1:]
+    layout = shared_layout(argument.swizzle, argument.dtype, len(argument.block))
+    return f"tensordesc<{element}{list(argument.block)},{layout}>"
 
 
 def load(program: Program) -> Any:

@@ -11,7 +11,18 @@ from dataclasses import dataclass
 from tessera.ir.dims import Dim
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.cache import ProgramCache, key_of
-from tessera.target.triton.launch import AppendedArgument, Binary, CompiledKernel, Generated, Image, Module, Program
+from tessera.target.triton.launch import (
+    AppendedArgument,
+    Argument,
+    Binary,
+    CompiledKernel,
+    ConstantArgument,
+    Generated,
+    Image,
+    Module,
+    Program,
+    TensorMapArgument,
+)
 
 _ALIGN = 64
 _APPENDED = (AppendedArgument("global_scratch"), AppendedArgument("profile_scratch"))
@@ -72,8 +83,18 @@ def _append(code: bytearray, modules: list[Module], binary: Binary, architecture
 def _compiled(program: Program, binary: Binary, module: int) -> CompiledKernel:
     return CompiledKernel(
         program.name, module, binary.symbol, binary.threads, binary.shared, (program.clusters, 1, 1), binary.scratch,
-        (*program.arguments, *_APPENDED), program.grid, binary.registers, program.source,
+        (*_passed(program.arguments), *_APPENDED), program.grid, binary.registers, program.source,
     )
+
+
+def _passed(arguments: Sequence[Argument]) -> list[Argument]:
+    """The arguments as the machine code takes them: a tensor map is followed by its shape and strides, never read."""
+    found: list[Argument] = []
+    for a in arguments:
+        found.append(a)
+        if isinstance(a, TensorMapArgument):
+            found += [ConstantArgument(0, kind) for kind in ("i32", "i64") for _ in a.shape]
+    return found
 
 
 def _compile_missing(programs: dict[str, Program], architecture: Architecture) -> None:

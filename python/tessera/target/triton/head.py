@@ -28,16 +28,18 @@ class Options:
 class Head:
     """The parameters of a function, and its text when the body is written.
 
-    ``pointers``: the parameter of each buffer; ``sizes``: what stands for each size argument.
+    ``pointers``: the parameter of each buffer; ``sizes``: what stands for each size argument. No parameter is called
+    by one of the ``reserved`` names.
     """
 
-    def __init__(self, kernel: Kernel, options: Options, suffix: str = "") -> None:
+    def __init__(self, kernel: Kernel, options: Options, suffix: str = "", reserved: Iterable[str] = ()) -> None:
         self.kernel, self.options = kernel, options
         self.name = identifier(kernel.name + suffix)
         if self.name in function_names():
             self.name += "_kernel"
         self.writer = Writer()
         self.writer.reserve("tl", "triton", "libdevice", "float", "range", self.name, *function_names())
+        self.writer.reserve(*reserved)
         self.arguments: list[Argument] = []
         self.parameters: list[str] = []
         self.pointers = [

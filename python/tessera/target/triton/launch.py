@@ -46,16 +46,56 @@ class StatusArgument:
 
 
 @dataclass(frozen=True, slots=True)
+class MapSize:
+    """A number in a tensor map: size argument ``index`` times ``factor``, or ``factor`` where there is no index."""
+
+    factor: int
+    index: int | None = None
+
+    def plan(self) -> int | dict[str, int]:
+        """As the plan lists it."""
+        if self.index is None:
+            return self.factor
+        return {"size": self.index} if self.factor == 1 else {"size": self.index, "times": self.factor}
+
+
+@dataclass(frozen=True, slots=True)
 class TensorMapArgument:
-    """A tensor map over operand ``index``: ``fields`` as in the plan (shape, strides, box, swizzle)."""
+    """A tensor map over operand ``index``, outermost dimension first: what the copy engine needs to find a block.
+
+    ``block``: the size of the blocks that the program reads; the engine fetches them in boxes whose rows are not
+    longer than the ``swizzle`` (bytes).
+    """
 
     index: int
     dtype: DType
-    fields: tuple[tuple[str, Any], ...]
+    shape: tuple[MapSize, ...]
+    strides: tuple[MapSize, ...]
+    block: tuple[int, ...]
+    swizzle: int
+
+    def box(self) -> tuple[int, ...]:
+        """What one request fetches."""
+        return (*self.block[:-1], min(self.block[-1], self.swizzle * 8 // self.dtype.bits))
 
     def plan(self) -> dict[str, Any]:
         """As the plan lists it."""
-        return {"tensor_map": {"buffer": self.index, "dtype": self.dtype.name, **dict(self.fields)}}
+        return {"tensor_map": {
+            "buffer": self.index, "dtype": self.dtype.name, "shape": [n.plan() for n in self.shape],
+            "strides": [n.plan() for n in self.strides], "box": list(self.box()), "swizzle": self.swizzle,
+        }}
+
+
+@dataclass(frozen=True, slots=True)
+class ConstantArgument:
+    """A scalar that is the same in every launch. ``type``: ``i32`` or ``i64``."""
+
+    value: int
+    type: str
+
+    def plan(self) -> dict[str, Any]:
+        """As the plan lists it."""
+        return {"constant": self.value, "type": self.type}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +109,7 @@ class AppendedArgument:
         return {self.name: True}
 
 
-Argument = Union[BufferArgument, SizeArgument, StatusArgument, TensorMapArgument, AppendedArgument]
+Argument = Union[BufferArgument, SizeArgument, StatusArgument, TensorMapArgument, ConstantArgument, AppendedArgument]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +120,8 @@ class Program:
     arguments  one per parameter of the function, in order
     grid       programs in x, y and z over the kernel's sizes; a launch with an empty grid is skipped
     contract   whether a multiplication and an addition may become one rounding
+    gluon      whether the text is in Gluon, Triton's language for one architecture, in which layouts, copies and the
+               parts of a block's warps are written out
     """
 
     name: str
@@ -91,6 +133,7 @@ class Program:
     clusters: int = 1
     registers: int | None = None
     contract: bool = False
+    gluon: bool = False
 
 
 @dataclass(frozen=True, slots=True)

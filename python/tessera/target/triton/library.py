@@ -9,6 +9,13 @@ from functools import lru_cache
 from pathlib import Path
 
 _HEAD = "import triton\nimport triton.language as tl\nfrom triton.language.extra import libdevice\n"
+_GLUON_HEAD = """import triton.language.core as core
+from triton.experimental import gluon
+from triton.experimental.gluon import language as tl
+from triton.experimental.gluon.language.nvidia import hopper
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
+from triton.language.extra import libdevice
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +44,11 @@ def function_names() -> frozenset[str]:
     return frozenset(_functions())
 
 
-def module_text(functions: Iterable[str], body: str) -> str:
-    """The text of a module: imports, the library functions that are called, directly or not, then ``body``."""
+def module_text(functions: Iterable[str], body: str, gluon: bool = False) -> str:
+    """The text of a module: imports, the library functions that are called, directly or not, then ``body``.
+
+    ``gluon``: in that language; the functions of the library mean the same in it.
+    """
     known = _functions()
     order: dict[str, None] = {}
 
@@ -50,4 +60,10 @@ def module_text(functions: Iterable[str], body: str) -> str:
 
     for name in functions:
         add(name)
-    return "\n\n".join([_HEAD, *(known[name].text + "\n" for name in order), body]) + "\n"
+    text = "\n\n".join([_GLUON_HEAD if gluon else _HEAD, *(known[name].text + "\n" for name in order), body]) + "\n"
+    return in_gluon(text) if gluon else text
+
+
+def in_gluon(text: str) -> str:
+    """Text in Triton as Gluon, for what means the same in both."""
+    return text.replace("@triton.jit", "@gluon.jit").replace("tl.PropagateNan", "core.PropagateNan")

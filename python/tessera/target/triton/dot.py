@@ -1,0 +1,170 @@
+"""Products that have a kernel better than the general one, and the shape of that kernel.
+
+The choice is made from sizes alone (symbolic ones count as their typical size), so it needs no GPU and is the same
+everywhere. Times are estimated in cycles of a multiprocessor from what the tiles multiply and fetch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from tessera.ir.dims import Dim, Expr, Symbol, bounds, mul, product, sym, symbols
+from tessera.ir.dtype import f32
+from tessera.schedule.cost import typical
+from tessera.schedule.index import strides
+from tessera.target.triton import hopper, loops
+from tessera.target.triton.gluon import ELEMENTS
+from tessera.target.triton.head import Options
+from tessera.target.triton.hopper import ROWS, TERMS, Tile
+from tessera.target.triton.launch import Generated
+from tessera.target.triton.operand import mapped
+from tessera.tile.ir import Axis, Buffer, Compute, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store
+
+_SMALLEST = 1 << 22
+"""Multiplications from which the start of a persistent grid does not matter."""
+_FEWEST = 33
+"""Rows and columns from which tiles are filled well enough."""
+_MULTIPROCESSORS = 132
+_MULTIPLIES = 2048
+"""Multiplications of 16-bit floats in a cycle."""
+_FETCH = 52
+"""Bytes of operands that arrive in a cycle."""
+_STORE = 16
+"""Results that the epilogue handles in a cycle."""
+_MEMORY = 13
+"""Bytes from and to memory in a cycle, for each multiprocessor."""
+_START = 2500
+_LAUNCH = 6000
+_SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
+_TILES = (Tile(256), Tile(128), Tile(64))
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A tile, and into how many parts the terms are cut."""
+
+    tile: Tile
+    parts: int = 1
+
+
+def generate(kernel: DotKernel, options: Options) -> Generated | None:
+    """The launches of a product for Hopper's matrix units and copy engine; None when they do not suit it."""
+    if options.architecture != "sm_90a" or not _suits(kernel):
+        return None
+    form = choose(kernel)
+    if form.parts == 1:
+        program = _program(kernel, options, form.tile)
+        return None if program is None else Generated((program,))
+    first, second, workspace = split(kernel, form.parts)
+    program = _program(first, options, form.tile, _part_steps(kernel, form.parts))
+    return None if program is None else Generated((program, loops.generate(second, options)), workspace)
+
+
+def _part_steps(kernel: DotKernel, parts: int) -> int:
+    """Blocks of terms in each of so many parts but the last, which may have fewer."""
+    return _blocks(_blocks(typical(kernel.k.extent), TERMS), parts)
+
+
+def _blocks(size: int, each: int) -> int:
+    return -(-size // each)
+
+
+def _program(kernel: DotKernel, options: Options, tile: Tile, part_steps: int = 0) -> hopper.Program | None:
+    a, b = mapped(kernel, kernel.a, kernel.m), mapped(kernel, kernel.b, kernel.n)
+    if a is None or b is None or a.dtype != b.dtype or a.dtype not in ELEMENTS:
+        return None
+    return hopper.generate(kernel, options, a, b, tile, part_steps)
+
+
+def _suits(kernel: DotKernel) -> bool:
+    """Whether the sizes, and what the epilogue does with memory, suit the kernel."""
+    m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
+    batch = math.prod(typical(a.extent) for a in kernel.batch)
+    if kernel.acc != f32 or min(m, n) < _FEWEST or k < TERMS or batch * m * n * k < _SMALLEST:
+        return False
+    if not all(hopper.suits(kernel, a) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k)):
+        return False
+    count = bounds(hopper.tile_count(kernel, _TILES[-1]))[1]
+    if count is not None and count >= 2**31 - 1024:
+        return False
+    for op in kernel.epilogue:
+        if isinstance(op, (Load, Store)) and any(isinstance(e, Ref) for e in op.index):
+            return False
+        if isinstance(op, Store):
+            used = {s for e in op.index if isinstance(e, Expr) for s in symbols(e)}
+            if op.mode != "set" or not {kernel.m.symbol, kernel.n.symbol} <= used:
+                return False
+    return True
+
+
+def choose(kernel: DotKernel) -> Form:
+    """The form that is estimated to take the least time."""
+    return min(_forms(kernel), key=lambda f: cycles(kernel, f))
+
+
+def _forms(kernel: DotKernel) -> Iterator[Form]:
+    k = kernel.k.extent
+    for tile in _TILES:
+        yield Form(tile)
+        for parts in _SPLITS:
+            if isinstance(k, int) and k >= 4 * TERMS * parts:
+                steps, each = _blocks(k, TERMS), _part_steps(kernel, parts)
+                if _blocks(steps, each) == parts:
+                    yield Form(tile, parts)
+
+
+def cycles(kernel: DotKernel, form: Form) -> float:
+    """Estimated cycles of a multiprocessor until the last is done."""
+    m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
+    batch = math.prod(typical(a.extent) for a in kernel.batch)
+    rows, columns, parts = ROWS, form.tile.columns, form.parts
+    tiles = _blocks(m, rows) * _blocks(n, columns) * batch * parts
+    steps = _part_steps(kernel, parts)
+    step = max(rows * columns * TERMS / _MULTIPLIES, (rows + columns) * TERMS * 2 / _FETCH)
+    tile = steps * step + rows * columns / _STORE + _START
+    moved = 2 * batch * (m * k + k * n) + (8 * parts * batch * m * n if parts > 1 else 0)
+    time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved / (_MEMORY * _MULTIPROCESSORS))
+    return time + (_LAUNCH + 8 * parts * batch * m * n / (_MEMORY * _MULTIPROCESSORS) if parts > 1 else 0)
+
+
+def split(kernel: DotKernel, parts: int) -> tuple[DotKernel, LoopKernel, Dim]:
+    """A product whose terms are cut into ``parts``: the products of the parts into a workspace; their sum, in order,
+    with the epilogue; the bytes of the workspace.
+    """
+    part = Axis(Symbol("part", 0, parts - 1), parts)
+    axes = (*kernel.batch, kernel.m, kernel.n)
+    shape: tuple[Dim, ...] = (parts, *(a.extent for a in axes))
+    workspace = Buffer("partial", f32, shape, strides(shape), "out")
+    at = tuple(sym(a.symbol) for a in axes)
+    number = len(kernel.buffers)
+    first = replace(
+        kernel, name=f"{kernel.name}_parts", buffers=(*kernel.buffers, workspace), batch=(part, *kernel.batch),
+        epilogue=(Store(number, (sym(part.symbol), *at), Ref(3, 0)),),
+    )
+    total: list[Op] = [Load(number, (0, *at))]
+    for i in range(1, parts):
+        total += [Load(number, (i, *at)), Compute("add", (Ref(0, len(total) - 1), Ref(0, len(total))), f32)]
+    ops = [_moved(op, len(total)) for op in kernel.epilogue]
+    second = LoopKernel(
+        f"{kernel.name}_sum", kernel.sizes, (*kernel.buffers, replace(workspace, role="in")), axes,
+        (Stage((), (*total, *ops)),), kernel.loc,
+    )
+    return first, second, mul(4, product(shape))
+
+
+def _moved(op: Op, before: int) -> Op:
+    """An op of the epilogue as one that follows the sum over parts, which takes ``before`` ops."""
+    def ref(r: Ref) -> Ref:
+        return Ref(0, before - 1 if r.scope == 3 else before + r.index)
+
+    if isinstance(op, Compute):
+        return replace(op, args=tuple(map(ref, op.args)))
+    if isinstance(op, Load):
+        return replace(op, mask=op.mask and ref(op.mask))
+    if isinstance(op, Store):
+        return replace(op, value=ref(op.value), mask=op.mask and ref(op.mask))
+    if hasattr(op, "key"):
+        return replace(op, key=tuple(map(ref, op.key)))  # type: ignore[call-arg]
+    return op

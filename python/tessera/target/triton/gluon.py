@@ -1,0 +1,24 @@
+"""Words of Gluon that generated text is made of: layouts of blocks in registers and in shared memory."""
+
+from __future__ import annotations
+
+from tessera.ir.dtype import DType, bf16, f16
+
+ELEMENTS = {bf16: "tl.bfloat16", f16: "tl.float16"}
+"""The types that the matrix units multiply."""
+
+
+def shared_layout(swizzle: int, dtype: DType, rank: int) -> str:
+    """The layout in shared memory of what the copy engine brings and the matrix units read."""
+    return f"NVMMASharedLayout(swizzle_byte_width={swizzle}, element_bitwidth={dtype.bits}, rank={rank})"
+
+
+def product_layout(columns: int, warps: int = 4) -> str:
+    """The layout in registers of a product with 16 rows for each warp (``wgmma``)."""
+    return f"tl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[{warps}, 1], instr_shape=[16, {columns}, 16])"
+
+
+def row_layout(columns: int, warps: int = 4) -> str:
+    """A layout in which each thread holds eight neighbours of a row."""
+    across = min(32, columns // 8)
+    return f"tl.BlockedLayout([1, 8], [{32 // across}, {across}], [{warps}, 1], [1, 0])"

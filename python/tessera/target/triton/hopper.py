@@ -1,0 +1,330 @@
+"""Products on Hopper: a persistent grid, the copy engine, and warps with parts of their own.
+
+One warp asks the copy engine for blocks of both operands, several steps ahead. Eight warps multiply, with the
+accumulators in registers, and run the epilogue; meanwhile the blocks of the next tile arrive.
+Barriers in shared memory say which blocks are there (``ready``) and which may be overwritten (``free``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
+from tessera.target.triton.block import Block, Variable
+from tessera.target.triton.convert import to_memory
+from tessera.target.triton.expression import AxisValue, Expressions, fits
+from tessera.target.triton.gluon import ELEMENTS, product_layout, row_layout, shared_layout
+from tessera.target.triton.head import Head, Options
+from tessera.target.triton.launch import Program
+from tessera.target.triton.library import module_text
+from tessera.target.triton.operand import SWIZZLE, Mapped
+from tessera.target.triton.text import Writer
+from tessera.tile.ir import Axis, DotKernel, Load, Ref, Store
+
+ROWS = 128
+"""Rows of a tile: 16 for each warp that multiplies."""
+TERMS = 64
+_WARPS = 8
+_PIECE = 64
+_PROGRAMS = 132
+_BAND = 8
+_SHARED = 227 * 1024 - 1024
+_COPY_REGISTERS = 24
+
+
+_NAMES = (
+    "gluon", "core", "hopper", "mbarrier", "tma", "min", "a_blocks", "b_blocks", "ready", "free", "tile", "step",
+    "turn", "k_step", "first_step", "arrived", "layout", "flat", "total", "last", "left_block", "right_block", "result",
+    "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage",
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Tile:
+    """Columns of a tile, and for how many blocks there is room."""
+
+    columns: int
+
+    def stages(self) -> int:
+        """Blocks of both operands that fit in shared memory beside the epilogue's."""
+        block = (ROWS + self.columns) * TERMS * 2
+        return min(8, (_SHARED - ROWS * _PIECE * 4) // block)
+
+
+def generate(kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int = 0) -> Program:
+    """The program of a product whose operands are ``a`` and ``b``.
+
+    ``part_steps``: the first axis of the batch counts parts of the terms, each of so many blocks; 0: it does not.
+    """
+    return _Product(kernel, options, a, b, tile, part_steps).program()
+
+
+class _Product:
+    def __init__(self, kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int) -> None:
+        self.kernel, self.a, self.b, self.part_steps = kernel, a, b, part_steps
+        self.columns, self.stages = tile.columns, tile.stages()
+        self.head = Head(kernel, options, reserved=_NAMES)
+        self.writer = self.head.writer
+        self.values = [*self.head.pointers, *(v.text for v in self.head.sizes.values())]
+        self.maps = [self.head.parameter("a_map", a.argument(ROWS, TERMS)),
+                     self.head.parameter("b_map", b.argument(self.columns, TERMS))]
+        self.tiles = [ceildiv(kernel.m.extent, ROWS), ceildiv(kernel.n.extent, self.columns)]
+        self.count = mul(product(x.extent for x in kernel.batch), mul(*self.tiles))
+        self.functions: dict[str, None] = {}
+        self.may_be_empty = bounds(kernel.k.extent)[0] < 1
+
+    def program(self) -> Program:
+        """Emit everything."""
+        parts = [self._copy(), self._store(), self._multiply(), self._main()]
+        source = module_text(self.functions, "\n\n".join(parts), gluon=True)
+        grid = (dmin(self.count, _PROGRAMS), 1, 1)
+        return Program(self.head.name, source, tuple(self.head.arguments), grid, _WARPS, contract=True, gluon=True)
+
+    # Functions.
+
+    def _function(self, suffix: str, parameters: Sequence[str], writer: Writer) -> str:
+        self.functions.update(writer.functions)
+        name = f"{self.head.name}{suffix}"
+        return "\n".join(["@gluon.jit", f"def {name}({', '.join(parameters)}):", *writer.lines]) + "\n"
+
+    def _new_writer(self) -> Writer:
+        writer = Writer()
+        writer.reserve("tl", "libdevice", "float", "range", *_NAMES, *self.values, *self.maps)
+        return writer
+
+    def _copy(self) -> str:
+        """The warp that asks for blocks."""
+        w = self._new_writer()
+        w.line("step, turn = 0, 1")
+        with self._each_tile(w) as place, w.block(f"for k_step in range({self._range(w, place)}):"):
+            w.line("mbarrier.wait(free.index(step), turn)")
+            w.line("arrived = ready.index(step)")
+            w.line(f"mbarrier.expect(arrived, {(ROWS + self.columns) * TERMS * 2})")
+            for name, operand, outer, blocks in zip(self.maps, (self.a, self.b), ("m_first", "n_first"), "ab"):
+                at = [place[x.symbol] if x in self.kernel.batch else
+                      f"k_step * {TERMS}" if x is self.kernel.k else outer for x in operand.axes]
+                w.line(f"tma.async_copy_global_to_shared({name}, [{', '.join(at)}], arrived, "
+                       f"{blocks}_blocks.index(step))")
+            self._advance(w)
+        return self._function("_copy", [*self.values, *self.maps, "a_blocks", "b_blocks", "ready", "free"], w)
+
+    def _multiply(self) -> str:
+        """The warps that multiply."""
+        w = self._new_writer()
+        element = self.a.dtype
+        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS)}")
+        w.line(f"flat: tl.constexpr = tl.{shared_layout(SWIZZLE, element, 2)}")
+        w.line("step, turn = 0, 0")
+        with self._each_tile(w) as place:
+            w.line(f"total = hopper.warpgroup_mma_init(tl.zeros(({ROWS}, {self.columns}), tl.float32, layout))")
+            w.line("last = 0")
+            with w.block(f"for k_step in range({self._range(w, place)}):"):
+                w.line("mbarrier.wait(ready.index(step), turn)")
+                w.line(f"left_block = {self._block('a', self.a, ROWS)}")
+                w.line(f"right_block = {self._block('b', self.b, self.columns)}")
+                w.line("total = hopper.warpgroup_mma(left_block, right_block, total, is_async=True)")
+                w.line("total = hopper.warpgroup_mma_init(hopper.warpgroup_mma_wait(1, deps=(total,)))")
+                first = "first_step" if self.part_steps else "0"
+                w.line(f"mbarrier.arrive(free.index(last), count=1, pred=k_step > {first})")
+                w.line("last = step")
+                self._advance(w)
+            w.line("result = hopper.warpgroup_mma_wait(0, deps=(total,))")
+            condition = f", pred={self._steps(w)} > 0" if self.may_be_empty else ""
+            w.line(f"mbarrier.arrive(free.index(last), count=1{condition})")
+            batch = [place[x.symbol] for x in self.kernel.batch]
+            self._pieces(w, "result", self.columns, 0, batch)
+        return self._function("_multiply", [*self.values, "a_blocks", "b_blocks", "ready", "free"], w)
+
+    def _pieces(self, w: Writer, text: str, columns: int, first: int, batch: list[str]) -> None:
+        """The epilogue on pieces of the result: halves of halves."""
+        if columns > _PIECE:
+            half = columns // 2
+            left, right = w.fresh("left"), w.fresh("right")
+            w.line(f"{left}, {right} = {text}.reshape(({ROWS}, 2, {half})).permute((0, 2, 1)).split()")
+            self._pieces(w, left, half, first, batch)
+            self._pieces(w, right, half, first + half, batch)
+            return
+        at = ["m_first", f"n_first + {first}" if first else "n_first"]
+        w.line(f"{self.head.name}_store({', '.join([*self.values, text, *at, *batch])})")
+
+    def _store(self) -> str:
+        """The epilogue."""
+        w = self._new_writer()
+        batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
+        _Epilogue(self, w, ("m_first", "n_first"), batch).emit()
+        return self._function("_store", [*self.values, "total", "m_first", "n_first", *batch], w)
+
+    def _main(self) -> str:
+        w = self.writer
+        element = ELEMENTS[self.a.dtype]
+        for name, operand, outer, given in zip("ab", (self.a, self.b), (ROWS, self.columns), self.maps):
+            block = operand.argument(outer, TERMS).block
+            w.line(f"{name}_blocks = tl.allocate_shared_memory({element}, [{self.stages}, "
+                   f"{', '.join(map(str, block))}], {given}.layout)")
+        for name in ("ready", "free"):
+            w.line(f"{name} = tl.allocate_shared_memory(tl.int64, [{self.stages}, 1], mbarrier.MBarrierLayout())")
+        with w.block(f"for stage in tl.static_range({self.stages}):"):
+            w.line("mbarrier.init(ready.index(stage), count=1)")
+            w.line("mbarrier.init(free.index(stage), count=1)")
+        w.line("hopper.fence_async_shared()")
+        values, name = ", ".join(self.values), self.head.name
+        w.line("tl.warp_specialize([")
+        w.line(f"    ({name}_multiply, ({values}, a_blocks, b_blocks, ready, free)),")
+        w.line(f"    ({name}_copy, ({values}, {', '.join(self.maps)}, a_blocks, b_blocks, ready, free)),")
+        w.line(f"], [1], [{_COPY_REGISTERS}])")
+        return self._function("", self.head.parameters, w)
+
+    # Pieces of text.
+
+    def _steps(self, w: Writer) -> str:
+        return Expressions(w, self.head.sizes).text(ceildiv(self.kernel.k.extent, TERMS))
+
+    def _range(self, w: Writer, place: dict[Symbol, str]) -> str:
+        """The blocks of terms that are multiplied for a tile."""
+        if not self.part_steps:
+            return self._steps(w)
+        w.line(f"first_step = {place[self.kernel.batch[0].symbol]} * {self.part_steps}")
+        return f"first_step, min(first_step + {self.part_steps}, {self._steps(w)})"
+
+    def _advance(self, w: Writer) -> None:
+        w.line("step += 1")
+        with w.block(f"if step == {self.stages}:"):
+            w.line("step = 0")
+            w.line("turn = turn ^ 1")
+
+    def _block(self, name: str, operand: Mapped, outer: int) -> str:
+        """The block of an operand as the matrix units take it: rows by terms, or terms by columns."""
+        sizes = [outer, TERMS] if operand.terms_inside else [TERMS, outer]
+        text = f"{name}_blocks.index(step)"
+        if len(operand.axes) > 2:
+            text += f"._reinterpret({ELEMENTS[operand.dtype]}, {sizes}, flat)"
+        turned = operand.terms_inside if name == "b" else not operand.terms_inside
+        return text + (".permute((1, 0))" if turned else "")
+
+    def _each_tile(self, w: Writer) -> _TileLoop:
+        return _TileLoop(self, w)
+
+    def tile_numbers(self, w: Writer) -> dict[Symbol, str]:
+        """Where a tile begins (``m_first``, ``n_first``), from its number; what stands for the batch axes."""
+        expressions = Expressions(w, self.head.sizes)
+        m_tiles, n_tiles = self.tiles
+        place: dict[Symbol, str] = {}
+        rest = "tile"
+        for x in reversed(self.kernel.batch):
+            if x is self.kernel.batch[-1]:
+                inside = w.assign("in_batch", f"tile % ({expressions.text(mul(m_tiles, n_tiles))})")
+                rest = w.assign("entry", f"tile // ({expressions.text(mul(m_tiles, n_tiles))})")
+            name = w.fresh(x.symbol.name)
+            last = x is self.kernel.batch[0]
+            w.line(f"{name} = {rest}" if last else f"{name} = {rest} % ({expressions.text(x.extent)})")
+            if not last:
+                rest = w.assign("entry", f"{rest} // ({expressions.text(x.extent)})")
+            place[x.symbol] = name
+        tile = inside if self.kernel.batch else "tile"
+        rows, columns = expressions.text(m_tiles), expressions.text(n_tiles)
+        if isinstance(m_tiles, int) and m_tiles <= _BAND:
+            w.line(f"m_first = {tile} % {rows} * {ROWS}")
+            w.line(f"n_first = {tile} // {rows} * {self.columns}")
+            return place
+        w.line(f"band = {tile} // ({_BAND} * ({columns})) * {_BAND}")
+        w.line(f"in_band = {tile} % ({_BAND} * ({columns}))")
+        w.line(f"band_rows = min({rows} - band, {_BAND})")
+        w.line(f"m_first = (band + in_band % band_rows) * {ROWS}")
+        w.line(f"n_first = in_band // band_rows * {self.columns}")
+        return place
+
+
+class _TileLoop:
+    """The loop over the tiles of a program."""
+
+    def __init__(self, owner: _Product, w: Writer) -> None:
+        self.owner, self.w = owner, w
+
+    def __enter__(self) -> dict[Symbol, str]:
+        text = Expressions(self.w, self.owner.head.sizes).text(self.owner.count)
+        self.block = self.w.block(f"for tile in range(tl.program_id(0), {text}, tl.num_programs(0)):")
+        self.block.__enter__()
+        return self.owner.tile_numbers(self.w)
+
+    def __exit__(self, *failure: object) -> None:
+        self.block.__exit__(None, None, None)
+
+
+class _Epilogue(Block):
+    """The epilogue on a piece of 64 columns.
+
+    What is computed from the product and from vectors stays in the product's layout, and is brought into rows when it
+    is stored, in its own width. With other operands of two dimensions the product is brought into rows first.
+    """
+
+    def __init__(self, owner: _Product, w: Writer, first: tuple[str, str], batch: list[str]) -> None:
+        self.tile = (ROWS, owner.columns)
+        kernel = self.kernel = owner.kernel
+        loads = [op for op in kernel.epilogue if isinstance(op, Load)]
+        varying = {kernel.m.symbol, kernel.n.symbol}
+        self.in_rows = any(varying <= _symbols(op) for op in loads) or any(
+            isinstance(op, Store) and (op.mask is not None or not varying <= _symbols(op)) for op in kernel.epilogue)
+        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, _WARPS)}")
+        if not self.in_rows:
+            w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
+        self.sizes = owner.head.sizes
+        fixed = {x.symbol: AxisValue(b) for x, b in zip(kernel.batch, batch)}
+        self.row_axes = {**owner.head.sizes, **fixed, **self._positions(w, "rows", first)}
+        axes = self.row_axes if self.in_rows else {**owner.head.sizes, **fixed, **self._positions(w, "held", first)}
+        super().__init__(w, kernel.buffers, owner.head.pointers, axes, (str(ROWS), str(_PIECE)))
+
+    def _positions(self, w: Writer, layout: str, first: tuple[str, str]) -> dict[Symbol, AxisValue]:
+        found: dict[Symbol, AxisValue] = {}
+        axes = ((self.kernel.m, ROWS, 0, "[:, None]"), (self.kernel.n, _PIECE, 1, "[None, :]"))
+        for axis, size, dim, subscript in axes:
+            start = first[dim]
+            wide = not fits(axis.extent, 1024)
+            lanes = f"tl.arange(0, {size}, layout=tl.SliceLayout({1 - dim}, {layout})){subscript}"
+            text = w.assign(axis.symbol.name, f"{start} + {lanes}")
+            extent = Expressions(w, self.sizes).text(axis.extent)
+            whole = is_multiple(axis.extent, self.tile[dim])
+            mask = None if whole else w.assign(f"{axis.symbol.name}_inside", f"{text} < {extent}")
+            found[axis.symbol] = AxisValue(text, frozenset({dim}), wide, mask)
+        return found
+
+    def emit(self) -> None:
+        """Emit everything."""
+        layout = "rows" if self.in_rows else "held"
+        trivial = "" if self.in_rows else ", assert_trivial=True"
+        total = self.writer.assign("total", f"tl.convert_layout(total, {layout}{trivial})")
+        self.values[Ref(3, 0)] = Variable(total, self.kernel.acc, frozenset({0, 1}))
+        self.run(2, self.kernel.epilogue)
+
+    def store(self, op: Store) -> None:
+        """Write a value, in rows."""
+        value = self.values[op.value]
+        if self.in_rows or value.dims != {0, 1}:
+            super().store(op)
+            return
+        dtype = self.buffers[op.buffer].dtype
+        text = self.writer.assign("narrow", f"({to_memory(self.writer, dtype, value.text)})")
+        text = self.writer.assign("stored", f"tl.convert_layout({text}, rows)")
+        held = dict(self.axes)
+        self.axes.update(self.row_axes)
+        address, dims = self._address(op.buffer, op.index)
+        masks = self.masks(dims, self.inside)
+        self.axes.update(held)
+        mask = f", mask={' & '.join(f'({m})' for m in masks)}" if masks else ""
+        self.writer.line(f"tl.store({address}, {text}{mask})")
+        self.forget(op.buffer)
+
+
+def _symbols(op: Load | Store) -> set[Symbol]:
+    return {s for entry in op.index if not isinstance(entry, Ref) for s in symbols(entry)}
+
+
+def suits(kernel: DotKernel, axis: Axis) -> bool:
+    """Whether tiles along an axis can be numbered in 32 bits."""
+    return fits(axis.extent, 1024)
+
+
+def tile_count(kernel: DotKernel, tile: Tile) -> Dim:
+    """How many tiles a product has."""
+    tiles = mul(ceildiv(kernel.m.extent, ROWS), ceildiv(kernel.n.extent, tile.columns))
+    return mul(product(x.extent for x in kernel.batch), tiles)

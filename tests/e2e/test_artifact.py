@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 
 import ml_dtypes
 import numpy as np
@@ -212,6 +214,85 @@ def test_save_is_atomic(tmp_path, monkeypatch):
         save(path, {"w": np.ones(100, np.float32)})
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.tsr"]
+
+
+def test_save_follows_symbolic_links(tmp_path):
+    (tmp_path / "versions").mkdir()
+    (tmp_path / "current.tsr").symlink_to("versions/one.tsr")  # to a file that is not there yet
+    for _ in range(2):
+        save(tmp_path / "current.tsr")
+        assert os.readlink(tmp_path / "current.tsr") == "versions/one.tsr"
+        assert os.listdir(tmp_path / "versions") == ["one.tsr"]
+        reader.load(tmp_path / "versions/one.tsr")
+    (tmp_path / "a.tsr").symlink_to("b.tsr")
+    (tmp_path / "b.tsr").symlink_to("a.tsr")
+    with pytest.raises(FileAccessError, match="circle"):
+        save(tmp_path / "a.tsr")
+
+
+def test_a_section_without_a_hash_is_refused(tmp_path):
+    path = tmp_path / "a.tsr"
+    save(path)
+    artifact = reader.load(path)
+    hashes = json.loads(artifact.metadata[layout.HASHES])
+    name = next(name for name in hashes if name in artifact.entries)
+    artifact.metadata[layout.HASHES] = json.dumps({k: v for k, v in hashes.items() if k != name})
+    with pytest.raises(FormatError, match=f"'{name}' has no hash"):
+        artifact.verify()
+    del artifact.metadata[layout.HASHES]
+    with pytest.raises(FormatError, match="'tessera.hashes' is missing"):
+        artifact.verify()
+
+
+@pytest.mark.parametrize("place", ["tensor", "entry"])
+def test_a_hash_mismatch_names_the_section(tmp_path, place):
+    path = tmp_path / "a.tsr"
+    save(path, metadata={**META, "tessera.state": "[]"})
+    artifact = reader.load(path)
+    name = next(iter(artifact.entries))
+    data = bytearray(path.read_bytes())
+    if place == "tensor":
+        data[artifact.entries[name].start] ^= 1
+    else:
+        name = "tessera.state"
+        at = data.index(b'"tessera.state":"[]"') + len('"tessera.state":"')
+        data[at : at + 2] = b"{}"
+    path.write_bytes(data)
+    with pytest.raises(FormatError, match=f"'{name}' does not match its hash"):
+        reader.load(path)
+    reader.load(path, verify=False)
+
+
+def test_a_file_larger_than_four_gibibytes(tmp_path):
+    """Sparse: mapped and read at its end, by a process that uses little memory."""
+    script = """
+import resource, struct, sys
+from tessera._core import Array, Program, default_runtime
+from tessera.artifact import reader
+import numpy as np
+path, rows = sys.argv[1], (5 << 30) // 4096
+text = ('tessera.graph 1\\ngraph "main" {\\n  %0 = input {name = "row"} : i64[1]\\n'
+        f'  %1 = param {{name = "table", trainable = false}} : f32[{rows}, 1024]\\n'
+        '  %2 = take(%1, %0) {axis = 0} : f32[1, 1024]\\n  output "y" = %2\\n}\\n')
+import json
+header = json.dumps({"__metadata__": {"tessera.format": "1", "tessera.graph": text, "tessera.portable": text},
+    "table": {"dtype": "F32", "shape": [rows, 1024], "data_offsets": [0, rows * 4096]}}).encode()
+header += b" " * (-(len(header) + 8) % 64)
+with open(path, "wb") as file:
+    file.write(struct.pack("<Q", len(header)) + header)
+    file.seek(8 + len(header) + (rows - 1) * 4096)
+    file.write(np.full(1024, 2.5, np.float32).tobytes())
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+artifact = reader.load(path, verify=False)
+assert artifact.tensor("table")[-1, -1] == 2.5 and artifact.tensor("table")[0, 0] == 0
+program = Program.load_file(path, verify=False)
+(y,) = program.run(default_runtime(), [Array.from_numpy(np.array([rows - 1]))], None)
+assert np.from_dlpack(y)[0, 7] == 2.5
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 64 << 10
+"""
+    path = tmp_path / "large.tsr"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_save_into_a_missing_folder(tmp_path):

@@ -61,10 +61,18 @@ class Artifact:
         return out
 
     def verify(self) -> None:
-        """Compare all hashes; FormatError names the first entry that differs."""
+        """Compare all hashes; FormatError names the first entry that differs or has none."""
         from tessera.artifact.writer import digest
 
-        hashes = _json(self.metadata.get(layout.HASHES, "{}"), f"{self.where}: {layout.HASHES}")
+        if layout.HASHES not in self.metadata:
+            raise FormatError(f"{self.where}: the entry {layout.HASHES!r} is missing")
+        hashes = _json(self.metadata[layout.HASHES], f"{self.where}: {layout.HASHES}")
+        if not isinstance(hashes, dict):
+            raise FormatError(f"{self.where}: {layout.HASHES!r} is not an object")
+        hashed = [name for name in self.metadata if name.startswith("tessera.") and name != layout.HASHES]
+        for name in (*hashed, *(name for name in self.entries if not name.startswith(layout.PAD))):
+            if name not in hashes:
+                raise FormatError(f"{self.where}: {name!r} has no hash")
         for name, expected in hashes.items():
             if name in self.entries:
                 entry = self.entries[name]
@@ -161,5 +169,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = True) -> Artifact:
         raise FileAccessError(f"cannot read {where}: {error.strerror or error}") from error
     artifact = parse(where, data)
     if verify:
-        artifact.verify()
+        from tessera._core import verify_file
+
+        verify_file(where)  # there, a large file does not fill the memory
     return artifact

@@ -106,9 +106,12 @@ def save(path: str | os.PathLike[str], metadata: Mapping[str, str], sections: li
     """Write the file and put it in place in one step: a reader sees the old file or the whole new one.
 
     The data go to a temporary file of the same folder, reach the disk, and are renamed. Raises FileAccessError
-    (the old file, if any, is unchanged and the temporary one removed).
+    (the old file, if any, is unchanged and the temporary one removed). A symbolic link stays: the file that it
+    points to is replaced.
     """
-    target = os.path.abspath(os.fspath(path))
+    target = os.path.realpath(os.fspath(path))
+    if os.path.islink(target):
+        raise FileAccessError(f"cannot write {target}: its symbolic links form a circle")
     folder = os.path.dirname(target)
     parts = list(pieces(metadata, sections))
     try:

@@ -141,7 +141,11 @@ TSR_API tsr_status tsr_op_apply(const char *op, const char *attributes, tsr_tens
 
 /* ---- Graphs: loaded artefacts ---- */
 
-enum { TSR_LOAD_SKIP_HASHES = 1, TSR_LOAD_NO_NATIVE_CODE = 2 };
+enum {
+    TSR_LOAD_SKIP_HASHES = 1,
+    TSR_LOAD_NO_NATIVE_CODE = 2, /* portable programs alone */
+    TSR_LOAD_COPY = 4            /* the file is read, not mapped: changes to it do no harm (since ABI 2) */
+};
 
 typedef struct tsr_load_options {
     size_t size;
@@ -318,6 +322,12 @@ TSR_API int32_t tsr_dim_equal(const tsr_dim *a, const tsr_dim *b);
 TSR_API int32_t tsr_dim_nonnegative(const tsr_dim *dim);
 TSR_API void tsr_dim_retain(tsr_dim *dim);
 TSR_API void tsr_dim_release(tsr_dim *dim);
+
+/* ---- Files (since ABI 2) ---- */
+
+/* Reads a .tsr file whole and compares every section with its hash, in bounded memory; loads nothing. The error names
+ * the first section that differs. */
+TSR_API tsr_status tsr_file_verify(const char *path);
 
 #ifdef __cplusplus
 }

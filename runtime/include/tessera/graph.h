@@ -17,7 +17,11 @@ struct LoadOptions {
     std::string target;            // empty: the best that runs here; "cpu", "cpu.x86-64-v3", "portable"
     bool verify_hashes = true;     // compare all sections with their hashes
     bool allow_native_code = true; // false: refuse compiled kernels, run the portable form
+    bool map = true;               // false: read the file into memory, so that later changes to it do no harm
 };
+
+// Compares every section of a .tsr file with its hash, in bounded memory. The error names the first that differs.
+inline void verify_file(const std::string &path) { check(tsr_file_verify(path.c_str())); }
 
 // A named input, output or state of a graph. Dimensions are text: integers or expressions over symbols.
 struct ValueInfo {
@@ -161,7 +165,8 @@ class Graph {
         c.size = sizeof c;
         c.target = options.target.empty() ? nullptr : options.target.c_str();
         c.flags = (options.verify_hashes ? 0u : static_cast<uint32_t>(TSR_LOAD_SKIP_HASHES)) |
-                  (options.allow_native_code ? 0u : static_cast<uint32_t>(TSR_LOAD_NO_NATIVE_CODE));
+                  (options.allow_native_code ? 0u : static_cast<uint32_t>(TSR_LOAD_NO_NATIVE_CODE)) |
+                  (options.map ? 0u : static_cast<uint32_t>(TSR_LOAD_COPY));
         return c;
     }
 

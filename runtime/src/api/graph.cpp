@@ -24,6 +24,7 @@ LoadOptions read_options(const tsr_load_options *options) {
     out.target = options->target ? options->target : "";
     out.verify_hashes = !(options->flags & TSR_LOAD_SKIP_HASHES);
     out.allow_native_code = !(options->flags & TSR_LOAD_NO_NATIVE_CODE);
+    out.map = !(options->flags & TSR_LOAD_COPY);
     return out;
 }
 
@@ -83,7 +84,15 @@ tsr_status tsr_graph_load_file(const char *path, const tsr_load_options *options
     return guarded([&] {
         require(path, "path");
         require(graph, "graph");
-        *graph = new tsr_graph(Program::load(Mapping::map_file(path), path, read_options(options), true));
+        LoadOptions load = read_options(options);
+        *graph = new tsr_graph(Program::load(load.map ? Mapping::map_file(path) : Mapping::read_file(path), path, load, true));
+    });
+}
+
+tsr_status tsr_file_verify(const char *path) {
+    return guarded([&] {
+        require(path, "path");
+        SafeTensors::parse(Mapping::map_file(path), path).verify_hashes(true);
     });
 }
 

@@ -523,7 +523,11 @@ bool nonnegative(const Dim &d, int &steps) {
 
 bool Dim::is_nonnegative() const {
     int steps = 256;
-    return nonnegative(*this, steps);
+    try {
+        return nonnegative(*this, steps);
+    } catch (const Error &) { // coefficients beyond 64 bits on the way prove nothing
+        return false;
+    }
 }
 
 Dim ceildiv(const Dim &a, const Dim &b) { return floordiv(a + b - Dim(1), b); }

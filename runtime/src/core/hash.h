@@ -6,6 +6,10 @@
 
 namespace tessera::core {
 
-uint64_t hash64(const void *data, size_t bytes, uint64_t seed = 0);
+// Told of the memory that has been read, piece by piece.
+using HashProgress = void (*)(void *context, const void *data, size_t bytes);
+
+uint64_t hash64(const void *data, size_t bytes, uint64_t seed = 0, HashProgress progress = nullptr,
+                void *context = nullptr);
 
 } // namespace tessera::core

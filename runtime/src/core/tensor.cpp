@@ -1,5 +1,6 @@
 #include "core/tensor.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
 #include <new>
@@ -88,6 +89,14 @@ std::vector<int64_t> row_major(const std::vector<int64_t> &shape) {
     return strides;
 }
 
+// Offsets in bytes fit in 64 bits, in empty tensors too, whose other sizes nothing else limits.
+void check_offsets(const std::vector<int64_t> &shape) {
+    element_count(shape);
+    int64_t bytes = 8;
+    for (int64_t size : shape)
+        bytes = checked_mul(bytes, std::max<int64_t>(1, size));
+}
+
 void check_rank(const std::vector<int64_t> &shape) {
     if (static_cast<int64_t>(shape.size()) > max_rank)
         fail(Code::Shape, "a tensor of rank %zu; the highest rank is %lld", shape.size(),
@@ -128,7 +137,7 @@ void Tensor::set_layout(std::vector<int64_t> shape, std::vector<int64_t> strides
 Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape, DeviceId device, std::shared_ptr<Allocator> allocator,
                      std::shared_ptr<Stream> stream) {
     check_rank(shape);
-    element_count(shape);
+    check_offsets(shape);
     Tensor t;
     t.dtype_ = dtype;
     std::vector<int64_t> strides = row_major(shape);
@@ -147,7 +156,7 @@ Tensor Tensor::zeros(DType dtype, std::vector<int64_t> shape) {
 Tensor Tensor::from_blob(void *data, DType dtype, std::vector<int64_t> shape, const int64_t *strides, Deleter deleter,
                          void *context, bool readonly, DeviceId device) {
     check_rank(shape);
-    element_count(shape);
+    check_offsets(shape);
     Tensor t;
     t.dtype_ = dtype;
     t.readonly_ = readonly;

@@ -11,6 +11,10 @@ namespace {
 using Number = long long;
 
 int64_t tensor_bytes(DType dtype, const std::vector<int64_t> &shape) {
+    // Offsets in bytes fit in 64 bits, in empty tensors too.
+    std::vector<int64_t> solid = shape;
+    std::replace(solid.begin(), solid.end(), int64_t{0}, int64_t{1});
+    checked_mul(element_count(solid), 8);
     return checked_mul(element_count(shape), static_cast<int64_t>(item_size(dtype)));
 }
 

@@ -10,6 +10,13 @@ namespace {
 
 using Number = long long;
 
+int64_t difference(int64_t a, int64_t b) {
+    int64_t out;
+    if (__builtin_sub_overflow(a, b, &out))
+        fail(Code::Shape, "%lld - %lld does not fit in 64 bits", Number(a), Number(b));
+    return out;
+}
+
 // The sizes found so far, and where each was found.
 struct Solution {
     struct Found {
@@ -42,11 +49,15 @@ std::optional<Linear> linear(const Dim &d) {
     if (symbols.size() != 1)
         return std::nullopt;
     auto at = [&](int64_t size) { return d.evaluate(Sizes{{symbols[0]->name, size}}); };
-    int64_t c = at(0), a = at(1) - c;
-    // A canonical expression equal to a*s + c is that polynomial.
-    if (a <= 0 || d != Dim(a) * Dim::symbol(symbols[0]) + Dim(c))
+    try {
+        int64_t c = at(0), a = difference(at(1), c);
+        // A canonical expression equal to a*s + c is that polynomial.
+        if (a <= 0 || d != Dim(a) * Dim::symbol(symbols[0]) + Dim(c))
+            return std::nullopt;
+        return Linear{symbols[0], a, c};
+    } catch (const Error &) { // not defined at 0 or 1, such as 8 // B, or too large there
         return std::nullopt;
-    return Linear{symbols[0], a, c};
+    }
 }
 
 void match(const TensorSpec &spec, const Tensor &given, size_t axis, Solution &solution) {
@@ -60,7 +71,7 @@ void match(const TensorSpec &spec, const Tensor &given, size_t axis, Solution &s
     std::optional<Linear> form = linear(d);
     if (!form)
         return; // compared when all sizes are known
-    int64_t rest = size - form->offset;
+    int64_t rest = difference(size, form->offset);
     if (rest % form->factor != 0 || rest < 0)
         fail_shape(spec, given, format("dimension %zu must be %s", axis, d.text().c_str()));
     int64_t value = rest / form->factor;

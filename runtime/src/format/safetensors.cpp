@@ -10,6 +10,7 @@ namespace tessera::core {
 
 namespace {
 constexpr uint64_t max_header = 100'000'000; // as the reference reader
+constexpr size_t resident_bytes = size_t{256} << 20; // of a file that is kept in memory when its hashes are compared
 constexpr size_t max_tensors = 1'000'000;
 constexpr const char *hashes_key = "tessera.hashes";
 constexpr std::string_view pad_prefix = "tessera.pad.";
@@ -167,11 +168,15 @@ void SafeTensors::verify_hashes(bool required) const {
     std::unordered_map<std::string_view, const Json *> expected;
     for (const auto &[name, value] : hashes.members())
         expected.emplace(name, &value);
-    auto check = [&](const std::string &name, const void *data, size_t bytes) {
+    // What has been compared is let go: the memory in use stays small, however large the file. Small files stay.
+    const bool large = bytes_->size() > resident_bytes;
+    auto drop = [](void *mapping, const void *data, size_t bytes) { static_cast<Mapping *>(mapping)->drop(data, bytes); };
+    auto check = [&](const std::string &name, const void *data, size_t bytes, bool in_file) {
         auto place = expected.find(name);
         if (place == expected.end())
             fail(Code::Format, "%s: '%s' has no hash", w, shown(name).c_str());
-        std::string found = format("%016llx", static_cast<unsigned long long>(hash64(data, bytes)));
+        std::string found = format("%016llx", static_cast<unsigned long long>(
+                                                   hash64(data, bytes, 0, large && in_file ? +drop : nullptr, bytes_.get())));
         if (!place->second->is_string() || place->second->as_string() != found)
             fail(Code::Format, "%s: the content of '%s' does not match its hash; the file is corrupted", w,
                  shown(name).c_str());
@@ -179,10 +184,10 @@ void SafeTensors::verify_hashes(bool required) const {
     };
     for (const auto &[key, value] : metadata_)
         if (key != hashes_key && starts_with(key, "tessera."))
-            check(key, value.data(), value.size());
+            check(key, value.data(), value.size(), false);
     for (const TensorEntry &e : tensors_)
         if (!starts_with(e.name, pad_prefix))
-            check(e.name, data(e), e.bytes);
+            check(e.name, data(e), e.bytes, true);
     if (!expected.empty())
         fail(Code::Format, "%s: '%s' has a hash but is missing from the file", w,
              shown(std::string(expected.begin()->first)).c_str());

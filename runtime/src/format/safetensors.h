@@ -66,7 +66,8 @@ struct TensorSection {
 };
 
 // Writes a safetensors file with hashes, tensors at multiples of 64. Atomic: the data go to a temporary file of the
-// same folder, reach the disk, and are renamed; on failure (FileAccessError) an older file stays as it was.
+// same folder, reach the disk, and are renamed; on failure (FileAccessError) an older file stays as it was. A symbolic
+// link stays: the file that it points to is replaced.
 void write_safetensors(const std::string &path, const std::vector<std::pair<std::string, std::string>> &metadata,
                        const std::vector<TensorSection> &sections);
 

@@ -1,4 +1,5 @@
 #include <cerrno>
+#include <climits>
 #include <cstdlib>
 #include <cstring>
 #include <fcntl.h>
@@ -61,14 +62,29 @@ std::string header_text(const std::vector<std::pair<std::string, std::string>> &
     return prefix + out;
 }
 
+// The file that a path means after its symbolic links; it need not exist.
+std::string behind_links(std::string path) {
+    constexpr int most_links = 40; // as the kernel
+    for (int links = 0; links < most_links; ++links) {
+        char next[PATH_MAX];
+        ssize_t length = ::readlink(path.c_str(), next, sizeof next);
+        if (length < 0)
+            return path;
+        std::string target(next, static_cast<size_t>(length));
+        size_t slash = path.rfind('/');
+        path = target[0] == '/' || slash == std::string::npos ? target : path.substr(0, slash + 1) + target;
+    }
+    fail(Code::FileAccess, "cannot write %s: %s", path.c_str(), std::strerror(ELOOP));
+}
+
 // A temporary file beside the target, removed unless it was put in place. Where the system can, it has no name until it
 // is complete, so that a process that is killed leaves nothing behind.
 class TemporaryFile {
   public:
-    explicit TemporaryFile(const std::string &target) : target_(target) {
-        size_t slash = target.rfind('/');
-        folder_ = slash == std::string::npos ? "." : slash == 0 ? "/" : target.substr(0, slash);
-        base_ = slash == std::string::npos ? target : target.substr(slash + 1);
+    explicit TemporaryFile(const std::string &target) : target_(behind_links(target)) {
+        size_t slash = target_.rfind('/');
+        folder_ = slash == std::string::npos ? "." : slash == 0 ? "/" : target_.substr(0, slash);
+        base_ = slash == std::string::npos ? target_ : target_.substr(slash + 1);
 #ifdef O_TMPFILE
         if (::access("/proc/self/fd", X_OK) == 0)
             fd_ = ::open(folder_.c_str(), O_TMPFILE | O_WRONLY | O_CLOEXEC, 0600);

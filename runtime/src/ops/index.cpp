@@ -48,13 +48,14 @@ void take(const KernelCall &call) {
     const TensorView &x = call.operand(0);
     const Around around(x, call.axis());
     const std::vector<int64_t> index = checked_index(call);
+    if (call.result.size() == 0)
+        return;
     const int64_t count = static_cast<int64_t>(index.size());
     const int64_t row = around.inner * static_cast<int64_t>(core::item_size(x.dtype));
     call.parallel(around.outer * count, row / 8, [&](int64_t first, int64_t last) {
         for (int64_t unit = first; unit < last; ++unit) {
             const int64_t from = unit / count * around.size + index[static_cast<size_t>(unit % count)];
-            if (row > 0)
-                std::memcpy(call.result.as<char>() + unit * row, x.as<char>() + from * row, static_cast<size_t>(row));
+            std::memcpy(call.result.as<char>() + unit * row, x.as<char>() + from * row, static_cast<size_t>(row));
         }
     });
 }
@@ -106,6 +107,8 @@ void index_add(const KernelCall &call) {
     const std::vector<int64_t> index = checked_index(call);
     const int64_t count = static_cast<int64_t>(index.size());
     add_updates(call, [&](auto *sums, const auto *updates) {
+        if (call.operand(2).size() == 0)
+            return;
         call.parallel(around.outer, count * around.inner, [&](int64_t first, int64_t last) {
             for (int64_t unit = first * count; unit < last * count; ++unit) {
                 auto *row =

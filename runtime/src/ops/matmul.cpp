@@ -123,6 +123,8 @@ template <class T, class Raw> void multiply(const KernelCall &call, const Produc
 }
 
 void matmul(const KernelCall &call) {
+    if (call.result.size() == 0) // before anything is sized by a dimension that no memory stands behind
+        return;
     const std::vector<int64_t> &shape = call.result.shape;
     const std::vector<int64_t> batch(shape.begin(), shape.end() - 2);
     const Product p{core::element_count(batch),
@@ -131,8 +133,6 @@ void matmul(const KernelCall &call) {
                     call.operand(0).shape.back(),
                     batch_offsets(call.operand(0).shape, batch),
                     batch_offsets(call.operand(1).shape, batch)};
-    if (p.batches * p.m * p.n == 0)
-        return;
     with_compute_type(call.result.dtype, [&](auto zero) {
         using Raw = decltype(zero);
         multiply<std::conditional_t<std::is_integral_v<Raw>, uint64_t, Raw>, Raw>(call, p);

@@ -32,22 +32,41 @@ struct Program {
     int32_t inputs, outputs;
 };
 
-tsr_load_options load_options(bool verify, bool allow_native_code, const std::optional<std::string> &target) {
+tsr_load_options load_options(bool verify, bool allow_native_code, const std::optional<std::string> &target,
+                              bool map = true) {
     tsr_load_options options{};
     options.size = sizeof options;
     options.target = target ? target->c_str() : nullptr;
-    options.flags = (verify ? 0u : unsigned(TSR_LOAD_SKIP_HASHES)) | (allow_native_code ? 0u : unsigned(TSR_LOAD_NO_NATIVE_CODE));
+    options.flags = (verify ? 0u : unsigned(TSR_LOAD_SKIP_HASHES)) |
+                    (allow_native_code ? 0u : unsigned(TSR_LOAD_NO_NATIVE_CODE)) | (map ? 0u : unsigned(TSR_LOAD_COPY));
     return options;
 }
 
-Program load_file(nb::object path, bool verify, bool allow_native_code, std::optional<std::string> target) {
+// A path as the system takes it, as bytes.
+nb::object path_bytes(nb::object path) {
     nb::object text = nb::steal(PyOS_FSPath(path.ptr()));
     if (!text.is_valid())
         throw nb::python_error();
     nb::object bytes = PyUnicode_Check(text.ptr()) ? nb::steal(PyUnicode_EncodeFSDefault(text.ptr())) : text;
     if (!bytes.is_valid())
         throw nb::python_error();
-    tsr_load_options options = load_options(verify, allow_native_code, target);
+    return bytes;
+}
+
+void verify_file(nb::object path) {
+    nb::object bytes = path_bytes(path);
+    tsr_status status;
+    {
+        const char *name = PyBytes_AsString(bytes.ptr());
+        nb::gil_scoped_release unlocked;
+        status = tsr_file_verify(name);
+    }
+    check(status);
+}
+
+Program load_file(nb::object path, bool verify, bool allow_native_code, std::optional<std::string> target, bool map) {
+    nb::object bytes = path_bytes(path);
+    tsr_load_options options = load_options(verify, allow_native_code, target, map);
     GraphOwner graph;
     tsr_status status;
     {
@@ -228,7 +247,7 @@ void bind_program(nb::module_ &m) {
     auto kind = [](int32_t k) { return [k](const Program &p) { return values(p, k); }; };
     nb::class_<Program>(m, "Program", nb::is_weak_referenceable(), "A loaded artefact.")
         .def_static("load_file", &load_file, nb::arg("path"), nb::arg("verify") = true, nb::arg("allow_native_code") = true,
-                    nb::arg("target").none() = nb::none(), "Loads a .tsr file.")
+                    nb::arg("target").none() = nb::none(), nb::arg("map") = true, "Loads a .tsr file.")
         .def_static("load_bytes", &load_bytes, nb::arg("buffer"), nb::arg("verify") = true,
                     nb::arg("allow_native_code") = true, nb::arg("target").none() = nb::none(),
                     "Loads an artefact from memory; weights that it leaves out are bound later.")
@@ -268,6 +287,7 @@ void bind_program(nb::module_ &m) {
              [](Program &p, const std::string &path) { unlocked([&] { return tsr_graph_load_state(p.graph.get(), path.c_str()); }); },
              nb::arg("path"), "Reads state back; nothing changes unless the whole file fits.");
 
+    m.def("verify_file", &verify_file, nb::arg("path"), "Compares every section of a .tsr file with its hash.");
     m.def("default_runtime", &default_runtime, "The runtime of this process; its threads: TESSERA_THREADS.");
 }
 

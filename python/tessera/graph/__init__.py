@@ -4,10 +4,11 @@ Importing this package gives tensors their ``graph``, ``eval()``, ``numpy()`` an
 """
 
 from tessera.graph.backward import Gradients, backward
-from tessera.graph.compile import TargetWarning, compile
+from tessera.graph.compile import compile
 from tessera.graph.compiled import Compiled
 from tessera.graph.evaluate import attach_to_value
 from tessera.graph.load import Loaded, load
+from tessera.graph.pipeline import TargetWarning
 from tessera.graph.show import schedule
 from tessera.graph.state import update
 from tessera.graph.training_step import TrainingStep, training_step

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
-from tessera.graph.pipeline import Options, TargetWarning, build
+from tessera.graph.pipeline import GPU_TARGETS, Options, build, gpu_architectures
 from tessera.graph.prepare import constants_of, parameters_of, prepare
 from tessera.graph.signature import NamedSignature, Signature, TreeSignature
 from tessera.graph.trace import trace
@@ -17,10 +16,8 @@ from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.options import Schedule
 
-TARGETS = ("cpu", "portable")
-"""The targets that this build compiles for."""
-GPU_TARGETS = {"ptx": "NVIDIA", "hsaco": "AMD"}
-"""Targets that are named by the design and have no code generator in this build."""
+TARGETS = ("cpu", "portable", *GPU_TARGETS)
+"""The targets that graphs are compiled for."""
 
 
 def compile(
@@ -29,6 +26,7 @@ def compile(
     target: str | Sequence[str] | None = None,
     schedule: Schedule | None = None,
     level: str | Sequence[str] | None = None,
+    arch: str | Sequence[str] | None = None,
     **named_examples: Any,
 ) -> Compiled:
     """Compile to a program that can be called and saved.
@@ -36,15 +34,22 @@ def compile(
     ``subject``: a symbolic tensor, a dict, list or tuple of them, a ``Graph``, a loaded graph, or a function (also
     a ``@graph.training_step``), which is traced with ``examples``: arrays, or ``op.tensor`` values whose shapes may
     hold ``op.dim`` symbols, nested as the function takes them.
-    ``target``: ``"cpu"`` (native code; the default), ``"portable"`` (graph only, executed operator by operator) or
-    several. On a machine for which there is no CPU code generator the default is ``"portable"``, with a warning.
+    ``target``: ``"cpu"`` (native code; the default), ``"portable"`` (graph only, executed operator by operator),
+    ``"ptx"`` (NVIDIA GPUs), ``"hsaco"`` (AMD GPUs) or several. On a machine for which there is no CPU code generator
+    the default is ``"portable"``, with a warning.
     ``level``: CPU code levels such as ``"x86-64-v3"``; default: that of this CPU. ``schedule``: ``graph.Schedule``.
+    ``arch``: GPU architectures such as ``"sm_90a"`` and ``"gfx942"``; default: those of the GPUs that are present,
+    else ``sm_80`` and ``sm_90a`` for ptx, ``gfx90a`` and ``gfx942`` for hsaco. Code for ``sm_80``, ``sm_86`` and
+    ``sm_89`` comes with its PTX and runs on later NVIDIA GPUs too; other code runs on its own architecture only.
 
-    ``"ptx"`` and ``"hsaco"`` have no code generator in this build: a ``TargetWarning`` says so, and the artefact
-    holds the targets cpu and portable in their place.
+    GPU code is compiled ahead of time: it needs the package triton, and neither a GPU nor a driver. Raises
+    ArgumentError for an unknown target or architecture, UnsupportedError for an operator that has no GPU kernel or
+    when triton is missing, CompileError.
     """
+    targets = resolve_targets(target)
     options = Options(
-        resolve_targets(target), schedule or Schedule(), (level,) if isinstance(level, str) else tuple(level or ())
+        targets, schedule or Schedule(), (level,) if isinstance(level, str) else tuple(level or ()),
+        resolve_architectures(arch, targets),
     )
     compiler = getattr(subject, "_compile", None)
     if compiler is not None:
@@ -60,22 +65,25 @@ def resolve_targets(target: str | Sequence[str] | None) -> tuple[str, ...]:
     """The targets to build, each once; none stands for the default. Raises ArgumentError for an unknown one."""
     if target is None:
         return ()
-    found: dict[str, None] = {}
-    for one in (target,) if isinstance(target, str) else tuple(target):
-        if one in GPU_TARGETS:
-            warnings.warn(
-                f"this build has no {GPU_TARGETS[one]} code generator: for target {one!r} the artefact holds no GPU "
-                "code, but the targets 'cpu' and 'portable'; the runtime runs the best that the machine can",
-                TargetWarning,
-                stacklevel=3,
-            )
-            found.update(dict.fromkeys(TARGETS))
-        elif one in TARGETS:
-            found[one] = None
-        else:
-            raise ArgumentError(f"compile: unknown target {one!r}; use {', '.join((*TARGETS, *GPU_TARGETS))}")
+    found = tuple(dict.fromkeys((target,) if isinstance(target, str) else tuple(target)))
+    for one in found:
+        if one not in TARGETS:
+            raise ArgumentError(f"compile: unknown target {one!r}; use {', '.join(TARGETS)}")
     if not found:
         raise ArgumentError("compile: no target is given")
+    return found
+
+
+def resolve_architectures(arch: str | Sequence[str] | None, targets: Sequence[str]) -> tuple[str, ...]:
+    """The GPU architectures to compile for, by their full names. Raises ArgumentError for one that no target has."""
+    found: dict[str, None] = {}
+    for name in (arch,) if isinstance(arch, str) else tuple(arch or ()):
+        known = {n for t in GPU_TARGETS if t in targets for n in gpu_architectures(t)}
+        full = name if name in known else f"{name}a"
+        if full not in known:
+            of = f"use {', '.join(sorted(known))}" if known else 'arch is for the targets "ptx" and "hsaco"'
+            raise ArgumentError(f"compile: arch {name!r} is unknown; {of}")
+        found[full] = None
     return tuple(found)
 
 

@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -24,6 +25,11 @@ from tessera.schedule.options import Schedule
 from tessera.target.cpu.levels import level_named
 from tessera.transform.pipeline import to_primitives
 
+if TYPE_CHECKING:
+    from tessera.target.triton.compile import Architecture
+
+GPU_TARGETS = ("ptx", "hsaco")
+"""The targets that compile for GPUs."""
 _CACHED = 128  # builds kept in memory, least recently used dropped
 
 
@@ -35,12 +41,14 @@ class TargetWarning(UserWarning):
 class Options:
     """What a graph is built for.
 
-    ``targets``: empty for the default; ``levels``: CPU code levels, empty for that of the running CPU.
+    ``targets``: empty for the default; ``levels``: CPU code levels, empty for that of the running CPU;
+    ``architectures``: of GPUs, empty for those of the targets' defaults.
     """
 
     targets: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
     levels: tuple[str, ...] = ()
+    architectures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +153,50 @@ def _build_cpu(
         kernels[f"{layout.KERNELS}cpu.{image.level}"] = image.code
 
 
+def _build_gpu(
+    target: str,
+    primitives: Graph,
+    options: Options,
+    metadata: dict[str, str],
+    kernels: dict[str, bytes],
+    schedules: dict[str, Callable[[], str]],
+) -> None:
+    """Add plan, image and kernel sources of each architecture of a GPU target."""
+    from tessera.schedule.machine import GPU
+    from tessera.target.triton.plan import compile_plan
+    from tessera.target.triton.toolchain import check_toolchain
+    from tessera.tile.plan import build_plan
+    from tessera.tile.report import report
+
+    check_toolchain(target)
+    named = gpu_architectures(target)
+    scheduled = build_plan(primitives, options.schedule, GPU)
+    schedules[target] = lambda: report(scheduled)
+    for architecture in [named[a] for a in options.architectures if a in named] or default_architectures(target):
+        compiled = compile_plan(scheduled, architecture, options.schedule.deterministic)
+        key = f"{target}.{compiled.level}"
+        metadata[layout.PLAN + key] = compiled.text
+        metadata[layout.SOURCE + key] = compiled.sources
+        kernels[layout.KERNELS + key] = compiled.code
+
+
+def gpu_architectures(target: str) -> dict[str, Architecture]:
+    """The architectures of a GPU target by name."""
+    from tessera.target.hsaco import architectures as hsaco
+    from tessera.target.ptx import architectures as ptx
+
+    return {"ptx": ptx, "hsaco": hsaco}[target].ARCHITECTURES
+
+
+def default_architectures(target: str) -> list[Architecture]:
+    """What is compiled for when no architecture is named: the GPUs that are present, or the usual ones."""
+    from tessera.target.hsaco import architectures as hsaco
+    from tessera.target.ptx import architectures as ptx
+
+    names = {"ptx": ptx, "hsaco": hsaco}[target].default_architectures()
+    return [gpu_architectures(target)[name] for name in names]
+
+
 def _build(graph: Graph, text: str, options: Options) -> Built:
     primitives = to_primitives(graph)
     metadata = {
@@ -157,6 +209,9 @@ def _build(graph: Graph, text: str, options: Options) -> Built:
     schedules: dict[str, Callable[[], str]] = {}
     if "cpu" in options.targets:
         _build_cpu(primitives, options, metadata, kernels, schedules)
+    for target in GPU_TARGETS:
+        if target in options.targets:
+            _build_gpu(target, primitives, options, metadata, kernels, schedules)
     if "portable" in options.targets:
         metadata[layout.PORTABLE] = print_graph(primitives)
         schedules["portable"] = lambda: (

@@ -153,6 +153,21 @@ class Plan:
 
     def to_json(self, compiled: Sequence[CompiledKernel], target: str, level: str) -> str:
         """The JSON text of docs/decisions/0001-contracts.md, for kernels compiled in the order of ``kernels``."""
+        kernels = [
+            {"name": k.name, "entry": c.entry, "scratch": dim(c.scratch)}
+            for k, c in zip(self.kernels, compiled, strict=True)
+        ]
+        instructions = [self._instruction(i, compiled) for i in self.instructions]
+        return self.text(target, level, kernels, instructions)
+
+    def text(
+        self, target: str, level: str, kernels: list[dict[str, Any]], instructions: list[dict[str, Any]],
+        extra: Sequence[PlanBuffer] = (), **more: Any,
+    ) -> str:
+        """The JSON text of the plan with a target's own kernels and instructions.
+
+        ``extra``: buffers after the plan's own; ``more``: further entries, and others in place of the plan's.
+        """
         data = {
             "version": VERSION, "target": target, "level": level,
             "dims": [{"name": d.name, "min": d.min, "max": d.max, "multiple_of": d.multiple_of} for d in self.dims],
@@ -160,19 +175,16 @@ class Plan:
             "outputs": [_tensor(t) for t in self.outputs],
             "state": [{**_tensor(t), "trainable": t.trainable, "mutated": t.mutated} for t in self.state],
             "constants": [_tensor(t) for t in self.constants],
-            "buffers": [_buffer(b) for b in self.buffers],
-            "arena": _dim(self.arena),
-            "kernels": [
-                {"name": k.name, "entry": c.entry, "scratch": _dim(c.scratch)}
-                for k, c in zip(self.kernels, compiled, strict=True)
-            ],
-            "instructions": [self._instruction(i, compiled) for i in self.instructions],
-            "peak": _dim(self.arena),
+            "buffers": [_buffer(b) for b in (*self.buffers, *extra)],
+            "arena": dim(self.arena),
+            "kernels": kernels,
+            "instructions": instructions,
+            "peak": dim(self.arena),
             "checks": [
-                {"expr": _dim(c.expr), "min": c.min, "message": c.message, "loc": _loc(c.loc)} for c in self.checks
+                {"expr": dim(c.expr), "min": c.min, "message": c.message, "loc": place(c.loc)} for c in self.checks
             ],
         }
-        return json.dumps(data, separators=(",", ":"))
+        return json.dumps({**data, **more}, separators=(",", ":"))
 
     def _instruction(self, i: Instruction, compiled: Sequence[CompiledKernel]) -> dict[str, Any]:
         if isinstance(i, KernelCall):
@@ -182,21 +194,11 @@ class Plan:
             if self.threads:
                 grain = dmax(grain, ceildiv(grid, self.threads))
             return {
-                "kernel": i.kernel, "buffers": list(i.buffers), "sizes": [_dim(d) for d in i.sizes],
-                "grid": _dim(grid), "grain": _dim(grain), "scratch": _dim(substitute(code.scratch, values)),
-                "loc": _loc(i.loc),
+                "kernel": i.kernel, "buffers": list(i.buffers), "sizes": [dim(d) for d in i.sizes],
+                "grid": dim(grid), "grain": dim(grain), "scratch": dim(substitute(code.scratch, values)),
+                "loc": place(i.loc),
             }
-        if isinstance(i, RangeCheck):
-            return {
-                "check_range": i.buffer, "dtype": i.dtype.name, "count": _dim(i.count), "low": _dim(i.low),
-                "high": _dim(i.high), "ignore": i.ignore, "what": i.what, "loc": _loc(i.loc),
-            }
-        if isinstance(i, Copy):
-            return {"copy": [i.source, i.target], "bytes": _dim(i.bytes), "loc": _loc(i.loc)}
-        return {
-            "portable": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],
-            "results": [_operand(o) for o in i.results], "loc": _loc(i.loc),
-        }
+        return plain_instruction(i)
 
     def hash(self) -> str:
         """A digest of buffers, instructions and kernels, without code: equal for equal plans."""
@@ -208,22 +210,40 @@ class Plan:
         return digest.hexdigest()
 
 
-def _dim(d: Dim) -> int | str:
+def plain_instruction(i: Instruction) -> dict[str, Any]:
+    """The JSON form of an instruction that no target's code is part of."""
+    if isinstance(i, RangeCheck):
+        return {
+            "check_range": i.buffer, "dtype": i.dtype.name, "count": dim(i.count), "low": dim(i.low),
+            "high": dim(i.high), "ignore": i.ignore, "what": i.what, "loc": place(i.loc),
+        }
+    if isinstance(i, Copy):
+        return {"copy": [i.source, i.target], "bytes": dim(i.bytes), "loc": place(i.loc)}
+    assert isinstance(i, PortableCall)
+    return {
+        "portable": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],
+        "results": [_operand(o) for o in i.results], "loc": place(i.loc),
+    }
+
+
+def dim(d: Dim) -> int | str:
+    """The JSON form of a dimension."""
     return d if isinstance(d, int) else str(d)
 
 
-def _loc(loc: Location | None) -> str | None:
+def place(loc: Location | None) -> str | None:
+    """The JSON form of a location."""
     return None if loc is None else str(loc)
 
 
 def _tensor(t: PlanTensor) -> dict[str, Any]:
-    return {"name": t.name, "dtype": t.dtype.name, "shape": [_dim(d) for d in t.shape], "buffer": t.buffer}
+    return {"name": t.name, "dtype": t.dtype.name, "shape": [dim(d) for d in t.shape], "buffer": t.buffer}
 
 
 def _operand(o: Operand) -> dict[str, Any]:
-    return {"buffer": o.buffer, "dtype": o.dtype.name, "shape": [_dim(d) for d in o.shape]}
+    return {"buffer": o.buffer, "dtype": o.dtype.name, "shape": [dim(d) for d in o.shape]}
 
 
 def _buffer(b: PlanBuffer) -> dict[str, Any]:
-    data: dict[str, Any] = {"kind": b.kind, "bytes": _dim(b.bytes), "label": b.label}
-    return {**data, "offset": _dim(b.offset)} if b.offset is not None else data
+    data: dict[str, Any] = {"kind": b.kind, "bytes": dim(b.bytes), "label": b.label}
+    return {**data, "offset": dim(b.offset)} if b.offset is not None else data

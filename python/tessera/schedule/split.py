@@ -10,16 +10,13 @@ from tessera.ir.value import Node, TensorType, Value
 from tessera.op import lowering as low
 from tessera.op.opdef import get
 from tessera.schedule import cost
+from tessera.schedule.machine import Machine
 
-CHUNKS = 64
-"""Partial results of a large reduction; fixed, so that results do not depend on the number of threads."""
-LONG = 32768
-"""Elements per result from which a reduction is done in two steps."""
-NARROW = 64
-"""Results from which a reduction has enough parallelism as it is."""
+FEWEST = 128
+"""Elements of an axis from which it is cut."""
 
 
-def is_long(node: Node) -> bool:
+def is_long(node: Node, machine: Machine) -> bool:
     """Whether a reduction has few results and many elements for each."""
     rule = get(node.op).lower
     if not isinstance(rule, low.Reduction) or rule.combine.startswith("arg"):
@@ -27,16 +24,38 @@ def is_long(node: Node) -> bool:
     shape, axes = node.operands[0].shape, node.attrs["axes"]
     reduced = cost.typical_size([shape[a] for a in axes])
     kept = cost.typical_size([d for i, d in enumerate(shape) if i not in axes])
-    return reduced >= LONG and kept < NARROW and kept > 0 and _chunked_axis(node) is not None
+    if not kept or _chunked_axis(node) is None:
+        return False
+    rows = _along_rows(node)
+    workers = kept if rows else -(-kept // machine.columns)
+    return reduced >= (machine.row_length if rows else machine.column_length) and workers < machine.results
+
+
+def _along_rows(node: Node) -> bool:
+    """Whether the innermost axis is reduced."""
+    shape = node.operands[0].shape
+    return max((i for i, d in enumerate(shape) if d != 1), default=0) in node.attrs["axes"]
 
 
 def _chunked_axis(node: Node) -> int | None:
     """The reduced axis to cut: the first one that is long enough."""
     shape = node.operands[0].shape
-    return next((a for a in node.attrs["axes"] if cost.typical(shape[a]) >= 2 * CHUNKS), None)
+    return next((a for a in node.attrs["axes"] if cost.typical(shape[a]) >= FEWEST), None)
 
 
-def in_two_steps(node: Node, x: Value) -> Value:
+def _chunks(node: Node, axis: int, machine: Machine) -> int:
+    """Into how many pieces the axis is cut; fixed, so that results do not depend on how many workers there are."""
+    extent = node.operands[0].shape[axis]
+    wanted = machine.chunks
+    if machine.spread:
+        shape = node.operands[0].shape
+        kept = cost.typical_size([d for i, d in enumerate(shape) if i not in node.attrs["axes"]])
+        workers = kept if _along_rows(node) else -(-kept // machine.columns)
+        wanted = max(2, min(machine.chunks // workers, cost.typical(extent) // 64))
+    return _divisor(extent, wanted) if isinstance(extent, int) else wanted
+
+
+def in_two_steps(node: Node, x: Value, machine: Machine) -> Value:
     """Reduce chunks of one axis, then the partial results."""
     axis = _chunked_axis(node)
     assert axis is not None
@@ -45,7 +64,7 @@ def in_two_steps(node: Node, x: Value) -> Value:
     if x.dtype != accumulate:
         x = derived("cast", (x,), {"dtype": accumulate}, accumulate, x.shape, node)
     extent = x.shape[axis]
-    chunks = _divisor(extent) if isinstance(extent, int) else CHUNKS
+    chunks = _chunks(node, axis, machine)
     length = ceildiv(extent, chunks)
     padding = add(mul(chunks, length), mul(extent, -1))
     if padding != 0:
@@ -78,9 +97,9 @@ def derived(
     return Node(op, operands, attrs, (TensorType(dtype, tuple(shape)),), at.loc).results[0]
 
 
-def _divisor(extent: int) -> int:
-    """The number of chunks: one that divides the extent where there is one near ``CHUNKS``."""
-    return next((c for c in range(CHUNKS, CHUNKS // 4 - 1, -1) if extent % c == 0), CHUNKS)
+def _divisor(extent: int, wanted: int) -> int:
+    """The number of chunks: one that divides the extent where there is one near what is wanted."""
+    return next((c for c in range(wanted, max(wanted // 4 - 1, 1), -1) if extent % c == 0), wanted)
 
 
 def _identity(op: str, dtype: DType) -> bool | int | float:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from tessera.ir.graph import Graph
 from tessera.schedule.fusion import Group
 from tessera.schedule.index import Axes
+from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER
 from tessera.schedule.placement import Placement
 from tessera.tile.collapse import collapse
@@ -29,7 +30,9 @@ class Draft:
         return all(a.root.size == 0 for a in self.arguments if a.written)
 
 
-def draft_kernels(graph: Graph, groups: list[Group], placement: Placement, axes: Axes) -> dict[Group, Draft]:
+def draft_kernels(
+    graph: Graph, groups: list[Group], placement: Placement, axes: Axes, machine: Machine = CPU
+) -> dict[Group, Draft]:
     """The kernel of every group that has one."""
     external = external_values(graph, groups, placement)
     drafts: dict[Group, Draft] = {}
@@ -37,7 +40,10 @@ def draft_kernels(graph: Graph, groups: list[Group], placement: Placement, axes:
         if group.kind in (CHECK, PORTABLE):
             continue
         builder = {DOT: DotBuilder, SCATTER: ScatterBuilder}.get(group.kind, LoopBuilder)
-        kernel, arguments = builder(group, placement, axes, external).build()
+        emitter = builder(group, placement, axes, external)
+        if isinstance(emitter, LoopBuilder):
+            emitter.spills = machine.spills
+        kernel, arguments = emitter.build()
         drafts[group] = Draft(collapse(kernel), arguments)
     return drafts
 

@@ -23,8 +23,11 @@ class LoopBuilder(MemberEmitter):
     """One group as a loop kernel.
 
     Level k consists of a body that runs once per grid point (2k) and a loop over the reduced axes (2k + 1). A value
-    that depends on a reduction of level k belongs to level k + 1.
+    that depends on a reduction of level k belongs to level k + 1. ``spills``: expensive values that later loops need
+    are kept in outputs that are written at the end.
     """
+
+    spills = True
 
     def __init__(self, group: Group, placement: Placement, axes: Axes, external: set[int]) -> None:
         super().__init__(group, placement, axes, external)
@@ -46,7 +49,7 @@ class LoopBuilder(MemberEmitter):
         """The kernel, over axes and sizes as the schedule names them, and its arguments."""
         levels = self._levels()
         self._needed = self._use_levels(levels)
-        spills = self._spills(levels)
+        spills = self._spills(levels) if self.spills else {}
         for level in range(max(levels.values()) + 1):
             self._level = level
             self.enter(2 * level, 2 * level + 1 if self.loop else None)

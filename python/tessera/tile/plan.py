@@ -12,6 +12,7 @@ from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.fusion import Group, fuse
 from tessera.schedule.index import Axes
+from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.materialise import place
 from tessera.schedule.options import Schedule
 from tessera.schedule.order import Order, typical_bytes
@@ -27,20 +28,20 @@ from tessera.tile.printer import content_key
 from tessera.tile.sharing import join
 
 
-def build_plan(graph: Graph, options: Schedule | None = None) -> Plan:
+def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine = CPU) -> Plan:
     """Schedule a decomposed, simplified graph.
 
     Kernels are Tile IR; a target compiles ``plan.kernels`` and ``plan.to_json`` joins the two. Raises UnsupportedError
     when the working memory cannot be brought under ``options.memory_budget``.
     """
     options = options or Schedule()
-    graph = prepare(graph, graph.nodes())
+    graph = prepare(graph, graph.nodes(), machine)
     levels = {"none": [0], "auto": [cost.CHEAP], "all": [cost.MOST_WORK]}[options.recompute]
     if options.memory_budget is not None and options.recompute == "auto":
         levels = [cost.CHEAP, 30, cost.MOST_WORK]
     best: Plan | None = None
     for recompute in levels:
-        plan = _Builder(graph, options, recompute).build()
+        plan = _Builder(graph, options, recompute, machine).build()
         plan.threads, plan.tiles = options.threads, options.tiles
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
             best = plan
@@ -62,13 +63,13 @@ def _highest(arena: Dim) -> int:
 class _Builder:
     """One attempt at a plan."""
 
-    def __init__(self, graph: Graph, options: Schedule, recompute: int) -> None:
+    def __init__(self, graph: Graph, options: Schedule, recompute: int, machine: Machine) -> None:
         self.graph = graph
         self.nodes = graph.nodes()
         axes = Axes()
         self.placement = place(graph, self.nodes, options, recompute)
         groups = fuse(cut(graph, self.nodes, self.placement, axes), axes, options)
-        self.drafts = draft_kernels(graph, groups, self.placement, axes)
+        self.drafts = draft_kernels(graph, groups, self.placement, axes, machine)
         self.order = Order(groups)
         self.binding = Binding(graph, self.placement, self.drafts, self.order)
 

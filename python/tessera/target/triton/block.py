@@ -192,6 +192,9 @@ class Block:
         """Write a value; later loads of the same place in this block find it without memory."""
         address, dims = self._address(op.buffer, op.index)
         value = self.values[op.value]
+        own = frozenset() if op.mask is None else self.values[op.mask].dims
+        if not (value.dims | own) <= dims:  # along an axis of one element
+            address, dims = self.spread(address), frozenset(range(len(self.shape)))
         masks = self.masks(dims, self.inside)
         if op.mask is not None:
             masks.append(self.values[op.mask].text)

@@ -40,6 +40,14 @@ class Architecture:
     portable: bool = False
 
 
+def present(target: str) -> list[str]:
+    """The architectures, as levels of plans, of this machine's GPUs that the target serves; none without a driver."""
+    from tessera import _core
+
+    levels = getattr(_core, "gpu_levels", None)
+    return [] if levels is None else list(dict.fromkeys(levels(target)))
+
+
 _cache = ProgramCache()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None

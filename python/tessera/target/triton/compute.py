@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from tessera.errors import CompileError
 from tessera.ir.dtype import DType, bool_, f32, f64
-from tessera.target.triton.convert import cast, is_narrow, register_type, rounded
+from tessera.target.triton.convert import cast, constant, is_narrow, register_type, rounded
 from tessera.target.triton.text import Writer
 
 _EXACT_IN_NARROW = frozenset({
@@ -72,7 +72,7 @@ _FLOAT: dict[str, Callable[..., str]] = {
     "sqrt": _root,
     "rsqrt": lambda w, d, x: _quotient(w, d, "1.0", _root(w, d, x)) if d == f64 else f"libdevice.rsqrt({x})",
     "reciprocal": lambda w, d, x: _quotient(w, d, f"tl.full((), 1.0, {register_type(d)})", x),
-    "sigmoid": lambda w, d, x: f"1.0 / (1.0 + libdevice.exp(-{x}))",
+    "sigmoid": lambda w, d, x: w.call("sigmoid_of", x),
     "isnan": lambda w, d, x: f"{x} != {x}",
     "isinf": lambda w, d, x: f'tl.abs({x}) == float("inf")',
     "isfinite": lambda w, d, x: f'tl.abs({x}) < float("inf")',
@@ -126,7 +126,9 @@ _INTEGER: dict[str, Callable[..., str]] = {
     "isnan": lambda w, d, x: f"{x} != {x}",
     "isinf": lambda w, d, x: f"{x} != {x}",
     "isfinite": lambda w, d, x: f"{x} == {x}",
-    "bitwise_not": lambda w, d, x: f"({x} == 0)" if d == bool_ else f"~{x}",
+    "bitwise_not": lambda w, d, x: (
+        f"{x} == 0" if d == bool_ else f"{x} ^ {constant(-1 if d.kind == 'int' else 2**d.bits - 1, d)}"
+    ),
     "floordiv": lambda w, d, a, b: (
         w.call("floor_divide_integer", a, b) if d.kind == "int" else w.call("divide_unsigned", a, b)
     ),

@@ -158,6 +158,13 @@ def sign_of(x):
 
 
 @triton.jit
+def sigmoid_of(x):
+    """1 / (1 + exp(-x)) without overflow."""
+    small = libdevice.exp(-tl.abs(x))
+    return tl.where(x < 0, small, tl.where(x == x, 1.0, x)) / (1.0 + small)
+
+
+@triton.jit
 def round_even(x):
     """The nearest integer, halves to even; the sign of zero is kept."""
     base = libdevice.floor(x)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.errors import UnsupportedError
-from tessera.target.triton import dot, loops
+from tessera.target.triton import dot, loops, products, scatter
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated
 from tessera.tile.ir import DotKernel, Kernel
@@ -13,8 +12,7 @@ def generate(kernel: Kernel, options: Options) -> Generated:
     """The programs of a kernel."""
     if isinstance(kernel, DotKernel):
         fast = dot.generate(kernel, options)
-        if fast is not None:
-            return fast
-        at = f"\n  at {kernel.loc}" if kernel.loc else ""
-        raise UnsupportedError(f'[{kernel.name}] matrix products have no GPU kernels yet; use target="cpu"{at}')
+        return Generated((products.generate(kernel, options),)) if fast is None else fast
+    if scatter.is_scatter(kernel):
+        return Generated((scatter.generate(kernel, options),))
     return Generated((loops.generate(kernel, options),))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tessera.ir.dims import Symbol
+from tessera.ir.dims import bounds
 from tessera.ir.dtype import DType, i64
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import constant, register_type
@@ -86,7 +86,7 @@ class _Stages:
     # Loops.
 
     def _loop(self, number: int, stage: Stage) -> None:
-        whole = all(self._size(a) >= _known(a) for a in stage.axes)
+        whole = all(_is_whole(a, self._size(a)) for a in stage.axes)
         scans = [op for op in stage.ops if isinstance(op, Scan)]
         accumulators: dict[int, _Accumulator] = {}
         carries: dict[int, str] = {}
@@ -121,7 +121,7 @@ class _Stages:
         block, rank = self.block, self.blocks.rank
         sizes = {s: v for s, v in block.axes.items() if s in self.kernel.sizes}
         block.inside.append(axis.symbol)
-        if size >= _known(axis):
+        if _is_whole(axis, size):
             if axis.symbol not in block.axes:
                 block.axes[axis.symbol] = positions(self.writer, axis, "", size, dim, rank, sizes)
             yield
@@ -285,14 +285,12 @@ class _Stages:
         self.block.values[ref] = Variable(result, op.dtype, frozenset(range(self.blocks.rank)))
 
 
-def _known(axis: Axis) -> float:
-    """The largest extent that an axis can have."""
-    high = axis.extent if isinstance(axis.extent, int) else _high(axis.symbol)
-    return float("inf") if high is None else high
-
-
-def _high(symbol: Symbol) -> int | None:
-    return None if symbol.max is None else symbol.max + 1
+def _is_whole(axis: Axis, size: int) -> bool:
+    """Whether a block of this size holds the whole axis; one element holds no axis that may be empty."""
+    least, most = bounds(axis.extent)
+    if most is None and axis.symbol.max is not None:
+        most = axis.symbol.max + 1
+    return most is not None and size >= most and (size > 1 or least >= 1)
 
 
 def _dtype_of(kernel: LoopKernel, ref: Ref, values: dict[Ref, Variable]) -> DType:

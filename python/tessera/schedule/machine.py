@@ -1,0 +1,35 @@
+"""What scheduling needs to know of the kind of machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """How reductions are spread over a machine.
+
+    name             of the targets' family: ``cpu`` or ``gpu``
+    results          results of a reduction from which it has enough parallelism as it is
+    columns          results that one worker forms together where they are contiguous in memory
+    row_length, column_length   elements per result from which a reduction with few results is done in two steps,
+                     along and across what is contiguous in memory
+    chunks           partial results of a result, or of all results together where ``spread``
+    spills           whether an expensive value that a later loop needs is better kept in memory than computed again
+    """
+
+    name: str
+    results: int
+    columns: int
+    row_length: int
+    column_length: int
+    chunks: int
+    spread: bool = False
+    spills: bool = True
+
+
+CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=32768, chunks=64)
+GPU = Machine(
+    "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False
+)
+"""264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy."""

@@ -1,0 +1,141 @@
+"""Any matrix product in Triton: each program forms a block of the result, terms in order, then runs the epilogue."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from tessera.ir.dims import Dim, Symbol, is_multiple
+from tessera.ir.dtype import DType, bf16, f16, f32
+from tessera.target.triton.block import Block, Variable
+from tessera.target.triton.convert import cast, register_type
+from tessera.target.triton.expression import AxisValue, fits
+from tessera.target.triton.head import Head, Options, block_numbers, positions
+from tessera.target.triton.launch import Program
+from tessera.target.triton.tiles import power
+from tessera.tile.ir import Axis, DotKernel, Op, Ref
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """The block of a product: rows, columns, and terms at a time."""
+
+    m: int
+    n: int
+    k: int
+
+
+_FAST = Sizes(64, 64, 32)
+_EXACT = Sizes(16, 16, 16)
+
+
+def generate(kernel: DotKernel, options: Options) -> Program:
+    """The program of a product."""
+    return _Product(kernel, options).program()
+
+
+class _Product:
+    def __init__(self, kernel: DotKernel, options: Options) -> None:
+        self.kernel = kernel
+        self.head = Head(kernel, options)
+        self.writer = self.head.writer
+        self.operand = _operand_dtype(kernel)
+        fast = self.operand is not None
+        most = _FAST if fast else _EXACT
+        self.sizes = Sizes(
+            min(most.m, max(16, _extent(kernel.m))), min(most.n, max(16, _extent(kernel.n))),
+            min(most.k, max(16, _extent(kernel.k))),
+        )
+        self.batch: dict[Symbol, AxisValue] = {}
+
+    def program(self) -> Program:
+        """Emit everything."""
+        kernel, writer, sizes = self.kernel, self.writer, self.sizes
+        axes = [*((a, 1) for a in kernel.batch), (kernel.m, sizes.m), (kernel.n, sizes.n)]
+        numbers, count = block_numbers(writer, axes, self.head.sizes)
+        for axis in kernel.batch:
+            self.batch[axis.symbol] = self._positions(axis, numbers.get(axis.symbol, ""), 1, 0)
+        m, n = (self._first(a, s, numbers) for a, s in ((kernel.m, sizes.m), (kernel.n, sizes.n)))
+        rows = self._positions(kernel.m, m, sizes.m, 0)
+        columns = self._positions(kernel.n, n, sizes.n, 1)
+        total = writer.assign("total", f"tl.zeros(({sizes.m}, {sizes.n}), {register_type(kernel.acc)})")
+        self._terms(total, rows, columns)
+        block = self._block({kernel.m.symbol: rows, kernel.n.symbol: columns}, (sizes.m, sizes.n))
+        block.values[Ref(3, 0)] = Variable(total, kernel.acc, frozenset({0, 1}))
+        block.run(2, kernel.epilogue)
+        warps = 4 if sizes.m * sizes.n >= 2048 else 1
+        return self.head.program((count,), warps=warps, contract=True)
+
+    def _first(self, axis: Axis, size: int, numbers: dict[Symbol, str]) -> str:
+        number = numbers.get(axis.symbol, "")
+        if number and not fits(axis.extent, 2 * size):
+            return f"{number}.to(tl.int64) * {size}"
+        return f"{number} * {size}" if number else ""
+
+    def _positions(self, axis: Axis, first: str, size: int, dim: int) -> AxisValue:
+        return positions(self.writer, axis, first, size, dim, 2, self.head.sizes)
+
+    def _block(self, axes: dict[Symbol, AxisValue], shape: tuple[int, int]) -> Block:
+        everything = {**self.head.sizes, **self.batch, **axes}
+        return Block(self.writer, self.kernel.buffers, self.head.pointers, everything, [str(n) for n in shape])
+
+    def _terms(self, total: str, rows: AxisValue, columns: AxisValue) -> None:
+        """The loop over the terms."""
+        kernel, sizes = self.kernel, self.sizes
+        wide = not fits(kernel.k.extent, 2 * sizes.k)
+        probe = Block(self.writer, kernel.buffers, self.head.pointers, self.head.sizes)
+        extent = probe.expressions.text(kernel.k.extent, wide or None)
+        start = "tl.full((), 0, tl.int64)" if wide else "0"
+        first = self.writer.fresh("k_first")
+        with self.writer.block(f"for {first} in range({start}, {extent}, {sizes.k}):"):
+            a = self._factor(0, kernel.a, {kernel.m.symbol: rows}, first, (sizes.m, sizes.k), 1)
+            b = self._factor(1, kernel.b, {kernel.n.symbol: columns}, first, (sizes.k, sizes.n), 0)
+            if self.operand is not None:
+                precision = ', input_precision="ieee"' if self.operand == f32 else ""
+                self.writer.line(f"{total} = tl.dot({a}, {b}, {total}{precision})")
+            else:
+                products = f"{a}[:, :, None] * {b}[None, :, :]"
+                self.writer.line(f"{total} = {total} + tl.sum({products}, axis=1)")
+
+    def _factor(
+        self, scope: int, body: tuple[Op, ...], outer: dict[Symbol, AxisValue], first: str, shape: tuple[int, int],
+        dim: int,
+    ) -> str:
+        """An operand's block, 0 beyond the last term."""
+        k = self._positions(self.kernel.k, first, self.sizes.k, dim)
+        block = self._block({**outer, self.kernel.k.symbol: k}, shape)
+        value = block.run(scope, body)
+        assert value is not None
+        wide = self.kernel.acc if self.operand is None else self.operand
+        text = value.text if value.dtype == wide else cast(self.writer, value.text, value.dtype, wide)
+        if self.operand in (bf16, f16):
+            text = f"({text}).to(tl.{'bfloat16' if self.operand == bf16 else 'float16'})"
+        if len(value.dims) < 2:
+            text = block.spread(text)
+        if not is_multiple(self.kernel.k.extent, self.sizes.k):
+            text = f"tl.where({k.mask}, {text}, tl.zeros({block.shape_text()}, {self._kind()}))"
+        return self.writer.assign("ab"[scope], text)
+
+    def _kind(self) -> str:
+        narrow = {bf16: "tl.bfloat16", f16: "tl.float16"}
+        return register_type(self.kernel.acc) if self.operand is None else narrow.get(self.operand, "tl.float32")
+
+
+def _operand_dtype(kernel: DotKernel) -> DType | None:
+    """The dtype of the factors in a matrix instruction; None: sums of products in the accumulator's dtype."""
+    if kernel.acc != f32:
+        return None
+    found = {_result(kernel, body) for body in (kernel.a, kernel.b)}
+    if len(found) == 1 and found <= {bf16, f16}:
+        return found.pop()
+    return bf16 if all(d.bits == 8 for d in found) else f32
+
+
+def _result(kernel: DotKernel, body: tuple[Op, ...]) -> DType:
+    last = body[-1]
+    buffer = getattr(last, "buffer", None)
+    return kernel.buffers[buffer].dtype if buffer is not None else last.dtype  # type: ignore[union-attr]
+
+
+def _extent(axis: Axis) -> int:
+    d: Dim = axis.extent
+    return power(d) if isinstance(d, int) else 1 << 30

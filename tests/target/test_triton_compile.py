@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from tessera import graph, op
+from tessera.cli import main
 from tessera.errors import ArgumentError, CompileError, DeviceError, UnsupportedError
 from tessera.ir.dtype import DType, bf16, bool_, f8e4m3, f16, f32, f64, i32, i64, u8
 from tessera.ir.graph import Graph
@@ -142,6 +143,21 @@ def test_a_plan_of_an_artefact(tmp_path: Path) -> None:
     x0 = np.ones((3, 8), np.float32)
     expected = compiled(np.arange(3), x0)
     assert graph.load(tmp_path / "both.tsr")(np.arange(3), x0).numpy().tolist() == expected.numpy().tolist()
+
+
+def test_inspect(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Kernels with what is known of them, and their text."""
+    file = str(tmp_path / "inspected.tsr")
+    graph.compile(op.tanh(op.tensor((5, 77), name="x")) * 3.5, target="ptx", arch=["sm_80", "sm_90a"]).save(file)
+    assert main(["inspect", file]) == 0
+    out = capsys.readouterr().out
+    assert "target ptx sm_90a: 1 kernels" in out and " threads, " in out and " registers)" in out
+    assert main(["inspect", file, "--source", "tanh_mul"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("# ptx sm_80: ") and "# ptx sm_90a: " in out and "def tanh_mul(b0, b1):" in out
+    assert "test_triton_compile.py" in out and "libdevice.tanh" in out and out.count("@triton.jit") == 1
+    assert main(["inspect", file, "--source", "sinh"]) == 1
+    assert "there is no GPU kernel 'sinh'; the file has source of: tanh_mul" in capsys.readouterr().err
 
 
 def test_compilation_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

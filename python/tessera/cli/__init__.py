@@ -21,6 +21,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("file")
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.add_argument("--graph", action="store_true", help="print the graph's text too")
+    inspect.add_argument("--source", metavar="KERNEL", help="print the source of the GPU kernels of that name only")
     inspect.add_argument("--no-verify", action="store_true", help="do not compare hashes")
 
     run = commands.add_parser("run", help="run a .tsr file on NumPy arrays")
@@ -41,8 +42,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.command == "inspect":
-            from tessera.cli.inspect import inspect
+            from tessera.cli.inspect import inspect, source
 
+            if options.source is not None:
+                print(source(options.file, options.source, verify=not options.no_verify))
+                return 0
             print(inspect(options.file, as_json=options.json, graph=options.graph, verify=not options.no_verify))
         elif options.command == "run":
             from tessera.cli.run import run

@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.artifact import layout, reader
 from tessera.artifact.reader import Artifact
-from tessera.errors import TesseraError
+from tessera.errors import NameMissingError, TesseraError
 from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import Symbol, evaluate
 
@@ -19,6 +19,31 @@ def inspect(path: str, *, as_json: bool = False, graph: bool = False, verify: bo
     if graph:
         found["graph"] = artifact.metadata.get(layout.GRAPH, "")
     return json.dumps(found, indent=2) if as_json else _text(found)
+
+
+def source(path: str, name: str, *, verify: bool = True) -> str:
+    """The Triton source of the GPU kernels of a name, each different text once, under where it comes from.
+
+    Raises NameMissingError when the file has no such kernel.
+    """
+    artifact = reader.load(path, verify=verify)
+    texts: dict[str, list[str]] = {}
+    known: dict[str, None] = {}
+    for (target, level), plan in artifact.plans().items():
+        listed = json.loads(artifact.metadata.get(f"{layout.SOURCE}{target}.{level}", "[]"))
+        for number, kernel in enumerate(plan.get("kernels", [])):
+            at = kernel.get("source")
+            if not isinstance(at, int) or not 0 <= at < len(listed):
+                continue
+            known[kernel["name"]] = None
+            if kernel["name"] == name:
+                called = [i["loc"] for i in plan["instructions"] if i.get("kernel") == number and i.get("loc")]
+                where = ", ".join(dict.fromkeys(called))
+                texts.setdefault(listed[at], []).append(f"# {target} {level}{f': {where}' if where else ''}")
+    if not texts:
+        offered = ", ".join(known) or "none"
+        raise NameMissingError(f"{path}: there is no GPU kernel {name!r}; the file has source of: {offered}")
+    return "\n".join("\n".join([*dict.fromkeys(heads), text]) for text, heads in texts.items())
 
 
 def describe(artifact: Artifact) -> dict[str, Any]:
@@ -78,6 +103,7 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
                 "target": target,
                 "level": level,
                 "kernels": [k["name"] for k in plan.get("kernels", [])],
+                "kernel_details": [_details(k) for k in plan.get("kernels", [])],
                 "kernel_bytes": image.stop - image.start if image else 0,
                 "instructions": len(plan.get("instructions", [])),
                 "peak_memory": str(plan.get("peak", plan.get("arena", 0))),
@@ -87,6 +113,18 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
     if layout.PORTABLE in artifact.metadata:
         found.append({"target": "portable", "level": "", "kernels": [], "kernel_bytes": 0})
     return found
+
+
+def _details(kernel: dict[str, Any]) -> dict[str, int]:
+    """What is known of a GPU kernel."""
+    return {k: kernel[k] for k in ("threads", "shared", "registers") if kernel.get(k) is not None}
+
+
+def _detail_text(details: dict[str, int]) -> str:
+    parts = [f"{details['threads']} threads"] if "threads" in details else []
+    parts += [f"{_bytes(details['shared'])} shared memory"] if details.get("shared") else []
+    parts += [f"{details['registers']} registers"] if "registers" in details else []
+    return f"  ({', '.join(parts)})" if parts else ""
 
 
 def _peaks(plan: dict[str, Any]) -> dict[str, int]:
@@ -150,7 +188,8 @@ def _text(found: dict[str, Any]) -> str:
             f"{name}: {len(target['kernels'])} kernels ({_bytes(target['kernel_bytes'])}), "
             f"{target['instructions']} instructions, peak memory {peaks}"
         )
-        lines.extend(f"  {kernel}" for kernel in target["kernels"])
+        details = target["kernel_details"]
+        lines.extend(f"  {kernel}{_detail_text(d)}" for kernel, d in zip(target["kernels"], details))
     section("user metadata", [f"{k}: {v}" for k, v in found["user"].items()])
     if "graph" in found:
         lines += ["", found["graph"]]

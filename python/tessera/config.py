@@ -32,6 +32,11 @@ CPU_LEVEL = Variable("TESSERA_CPU_LEVEL", "", "CPU code level to compile for; em
 VERIFY_PASSES = Variable("TESSERA_VERIFY_PASSES", "0", "Verify the graph after every pass.")
 PRINT_PASSES = Variable("TESSERA_PRINT_PASSES", "0", "Print the graph after every pass to standard error.")
 CACHE_DIR = Variable("TESSERA_CACHE_DIR", "", "Folder of the persistent compilation cache; empty: no cache on disk.")
+COLLECTIVE_TIMEOUT = Variable(
+    "TESSERA_COLLECTIVE_TIMEOUT", "300", "Seconds that a device of a mesh waits for the others before all fail."
+)
 
-VARIABLES: tuple[Variable, ...] = (THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR)
+VARIABLES: tuple[Variable, ...] = (
+    THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT,
+)
 """All settings, for ``tessera doctor`` and the documentation."""

@@ -142,14 +142,21 @@ def test_import_is_light():
     )
 
 
-def test_dist_says_what_is_missing():
+def test_inspect_lists_collectives(capsys, file, tmp_path):
     from tessera import dist
-    from tessera.errors import UnsupportedError
 
-    for use in (
-        lambda: dist.Mesh(axes=["dp"], devices=range(2)),
-        lambda: dist.ShardSpec(("row",), ("dp",)),
-        lambda: dist.tensor((2, 2)),
-    ):
-        with pytest.raises(UnsupportedError, match="one device"):
-            use()
+    mesh = dist.Mesh(["dp"], 2)
+    w = dist.tensor((6, 4), layout=dist.ShardSpec(("row",), ("dp",)), mesh=mesh, name="w", init="xavier_normal")
+    compiled = graph.compile({"y": op.matmul(op.tensor((3, 6), name="x"), w)})
+    compiled.save(tmp_path / "sharded.tsr")
+    code, out, _ = command(capsys, "inspect", "--collectives", tmp_path / "sharded.tsr")
+    assert code == 0 and "mesh dp = 2 of cpu devices" in out and "for output" in out and "test_cli.py:" in out
+    code, out, _ = command(capsys, "inspect", "--collectives", "--json", tmp_path / "sharded.tsr")
+    listed = json.loads(out)
+    assert [c["kind"] for c in listed] == [c.kind for c in compiled.collectives]
+    assert [c["bytes"] for c in listed] == [c.bytes for c in compiled.collectives]
+    code, out, _ = command(capsys, "inspect", "--json", tmp_path / "sharded.tsr")
+    assert json.loads(out)["mesh"]["state"] == {"w": "f32[6, 4] split [dp, -]"}
+    assert "nothing is exchanged" in command(capsys, "inspect", "--collectives", file)[1]
+    code, _, err = command(capsys, "run", tmp_path / "sharded.tsr")
+    assert code == 1 and "one device's program of a mesh" in err

@@ -28,6 +28,16 @@ def step(batch):
     return grads, {"loss": loss}
 """
 
+SNIPPET_1_3 = """\
+mesh = dist.Mesh(axes=["dp","tp"], devices=range(8))
+
+W = dist.tensor((1024, 1024),
+                layout=dist.ShardSpec(partition=("row","col"), mesh_axes=("dp","tp")),
+                mesh=mesh)
+
+Y = op.matmul(W, W.T)
+"""
+
 SNIPPET_1_4 = """\
 #include <tessera/runtime.h>
 using namespace tessera;
@@ -90,6 +100,7 @@ def cpp(path: str, cwd: Path, *arguments: str) -> subprocess.CompletedProcess[st
 
 def test_snippets_are_the_guide_s():
     assert region("guide_1_2.py") == SNIPPET_1_2
+    assert region("guide_1_3.py") == SNIPPET_1_3
     assert (EXAMPLES / "guide_1_4.cpp").read_text().endswith(SNIPPET_1_4)
     assert region("guide_1_5.py") == SNIPPET_1_5_PYTHON
     assert region("guide_1_5.cpp") == SNIPPET_1_5_CPP
@@ -99,6 +110,12 @@ def test_guide_1_2(tmp_path):
     out = python("guide_1_2.py", tmp_path)
     assert "bf16[64, 8192]" in out
     assert 0 < float(out.rsplit("loss:", 1)[1]) < 20
+
+
+def test_guide_1_3(tmp_path):
+    out = python("guide_1_3.py", tmp_path)
+    assert "Mesh(dp=2, tp=4; 8 cpu devices)" in out and "all_gather over dp" in out and "guide_1_3.py:" in out
+    assert float(out.rsplit("NumPy:", 1)[1]) < 1e-5
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")

@@ -51,6 +51,24 @@ class Artifact:
         """The user's own entries, without their prefix."""
         return {k[len(layout.USER) :]: v for k, v in self.metadata.items() if k.startswith(layout.USER)}
 
+    def mesh(self) -> dict[str, Any] | None:
+        """The mesh that the plans are for, how tensors lie on it and what is exchanged; None for one device.
+
+        FormatError when the entry is malformed.
+        """
+        if layout.MESH not in self.metadata:
+            return None
+        found = _json(self.metadata[layout.MESH], f"{self.where}: {layout.MESH}")
+        fields = {"kind", "axes", "bytes", "tensor", "link", "cause", "line", "fix"}
+        try:
+            [(str(name), int(size)) for name, size in found["axes"]]
+            whole = isinstance(found["kind"], str) and all(fields <= set(c) for c in found["collectives"])
+        except (KeyError, TypeError, ValueError):
+            whole = False
+        if not whole:
+            raise FormatError(f"{self.where}: the entry {layout.MESH} is malformed")
+        return found
+
     def plans(self) -> dict[tuple[str, str], dict[str, Any]]:
         """The plans by (target, level)."""
         out: dict[tuple[str, str], dict[str, Any]] = {}

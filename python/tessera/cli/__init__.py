@@ -22,6 +22,7 @@ def parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="machine-readable")
     inspect.add_argument("--graph", action="store_true", help="print the graph's text too")
     inspect.add_argument("--source", metavar="KERNEL", help="print the source of the GPU kernels of that name only")
+    inspect.add_argument("--collectives", action="store_true", help="only what devices exchange, and why")
     inspect.add_argument("--no-verify", action="store_true", help="do not compare hashes")
 
     run = commands.add_parser("run", help="run a .tsr file on NumPy arrays")
@@ -42,8 +43,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser().parse_args(arguments)
     try:
         if options.command == "inspect":
-            from tessera.cli.inspect import inspect, source
+            from tessera.cli.inspect import collectives, inspect, source
 
+            if options.collectives:
+                print(collectives(options.file, as_json=options.json, verify=not options.no_verify))
+                return 0
             if options.source is not None:
                 print(source(options.file, options.source, verify=not options.no_verify))
                 return 0

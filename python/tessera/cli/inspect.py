@@ -46,9 +46,30 @@ def source(path: str, name: str, *, verify: bool = True) -> str:
     return "\n".join("\n".join([*dict.fromkeys(heads), text]) for text, heads in texts.items())
 
 
+def collectives(path: str, *, as_json: bool = False, verify: bool = True) -> str:
+    """What the devices exchange in one run, as text or JSON. Raises FileAccessError, FormatError, VersionError."""
+    artifact = reader.load(path, verify=verify)
+    mesh = artifact.mesh()
+    if mesh is None:
+        return "[]" if as_json else f"{path}: runs on one device; nothing is exchanged"
+    items = mesh["collectives"]
+    if as_json:
+        return json.dumps(items, indent=2)
+    axes = ", ".join(f"{name} = {size}" for name, size in mesh["axes"])
+    lines = [f"{path}: mesh {axes} of {mesh['kind']} devices, {len(items)} collectives; bytes that a device receives"]
+    for number, c in enumerate(items):
+        line = f" at {c['line']}" if c["line"] else ""
+        lines.append(
+            f"  {number + 1}. {c['kind']} over {' and '.join(c['axes'])} of {c['tensor']}: {c['bytes']} bytes over "
+            f"{c['link']}, for {c['cause']}{line}; to avoid it, {c['fix']}"
+        )
+    return "\n".join(lines)
+
+
 def describe(artifact: Artifact) -> dict[str, Any]:
     """Everything that ``inspect`` shows, as plain data."""
     text = artifact.metadata.get(layout.GRAPH, artifact.metadata.get(layout.PORTABLE))
+    mesh = artifact.mesh()
     interface = _interface(text) if text is not None else {}
     state = set(json.loads(artifact.metadata.get(layout.STATE, "[]")))
     weights = [
@@ -70,6 +91,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "weights": weights,
         "weight_bytes": sum(w["bytes"] for w in weights),
         "targets": _targets(artifact),
+        **({} if mesh is None else {"mesh": mesh}),
         "user": artifact.user_metadata(),
     }
 

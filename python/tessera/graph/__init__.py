@@ -4,11 +4,13 @@ Importing this package gives tensors their ``graph``, ``eval()``, ``numpy()`` an
 """
 
 from tessera.graph.backward import Gradients, backward
+from tessera.graph.collectives import collectives
 from tessera.graph.compile import compile
 from tessera.graph.compiled import Compiled
 from tessera.graph.evaluate import attach_to_value
 from tessera.graph.load import Loaded, load
 from tessera.graph.pipeline import TargetWarning
+from tessera.graph.sharded import ShardedArray, ShardedCompiled
 from tessera.graph.show import schedule
 from tessera.graph.state import update
 from tessera.graph.training_step import TrainingStep, training_step
@@ -23,9 +25,12 @@ __all__ = [
     "Graph",
     "Loaded",
     "Schedule",
+    "ShardedArray",
+    "ShardedCompiled",
     "TargetWarning",
     "TrainingStep",
     "backward",
+    "collectives",
     "compile",
     "load",
     "schedule",

@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from tessera.dist.tensor import mesh_of
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
+from tessera.graph.on_mesh import compile_on_mesh
 from tessera.graph.pipeline import GPU_TARGETS, Options, build, gpu_architectures
 from tessera.graph.prepare import constants_of, parameters_of, prepare
 from tessera.graph.signature import NamedSignature, Signature, TreeSignature
@@ -27,6 +29,7 @@ def compile(
     schedule: Schedule | None = None,
     level: str | Sequence[str] | None = None,
     arch: str | Sequence[str] | None = None,
+    max_collective_bytes: int | None = None,
     **named_examples: Any,
 ) -> Compiled:
     """Compile to a program that can be called and saved.
@@ -41,6 +44,8 @@ def compile(
     ``arch``: GPU architectures such as ``"sm_90a"`` and ``"gfx942"``; default: those of the GPUs that are present,
     else ``sm_80`` and ``sm_90a`` for ptx, ``gfx90a`` and ``gfx942`` for hsaco. Code for ``sm_80``, ``sm_86`` and
     ``sm_89`` comes with its PTX and runs on later NVIDIA GPUs too; other code runs on its own architecture only.
+    ``max_collective_bytes``: UnsupportedError, with the list of all exchanges, when a device of the graph's mesh would
+    receive more than that in one run.
 
     GPU code is compiled ahead of time: it needs the package triton, and neither a GPU nor a driver. Raises
     ArgumentError for an unknown target or architecture, UnsupportedError for an operator that has no GPU kernel or
@@ -50,6 +55,7 @@ def compile(
     options = Options(
         targets, schedule or Schedule(), (level,) if isinstance(level, str) else tuple(level or ()),
         resolve_architectures(arch, targets),
+        max_collective_bytes,
     )
     compiler = getattr(subject, "_compile", None)
     if compiler is not None:
@@ -116,4 +122,7 @@ def compile_values(subject: Any, options: Options) -> Compiled:
 def compile_graph(graph: Graph, signature: Signature, options: Options) -> Compiled:
     """Prepare, build (from the cache where the same graph was built before) and wrap."""
     ready = prepare(graph)
+    mesh = mesh_of(ready)
+    if mesh is not None:
+        return compile_on_mesh(ready, mesh, signature, options)
     return Compiled(build(ready, options), signature, parameters_of(ready), constants_of(ready))

@@ -10,6 +10,8 @@ import numpy as np
 
 from tessera.artifact import layout, reader
 from tessera.artifact.reader import Artifact
+from tessera.dist.mesh import Mesh
+from tessera.dist.placement import Placement
 from tessera.errors import FormatError
 from tessera.graph import tree
 from tessera.graph.compile import compile_graph
@@ -99,6 +101,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = True, allow_native_code
     graph = _with_data(parse_graph(text), artifact)
     loaded = Loaded(artifact.where, graph, artifact.user_metadata(), None)
     compiled = any(name.startswith(layout.PLAN) for name in artifact.metadata)
+    if layout.MESH in artifact.metadata:
+        return loaded  # its plan is one device's: the graph is compiled again for the mesh
     if layout.PORTABLE in artifact.metadata or (compiled and allow_native_code):
         loaded._program = _runner(path, loaded.parameters, allow_native_code)
     return loaded
@@ -142,8 +146,15 @@ def _parameter(node: Node, artifact: Artifact) -> Parameter:
     data = _checked(node, artifact, name)
     storage = aligned_empty(data.shape, as_dtype(data.dtype))
     storage[...] = data
+    sharding = node.types[0].sharding
     with location(node.loc):
-        return Parameter.from_array(name, storage, trainable=node.attrs["trainable"])
+        if sharding is None:
+            return Parameter.from_array(name, storage, trainable=node.attrs["trainable"])
+        mesh = Mesh(sharding.mesh.names, shape=[size for _, size in sharding.mesh.axes])
+        made = Parameter(name, data.shape, as_dtype(data.dtype), trainable=node.attrs["trainable"])
+        made.place(Placement(mesh, sharding))
+        made.value = data
+        return made
 
 
 def _checked(node: Node, artifact: Artifact, name: str) -> np.ndarray:

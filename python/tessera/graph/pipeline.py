@@ -42,13 +42,15 @@ class Options:
     """What a graph is built for.
 
     ``targets``: empty for the default; ``levels``: CPU code levels, empty for that of the running CPU;
-    ``architectures``: of GPUs, empty for those of the targets' defaults.
+    ``architectures``: of GPUs, empty for those of the targets' defaults; ``max_collective_bytes``: the
+    most that a device of a mesh may receive in one run, None for no limit.
     """
 
     targets: tuple[str, ...] = ()
     schedule: Schedule = field(default_factory=Schedule)
     levels: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
+    max_collective_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -540,18 +540,19 @@ def _nonnegative(d: Dim, steps: list[int]) -> bool:
         return False
     if bounds(d)[0] >= 0:
         return True
-    for m, c in _terms(d).items():
-        if len(m) != 1 or not isinstance(m[0], Call):
-            continue
-        function, a, b = m[0].function, m[0].a, m[0].b
-        rest = add(d, mul(-c, sym(m[0])))
-        if function in _FUNCTIONS:
-            one_is_enough = (c < 0) == (function == "min")
-            first = _nonnegative(add(rest, mul(c, a)), steps)
-            return first if first == one_is_enough else _nonnegative(add(rest, mul(c, b)), steps)
-        if function == "floordiv" and isinstance(b, int) and b > 0:
-            least = a if c < 0 else add(a, 1 - b)
-            return _nonnegative(add(mul(rest, b), mul(least, c)), steps)
+    calls = [(m[0], c) for m, c in _terms(d).items() if len(m) == 1 and isinstance(m[0], Call)]
+    # Where both must hold first: either may need another bound of the rest.
+    for one_is_enough in (False, True):
+        for call, c in calls:
+            if call.function in _FUNCTIONS and ((c < 0) == (call.function == "min")) == one_is_enough:
+                rest = add(d, mul(-c, sym(call)))
+                first = _nonnegative(add(rest, mul(c, call.a)), steps)
+                return first if first == one_is_enough else _nonnegative(add(rest, mul(c, call.b)), steps)
+    for call, c in calls:
+        if call.function == "floordiv" and isinstance(call.b, int) and call.b > 0:
+            rest = add(d, mul(-c, sym(call)))
+            least = call.a if c < 0 else add(call.a, 1 - call.b)
+            return _nonnegative(add(mul(rest, call.b), mul(least, c)), steps)
     return False
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+from tessera.errors import GraphError
 from tessera.ir.dims import Expr, Symbol, symbols
+from tessera.ir.sharding import MeshShape
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, Value
 
 
@@ -80,6 +82,13 @@ class Graph:
                         seen.add(d)
                         found.update(dict.fromkeys(symbols(d)))
         return list(found)
+
+    def mesh(self) -> MeshShape | None:
+        """The mesh over which values are sharded; GraphError when there are several."""
+        meshes = dict.fromkeys(t.sharding.mesh for n in self.nodes() for t in n.types if t.sharding is not None)
+        if len(meshes) > 1:
+            raise GraphError(f"one graph has values on several meshes: {'; '.join(map(str, meshes))}")
+        return next(iter(meshes), None)
 
     def __str__(self) -> str:
         from tessera.ir.printer import print_graph

@@ -14,11 +14,12 @@ from typing import Any, NoReturn
 from tessera.errors import GraphError, NameMissingError, TesseraError, VersionError
 from tessera.ir.attribute import IDENTIFIER, MAX_DEPTH
 from tessera.ir.dim_parser import parse_dim
-from tessera.ir.dims import Dim, Symbol, sym
+from tessera.ir.dims import Dim, Symbol, add, mul, nonnegative, sym
 from tessera.ir.dtype import DTYPES
 from tessera.ir.graph import Graph
 from tessera.ir.printer import VERSION
 from tessera.ir.provenance import Location
+from tessera.ir.sharding import MeshShape, Sharding, Split, check_sharding, split_over
 from tessera.ir.type_rule import result_types
 from tessera.ir.value import INPUT, LEAVES, PARAM, Node, TensorType, Value
 
@@ -31,6 +32,7 @@ _INTEGER = re.compile(r"[0-9]{1,18}(?![0-9])")
 _VALUE = re.compile(r"%[0-9]{1,9}(?![0-9])")
 _OPERATOR = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*(?:::[A-Za-z_][A-Za-z0-9_.]*)?")
 _TYPE = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)\[([^\[\]\n]*)\]")
+_BRACKETS = re.compile(r"\[([^\[\]\n]*)\]")
 _DIM = re.compile(r"<([^<>\n]*)>")
 _TOKEN = re.compile(r'"[^"]*"?|%?[A-Za-z0-9_.]+|.')
 _WORDS: dict[str, Any] = {"true": True, "false": False, "none": None, **DTYPES}
@@ -120,6 +122,7 @@ class _Parser:
         self._inputs: list[Value] = []
         self._outputs: dict[str, Value] = {}
         self._updates: dict[Value, Value] = {}
+        self._mesh: MeshShape | None = None
 
     def parse(self) -> Graph:
         lines = iter(self._lines)
@@ -157,6 +160,8 @@ class _Parser:
             self._node(line)
         elif line.next_is("dim "):
             self._dim_statement(line)
+        elif line.next_is("mesh "):
+            self._mesh_statement(line)
         elif line.next_is("output "):
             start = line.at
             name = line.string("the output's name, a string")
@@ -167,7 +172,7 @@ class _Parser:
         elif line.next_is("update "):
             self._update(line)
         else:
-            line.expected("'%', 'dim', 'output', 'update' or '}'")
+            line.expected("'%', 'dim', 'mesh', 'output', 'update' or '}'")
 
     def _dim_statement(self, line: _Line) -> None:
         start = line.at
@@ -184,6 +189,21 @@ class _Parser:
         multiple_of = line.integer("a divisor")
         self._dims[name] = self._checked(line, start, lambda: Symbol(name, low, high, multiple_of))
         self._dim_texts[name] = sym(self._dims[name])
+
+    def _mesh_statement(self, line: _Line) -> None:
+        start = line.at
+        if self._mesh is not None:
+            line.fail("the mesh is declared twice", start)
+        axes: dict[str, int] = {}
+        while not axes or line.next_is(","):
+            name = line.take(IDENTIFIER, "the name of a mesh axis").group()
+            line.literal("=")
+            size = line.integer("the size of a mesh axis")
+            if name in axes or size < 1:
+                wrong = "is declared twice" if name in axes else "has no device"
+                line.fail(f"the mesh axis {name!r} {wrong}", start)
+            axes[name] = size
+        self._mesh = MeshShape(tuple(axes.items()))
 
     def _update(self, line: _Line) -> None:
         start = line.at
@@ -338,8 +358,11 @@ class _Parser:
         start = line.at
         match = line.take(_TYPE, "a type such as f32[2, 3]")
         found = self._types.get(match.group())
-        if found is not None:
-            return found
+        if found is None:
+            found = self._types[match.group()] = self._plain_type(line, match, start)
+        return self._sharded(line, found) if line.next_is("split") else found
+
+    def _plain_type(self, line: _Line, match: re.Match[str], start: int) -> TensorType:
         dtype, shape = match.groups()
         if dtype not in DTYPES:
             line.fail(f"unknown dtype {dtype!r}", start)
@@ -349,8 +372,39 @@ class _Parser:
             if isinstance(d, int) and d < 0:
                 line.fail(f"the size {d} is negative", start)
             dims.append(d)
-        found = self._types[match.group()] = TensorType(DTYPES[dtype], tuple(dims))
-        return found
+        return TensorType(DTYPES[dtype], tuple(dims))
+
+    def _sharded(self, line: _Line, plain: TensorType) -> TensorType:
+        start = line.at
+        if self._mesh is None:
+            line.fail("a type is sharded, but no mesh is declared above", start)
+        match = line.take(_BRACKETS, "the splits of the dimensions in brackets")
+        texts = [t.strip() for t in _split(match.group(1))] if match.group(1).strip() else []
+        if len(texts) != plain.ndim:
+            line.fail(f"{len(texts)} splits for {plain.ndim} dimensions", start)
+        dims = tuple(self._split_of(line, t, d, start) for t, d in zip(texts, plain.shape))
+        partial: list[tuple[str, str]] = []
+        if line.next_is("partial"):
+            for text in line.take(_BRACKETS, "the partial axes in brackets").group(1).split(","):
+                axis, _, combine = text.strip().partition(" ")
+                partial.append((axis, combine.strip()))
+        sharding = Sharding(self._mesh, dims, tuple(partial))
+        self._checked(line, start, lambda: check_sharding(sharding, plain.ndim))
+        return TensorType(plain.dtype, plain.shape, sharding)
+
+    def _split_of(self, line: _Line, text: str, size: Dim, start: int) -> Split | None:
+        if text == "-":
+            return None
+        names, slash, block = text.partition("/")
+        axes = tuple(names.split("*"))
+        usual = self._checked(line, start, lambda: split_over(size, axes, self._mesh))  # type: ignore[arg-type]
+        if not slash:
+            return usual
+        split = Split(axes, self._dim(line, block.strip(), start))
+        most = mul(split.block, self._mesh.count(axes))  # type: ignore[union-attr]
+        if not nonnegative(split.block) or not nonnegative(add(most, mul(-1, size))):
+            line.fail(f"blocks of {block.strip()} over {names} do not hold {size} elements", start)
+        return split
 
     def _dim(self, line: _Line, text: str, start: int) -> Dim:
         found = self._dim_texts.get(text)

@@ -6,8 +6,10 @@ from tessera.errors import GraphError
 from tessera.ir.attribute import attributes_text, string_text
 from tessera.ir.dims import Symbol
 from tessera.ir.graph import Graph
+from tessera.ir.sharding import Sharding
 from tessera.ir.value import Node, TensorType, Value
 
+_TypeTexts = dict[tuple[TensorType, Sharding | None], str]
 VERSION = 1
 """Version of the text form."""
 
@@ -15,9 +17,11 @@ VERSION = 1
 def print_graph(graph: Graph) -> str:
     """The text of a graph: deterministic, and ``parse_graph`` reads it back to a graph of the same text."""
     names: dict[Value, str] = {}
-    types: dict[TensorType, str] = {}
+    types: _TypeTexts = {}
     lines = [f"tessera.graph {VERSION}", f"graph {string_text(graph.name)} {{"]
     nodes = graph.nodes()
+    mesh = graph.mesh()
+    lines += [] if mesh is None else [f"  mesh {mesh}"]
     lines += [dim_text(symbol) for symbol in graph.symbols()]
     for node in nodes:
         for value in node.results:
@@ -35,10 +39,10 @@ def dim_text(symbol: Symbol) -> str:
     return f"  dim {symbol.name} in [{symbol.min}, {high}] multiple_of {symbol.multiple_of}"
 
 
-def _node_text(node: Node, names: dict[Value, str], types: dict[TensorType, str]) -> str:
+def _node_text(node: Node, names: dict[Value, str], types: _TypeTexts) -> str:
     for t in node.types:
-        if t not in types:
-            types[t] = str(t)
+        if (t, t.sharding) not in types:
+            types[t, t.sharding] = str(t)
     results = ", ".join([names[v] for v in node.results])
     operands = f"({', '.join([names[v] for v in node.operands])})" if node.operands else ""
     attrs = node.attrs
@@ -47,6 +51,7 @@ def _node_text(node: Node, names: dict[Value, str], types: dict[TensorType, str]
     except GraphError as error:
         at = "" if node.loc is None else f"\n  at {node.loc}"
         raise GraphError(f"{node.op}: {error}{at}") from None
-    result_types = types[node.types[0]] if len(node.types) == 1 else f"({', '.join([types[t] for t in node.types])})"
+    result_types = ", ".join([types[t, t.sharding] for t in node.types])
+    result_types = result_types if len(node.types) == 1 else f"({result_types})"
     loc = "" if node.loc is None else f" at {string_text(node.loc.file)}:{node.loc.line}"
     return f"  {results} = {node.op}{operands}{attributes} : {result_types}{loc}"

@@ -8,12 +8,13 @@ building, differentiating and substituting never copy.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tessera.ir.dims import Dim, product
 from tessera.ir.dtype import DType
 from tessera.ir.provenance import Location
+from tessera.ir.sharding import Sharding
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,11 +32,14 @@ LEAVES = frozenset({INPUT, PARAM, CONSTANT})
 
 @dataclass(frozen=True, slots=True)
 class TensorType:
-    """dtype, shape and, once sharded, the sharding of a value."""
+    """dtype, shape and, once sharded, the sharding of a value.
+
+    Types are equal when dtype and shape are: where a tensor lies does not change what it is.
+    """
 
     dtype: DType
     shape: tuple[Dim, ...]
-    sharding: Any = None
+    sharding: Sharding | None = field(default=None, compare=False)
 
     @property
     def ndim(self) -> int:
@@ -48,7 +52,8 @@ class TensorType:
         return product(self.shape)
 
     def __str__(self) -> str:
-        return f"{self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+        text = f"{self.dtype}[{', '.join(str(d) for d in self.shape)}]"
+        return text if self.sharding is None else f"{text} {self.sharding.text(self.shape)}"
 
 
 class Node:

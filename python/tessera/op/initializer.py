@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Union, cast
 
@@ -45,6 +45,33 @@ class Initializer:
         for start in range(0, flat.size, _CHUNK):
             stop = min(start + _CHUNK, flat.size)
             flat[start:stop] = self._draw(stop - start, start, seed, name_hash(name)).astype(out.dtype)
+
+    def fill_part(
+        self, out: np.ndarray, shape: tuple[int, ...], start: Sequence[int], seed: int, name: str
+    ) -> None:
+        """Write into ``out`` the part from index ``start`` of what ``fill`` writes into a whole of ``shape``."""
+        if self.kind == "constant" or out.size == 0:
+            out[...] = np.asarray(self.a).astype(out.dtype)
+            return
+        # Runs of elements that are neighbours in the whole: as many trailing dimensions as are whole, and one more.
+        inner = out.ndim
+        while inner > 0 and out.shape[inner - 1] == shape[inner - 1]:
+            inner -= 1
+        inner = max(inner - 1, 0)
+        length = math.prod(out.shape[inner:])
+        rows = np.reshape(out, (-1, length))
+        stream = name_hash(name)
+        for number, place in enumerate(np.ndindex(*out.shape[:inner])):
+            index = [a + b for a, b in zip(start, place)] + list(start[inner:])
+            self._fill_run(rows[number], int(np.ravel_multi_index(index, shape)), seed, stream)
+
+    def _fill_run(self, out: np.ndarray, first: int, seed: int, stream: int) -> None:
+        for begin in range(0, out.size, _CHUNK):
+            stop = min(begin + _CHUNK, out.size)
+            at = first + begin
+            extra = at % 4
+            drawn = self._draw(stop - begin + extra, at - extra, seed, stream)
+            out[begin:stop] = drawn[extra:].astype(out.dtype)
 
     def _draw(self, count: int, start: int, seed: int, stream: int) -> np.ndarray:
         words = _words(count, start, seed, stream)

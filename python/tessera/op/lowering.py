@@ -110,6 +110,11 @@ class Portable:
 
 
 @dataclass(frozen=True, slots=True)
+class Collective(Portable):
+    """An exchange with other devices of a mesh: a compiled plan has an instruction for it."""
+
+
+@dataclass(frozen=True, slots=True)
 class Composite:
     """Defined by a graph: ``body(*operands, **attrs)`` builds it with operators and returns one value or several."""
 

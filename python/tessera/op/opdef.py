@@ -119,6 +119,9 @@ def get(name: str) -> OpDef:
 def infer_types(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> tuple[TensorType, ...]:
     """Result types of an operator; a composite's follow from its body when it has no ``infer``."""
     definition = get(name)
+    # A type rule that gives an operand's type as the result's does not mean its sharding.
+    if any(t.sharding is not None for t in types):
+        types = tuple(TensorType(t.dtype, t.shape) for t in types)
     if definition.infer is not None:
         result = definition.infer(types, attrs)
         return result if isinstance(result, tuple) else (result,)

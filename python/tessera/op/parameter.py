@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from tessera.errors import ArgumentError, DTypeError, ShapeError
+from tessera.errors import ArgumentError, DTypeError, ShapeError, UnsupportedError
 from tessera.ir.dtype import DType, as_dtype
 from tessera.ir.dtype import f32 as _f32
 from tessera.ir.provenance import user_location
+from tessera.ir.sharding import Sharding
 from tessera.ir.value import PARAM, Node, TensorType, Value
 from tessera.op.initializer import Initializer, InitializerLike, resolve
 
@@ -43,6 +44,31 @@ def aligned_empty(shape: tuple[int, ...], dtype: DType) -> np.ndarray:
     raw = np.empty(count * dtype.itemsize + ALIGNMENT, dtype=np.uint8)
     start = -raw.ctypes.data % ALIGNMENT
     return np.ndarray(shape, dtype.numpy, buffer=raw, offset=start)
+
+
+class ParameterPlacement(Protocol):
+    """Where the shards of a parameter lie; ``tessera.dist`` gives it."""
+
+    @property
+    def sharding(self) -> Sharding:
+        """How the parameter is split."""
+        ...
+    @property
+    def is_used(self) -> bool:
+        """Whether a shard exists already."""
+        ...
+    def again(self) -> ParameterPlacement:
+        """The same place, for another tensor of the same shape."""
+        ...
+    def gather(self, parameter: Parameter) -> np.ndarray:
+        """The whole value."""
+        ...
+    def scatter(self, parameter: Parameter, value: np.ndarray) -> None:
+        """Write a whole value into all shards."""
+        ...
+    def reset(self, parameter: Parameter) -> None:
+        """Back to the initial value."""
+        ...
 
 
 class Parameter:
@@ -83,6 +109,21 @@ class Parameter:
             user_location(), payload=self,
         )
         self._leaf = node.results[0]
+        self.placement: ParameterPlacement | None = None
+
+    @property
+    def initial_seed(self) -> int:
+        """The seed from which the initial value is drawn."""
+        return self._seed
+
+    def place(self, placement: ParameterPlacement) -> None:
+        """Keep the value in shards from now on. Raises UnsupportedError when it has a value already."""
+        if self._data is not None or (self.placement is not None and self.placement.is_used):
+            raise UnsupportedError(
+                f"[parameter] {self.name!r} has storage already; give its layout before its value is first used"
+            )
+        self.placement = placement
+        self._leaf.node.types = (TensorType(self.dtype, self.shape, placement.sharding),)
 
     @classmethod
     def from_array(cls, name: str, data: np.ndarray, *, trainable: bool = True) -> Parameter:
@@ -99,10 +140,14 @@ class Parameter:
     @property
     def is_initialized(self) -> bool:
         """Whether the storage exists already."""
-        return self._data is not None
+        return self._data is not None or (self.placement is not None and self.placement.is_used)
 
     def storage(self) -> np.ndarray:
         """The live memory: a writable, row-major, 64-byte aligned NumPy array; initialised at the first call."""
+        if self.placement is not None:
+            raise UnsupportedError(
+                f"[parameter] {self.name!r} lies in shards on a mesh: it has no storage in one piece; read .value"
+            )
         if self._data is None:
             with _lock:
                 if self._data is None:
@@ -120,23 +165,30 @@ class Parameter:
 
         Accepts a NumPy array, anything with ``__array__`` or DLPack, and Python numbers and lists (converted).
         """
-        return np.array(self.storage())
+        return np.array(self.storage()) if self.placement is None else self.placement.gather(self)
 
     @value.setter
     def value(self, value: object) -> None:
         array = _as_array(value, self.dtype)
         _check_array(self.name, array, self.shape, self.dtype, "value")
+        if self.placement is not None:
+            self.placement.scatter(self, array)
+            return
         if self._data is None:
             self._data = aligned_empty(self.shape, self.dtype)
         self._data[...] = array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The current value for NumPy: the live memory unless a copy or another dtype is asked for."""
-        data = self.storage() if dtype is None else self.storage().astype(dtype, copy=False)
+        data = self.storage() if self.placement is None else self.placement.gather(self)
+        data = data if dtype is None else data.astype(dtype, copy=False)
         return np.array(data) if copy else data
 
     def reset(self) -> None:
         """Back to the initial value."""
+        if self.placement is not None:
+            self.placement.reset(self)
+            return
         data = self.storage()
         if isinstance(self.initializer, np.ndarray):
             data[...] = self.initializer
@@ -149,6 +201,8 @@ class Parameter:
 
     def __getstate__(self) -> dict[str, Any]:
         """A copy has storage of its own: not the runtime's array over this one's."""
+        if self.placement is not None:
+            raise UnsupportedError(f"[parameter] {self.name!r} lies in shards on a mesh and is not copied or pickled")
         return {**self.__dict__, "array": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

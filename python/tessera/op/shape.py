@@ -43,8 +43,8 @@ def _reshape_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     return TensorType(types[0].dtype, shape)
 
 
-def _groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:
-    """Runs of dimensions of ``old`` and ``new`` with equal products, as short as possible."""
+def dimension_groups(old: Sequence[Dim], new: Sequence[Dim]) -> list[tuple[list[int], list[int]]]:
+    """How a reshape merges and splits: runs of ``old`` and ``new`` with equal products, as short as possible."""
     groups: list[tuple[list[int], list[int]]] = []
     i = j = 0
     while i < len(old) or j < len(new):
@@ -79,7 +79,7 @@ def _reshape_index(index: Index, operand: TensorType, result: TensorType, attrs:
     if any(d == 0 for d in operand.shape):
         return (0,) * operand.ndim
     out: list[Dim] = [0] * operand.ndim
-    for old, new in _groups(operand.shape, result.shape):
+    for old, new in dimension_groups(operand.shape, result.shape):
         position: Dim = 0
         for j in new:
             position = add(mul(position, result.shape[j]), index[j])
@@ -96,7 +96,7 @@ def _reshape_shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
     old = [""] * types[0].ndim
     new = [""] * len(attrs["shape"])
     spare = iter(string.ascii_letters)
-    for left, right in _groups(types[0].shape, attrs["shape"]):
+    for left, right in dimension_groups(types[0].shape, attrs["shape"]):
         same = len(left) == len(right) == 1
         shared = next(spare)
         for side, names in ((left, old), (right, new)):

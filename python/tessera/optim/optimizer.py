@@ -66,12 +66,15 @@ class Optimizer(ABC):
     def slot(
         self, kind: str, parameter: Parameter, dtype: DType | None = None, shape: tuple[int, ...] | None = None
     ) -> Value:
-        """The state called ``<optimizer>.<kind>.<parameter>``, zero at first."""
+        """The state called ``<optimizer>.<kind>.<parameter>``, zero at first; it lies where the parameter lies."""
         key = (kind, parameter)
         if key not in self._state:
             name = f"{self.name}.{kind}.{parameter.name}"
             shape = parameter.shape if shape is None else shape
-            self._state[key] = Parameter(name, shape, dtype or computing_dtype(parameter.dtype), trainable=False)
+            made = Parameter(name, shape, dtype or computing_dtype(parameter.dtype), trainable=False)
+            if parameter.placement is not None and shape == parameter.shape:
+                made.place(parameter.placement.again())
+            self._state[key] = made
         return self._state[key].leaf()
 
     def updates(self, grads: Gradients) -> Updates:

@@ -92,7 +92,20 @@ class PortableCall:
     loc: Location | None
 
 
-Instruction = KernelCall | RangeCheck | Copy | PortableCall
+@dataclass(slots=True)
+class CollectiveCall:
+    """Exchange with the other devices over mesh axes; ``bytes``: what the device that runs receives."""
+
+    op: str
+    axes: tuple[str, ...]
+    attrs: str
+    operand: Operand
+    result: Operand
+    bytes: Dim
+    loc: Location | None
+
+
+Instruction = KernelCall | RangeCheck | Copy | PortableCall | CollectiveCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +232,11 @@ def plain_instruction(i: Instruction) -> dict[str, Any]:
         }
     if isinstance(i, Copy):
         return {"copy": [i.source, i.target], "bytes": dim(i.bytes), "loc": place(i.loc)}
+    if isinstance(i, CollectiveCall):
+        return {
+            "collective": i.op, "axes": list(i.axes), "attrs": i.attrs, "operands": [_operand(i.operand)],
+            "results": [_operand(i.result)], "bytes": dim(i.bytes), "loc": place(i.loc),
+        }
     assert isinstance(i, PortableCall)
     return {
         "portable": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],

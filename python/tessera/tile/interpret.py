@@ -13,7 +13,7 @@ from tessera.ir.dtype import DType
 from tessera.op.opdef import get
 from tessera.op.philox import philox4x32, uniform_f32, uniform_f64
 from tessera.op.reference import rounded
-from tessera.schedule.plan import Copy, KernelCall, Plan, PortableCall, RangeCheck
+from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Plan, PortableCall, RangeCheck
 from tessera.tile.ir import (
     Axis,
     Compute,
@@ -301,5 +301,5 @@ def _execute(plan: Plan, i: Any, memory: _Memory, sizes: Sizes, shuffle: np.rand
         arrays = [memory.bytes[n].view(b.dtype.numpy) for n, b in zip(i.buffers, kernel.buffers, strict=True)]
         run_kernel(kernel, arrays, local, shuffle)
     else:
-        assert isinstance(i, PortableCall)
-        raise NotImplementedError(f"the portable operator {i.op} is not interpreted")
+        assert isinstance(i, (PortableCall, CollectiveCall))
+        raise NotImplementedError(f"the operator {i.op} is not interpreted")

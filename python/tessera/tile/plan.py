@@ -8,6 +8,7 @@ from tessera.ir.dims import Dim, bounds, sym
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
+from tessera.op.collective import received_bytes
 from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.fusion import Group, fuse
@@ -17,7 +18,17 @@ from tessera.schedule.materialise import place
 from tessera.schedule.options import Schedule
 from tessera.schedule.order import Order, typical_bytes
 from tessera.schedule.pieces import CHECK, PORTABLE, cut
-from tessera.schedule.plan import Copy, Instruction, KernelCall, Operand, Plan, PortableCall, RangeCheck, SizeCheck
+from tessera.schedule.plan import (
+    CollectiveCall,
+    Copy,
+    Instruction,
+    KernelCall,
+    Operand,
+    Plan,
+    PortableCall,
+    RangeCheck,
+    SizeCheck,
+)
 from tessera.schedule.prepare import prepare
 from tessera.tile.aliasing import share
 from tessera.tile.binding import Binding
@@ -122,11 +133,17 @@ class _Builder:
             node.loc,
         )
 
-    def _portable(self, node: Node) -> PortableCall:
+    def _portable(self, node: Node) -> PortableCall | CollectiveCall:
         def operand(v: Value) -> Operand:
-            return Operand(self.binding.of[id(self.placement.root(v) or v)], v.dtype, v.shape)
+            root = self.placement.root(v)
+            return Operand(self.binding.of[id(v if root is None else root)], v.dtype, v.shape)
 
         results = tuple(map(operand, node.results))
+        if isinstance(get(node.op).lower, low.Collective):
+            return CollectiveCall(
+                node.op, tuple(node.attrs["axes"]), attributes_text(node.attrs), operand(node.operands[0]), results[0],
+                received_bytes(node), node.loc,
+            )
         return PortableCall(node.op, attributes_text(node.attrs), tuple(map(operand, node.operands)), results, node.loc)
 
 

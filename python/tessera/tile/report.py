@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from tessera.ir.dims import Dim, add, evaluate, mul, product, substitute, sym
 from tessera.ir.provenance import Location
 from tessera.schedule.cost import typical
-from tessera.schedule.plan import Copy, Instruction, KernelCall, Plan, RangeCheck
+from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck
 from tessera.tile.ir import Compute, DotKernel, Kernel, Random, Reduce, Scan
 
 
@@ -127,6 +127,8 @@ def _instruction_row(plan: Plan, i: Instruction, numbers: _Numbers) -> tuple[str
     if isinstance(i, Copy):
         name = f"copy {plan.buffers[i.source].label} to {plan.buffers[i.target].label}"
         return name, "copy", "", numbers.amount(i.bytes), numbers.amount(i.bytes), "", _line(i.loc)
+    if isinstance(i, CollectiveCall):
+        return f"{i.op} {'*'.join(i.axes)}", "collective", "", numbers.amount(i.bytes), "", "", _line(i.loc)
     return i.op, "portable", "", "", "", "", _line(i.loc)
 
 

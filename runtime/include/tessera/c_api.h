@@ -329,6 +329,33 @@ TSR_API void tsr_dim_release(tsr_dim *dim);
  * the first section that differs. */
 TSR_API tsr_status tsr_file_verify(const char *path);
 
+/* ---- Meshes: one program per device, and the exchanges between them (since ABI 2) ---- */
+
+typedef struct tsr_group tsr_group;
+typedef struct tsr_communicator tsr_communicator;
+
+/* Devices that are threads of this process, on a mesh of `count` axes, the first one varying slowest over the devices.
+ * A device that waits longer than `timeout_ms` for the others fails, and with it all of them. */
+TSR_API tsr_status tsr_group_create_local(const char *const *axes, const int64_t *sizes, int32_t count,
+                                          int64_t timeout_ms, tsr_group **group);
+/* The end of device `rank`: for one program, used by one thread at a time. */
+TSR_API tsr_status tsr_group_communicator(tsr_group *group, int64_t rank, tsr_communicator **communicator);
+/* All devices that wait in a collective fail with this message, and all that come to one, until tsr_group_reset. */
+TSR_API tsr_status tsr_group_fail(tsr_group *group, const char *message);
+/* Ready again; to be called when no device is in a run. */
+TSR_API tsr_status tsr_group_reset(tsr_group *group);
+TSR_API void tsr_group_retain(tsr_group *group);
+TSR_API void tsr_group_release(tsr_group *group);
+/* Bytes received from other devices and collectives done since the last reset; both pointers may be NULL. */
+TSR_API tsr_status tsr_communicator_traffic(const tsr_communicator *communicator, uint64_t *bytes, uint64_t *calls);
+TSR_API tsr_status tsr_communicator_reset_traffic(tsr_communicator *communicator);
+TSR_API void tsr_communicator_retain(tsr_communicator *communicator);
+TSR_API void tsr_communicator_release(tsr_communicator *communicator);
+/* Makes a graph with collectives the program of the communicator's device: runs use it from now on. */
+TSR_API tsr_status tsr_graph_set_communicator(tsr_graph *graph, tsr_communicator *communicator);
+/* From now on a symbolic dimension has this size; inputs need not say it. */
+TSR_API tsr_status tsr_graph_set_size(tsr_graph *graph, const char *symbol, int64_t size);
+
 #ifdef __cplusplus
 }
 #endif

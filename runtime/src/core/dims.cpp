@@ -501,17 +501,26 @@ bool nonnegative(const Dim &d, int &steps) {
         return false;
     if (d.bounds().first >= 0)
         return true;
+    // Where both must hold first: either may need another bound of the rest.
+    for (const bool one_is_enough : {false, true})
+        for (const Dim::Term &t : DimBuilder::terms_of(d)) {
+            if (t.atoms.size() != 1 || t.atoms[0]->symbol)
+                continue;
+            const Atom &atom = *t.atoms[0];
+            if (atom.function != Function::Min && atom.function != Function::Max)
+                continue;
+            if (one_is_enough != ((t.coefficient < 0) == (atom.function == Function::Min)))
+                continue;
+            const Dim rest = d - Dim(t.coefficient) * DimBuilder::atom(t.atoms[0]);
+            const bool first = nonnegative(rest + Dim(t.coefficient) * atom.a, steps);
+            return first == one_is_enough ? first : nonnegative(rest + Dim(t.coefficient) * atom.b, steps);
+        }
     for (const Dim::Term &t : DimBuilder::terms_of(d)) {
         if (t.atoms.size() != 1 || t.atoms[0]->symbol)
             continue;
         const Atom &atom = *t.atoms[0];
-        const Dim rest = d - Dim(t.coefficient) * DimBuilder::atom(t.atoms[0]);
-        if (atom.function == Function::Min || atom.function == Function::Max) {
-            const bool one_is_enough = (t.coefficient < 0) == (atom.function == Function::Min);
-            const bool first = nonnegative(rest + Dim(t.coefficient) * atom.a, steps);
-            return first == one_is_enough ? first : nonnegative(rest + Dim(t.coefficient) * atom.b, steps);
-        }
         if (atom.function == Function::FloorDiv && atom.b.is_constant() && atom.b.constant() > 0) {
+            const Dim rest = d - Dim(t.coefficient) * DimBuilder::atom(t.atoms[0]);
             const Dim least = t.coefficient < 0 ? atom.a : atom.a + Dim(1) - atom.b;
             return nonnegative(rest * atom.b + least * Dim(t.coefficient), steps);
         }

@@ -25,6 +25,7 @@ class Engine {
   public:
     virtual ~Engine() = default;
     virtual const Signature &signature() const = 0;
+    virtual Signature &signature() = 0; // for sizes that the host gives
     // Where runs take place; inputs and state are expected there.
     virtual DeviceId device() const { return {}; }
     // Checks inputs and the outputs that are given (an empty Tensor: none) against the signature.

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "graph/parser.h"
 
 namespace tessera::core {
 
@@ -422,6 +423,8 @@ class PlanReader {
             in.bytes = dim(member(j, "bytes", place), place);
         } else if (j.find("portable"))
             read_portable(j, place, in);
+        else if (j.find("collective"))
+            read_collective(j, place, in);
         else
             error(place, "is of no known kind");
         return in;
@@ -489,6 +492,28 @@ class PlanReader {
         expect(in.results.size() == 1, place, "a primitive has one result");
     }
 
+    void read_collective(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Collective;
+        std::string op = text(j, "collective", place);
+        expect(Collective::is_collective(op), place, "there is no collective '" + shown(op) + "'");
+        try {
+            graph::Attributes attrs = graph::parse_attributes(optional_text(j, "attrs", place), plan_.signature.symbols);
+            in.collective = std::make_shared<Collective>(Collective::read(op, attrs, in.loc));
+        } catch (const Error &e) {
+            error(place, e.message());
+        }
+        in.operands = operands(j, "operands", place, false);
+        in.results = operands(j, "results", place, true);
+        expect(in.operands.size() == 1 && in.results.size() == 1, place, "a collective has one operand and one result");
+        const PlanOperand &x = in.operands[0], &y = in.results[0];
+        expect(x.dtype == y.dtype && x.shape.size() == y.shape.size() && x.buffer != y.buffer, place,
+               "operand and result do not fit together");
+        auto rank = static_cast<int64_t>(x.shape.size());
+        bool along = in.collective->kind != CollectiveKind::AllReduce;
+        expect(!along || (in.collective->dim < rank && in.collective->split_dim < rank), place, "dim is out of range");
+        expect(along || x.shape == y.shape, place, "operand and result have different shapes");
+    }
+
     // "train.py:12"
     static std::optional<graph::Location> location(const std::string &loc) {
         size_t colon = loc.rfind(':');
@@ -533,6 +558,15 @@ class PlanReader {
 };
 
 } // namespace
+
+bool Plan::has_collectives() const {
+    return std::any_of(instructions.begin(), instructions.end(),
+                       [](const Instruction &in) { return in.kind == InstructionKind::Collective; });
+}
+
+bool Plan::changes_state() const {
+    return std::any_of(signature.state.begin(), signature.state.end(), [](const TensorSpec &s) { return s.mutated; });
+}
 
 Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image, const std::string &target) {
     return PlanReader(where, image, target).read(Json::parse(json, where));

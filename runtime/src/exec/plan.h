@@ -8,6 +8,7 @@
 #include <string_view>
 #include <vector>
 
+#include "collective/communicator.h"
 #include "core/dims.h"
 #include "core/dtype.h"
 #include "exec/gpu_plan.h"
@@ -38,7 +39,7 @@ struct PlanOperand {
     std::vector<Dim> shape;
 };
 
-enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable };
+enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective };
 
 struct Instruction {
     InstructionKind kind = InstructionKind::Kernel;
@@ -58,6 +59,8 @@ struct Instruction {
     // portable
     std::shared_ptr<const portable::Primitive> primitive;
     std::vector<PlanOperand> operands, results;
+    // collective, with one operand and one result
+    std::shared_ptr<const Collective> collective;
 };
 
 struct Plan {
@@ -69,6 +72,8 @@ struct Plan {
     std::vector<Instruction> instructions;
     Dim arena;
 
+    bool has_collectives() const;
+    bool changes_state() const;
     // Reads and checks a plan: every index, name, dtype and expression. `where` names it in errors. Kernel entries must
     // be marked as such in the image, and be called with as many arguments. FormatError or VersionError.
     static Plan parse(std::string_view json, const std::string &where, std::string_view image,

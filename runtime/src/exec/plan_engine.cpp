@@ -42,6 +42,16 @@ void run_portable(ThreadPool &pool, const Prepared &prepared, const PreparedInst
     in.source->primitive->run(operands, result, &pool, prepared.sizes);
 }
 
+void run_collective(RunContext &context, const PreparedInstruction &in, void *const *addresses) {
+    TensorView operand = in.operands[0], result = in.results[0];
+    operand.data = addresses[0];
+    result.data = addresses[1];
+    if (context.communicator)
+        context.communicator->run(*in.source->collective, operand, result);
+    else
+        run_alone(*in.source->collective, operand, result);
+}
+
 // Large blocks are copied and cleared by all threads.
 constexpr int64_t memory_grain = 1 << 18;
 
@@ -181,7 +191,13 @@ void PlanEngine::run(RunContext &context, const StateTable &table, const Tensor 
 }
 
 void PlanEngine::execute(RunContext &context, const Prepared &prepared, Frame &frame) {
+    // A device whose inputs are refused must stop the others before they change state.
+    bool agreed = !context.communicator || !plan_.has_collectives() || !plan_.changes_state();
     for (const PreparedInstruction &in : prepared.instructions) {
+        if (!agreed && in.source->kind != InstructionKind::CheckRange) {
+            context.communicator->agree();
+            agreed = true;
+        }
         void **addresses = frame.addresses() + in.first_slot;
         switch (in.source->kind) {
         case InstructionKind::Kernel:
@@ -198,6 +214,9 @@ void PlanEngine::execute(RunContext &context, const Prepared &prepared, Frame &f
             break;
         case InstructionKind::Portable:
             run_portable(context.pool, prepared, in, addresses);
+            break;
+        case InstructionKind::Collective:
+            run_collective(context, in, addresses);
             break;
         }
     }

@@ -19,7 +19,8 @@ void PortableEngine::run(RunContext &context, const StateTable &table, const Ten
     for (size_t i = 0; i < input_count; ++i)
         given.push_back(*inputs[i]);
     std::vector<Tensor> results(outputs, outputs + count);
-    program_.run(sizes, given, table.state, table.constants, results, &context.pool);
+    program_.run(sizes, given, table.state, table.constants, results, &context.pool,
+                 context.communicator);
     for (size_t i = 0; i < count; ++i)
         outputs[i] = std::move(results[i]);
 }

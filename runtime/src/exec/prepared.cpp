@@ -139,6 +139,7 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
             check_fits(plan, b, out.count, in);
         out.first_slot = add_slots(in.buffers);
         break;
+    case InstructionKind::Collective:
     case InstructionKind::Portable: {
         out.operands = views(plan, in.operands, in);
         out.results = views(plan, in.results, in);
@@ -159,6 +160,9 @@ bool SizedBuffers::matches(const Signature &signature, const Tensor *const *inpu
         return false;
     for (size_t i = 0; i < count; ++i)
         if (inputs[i]->dtype() != signature.inputs[i].dtype || inputs[i]->shape() != input_shapes[i])
+            return false;
+    for (size_t i = 0; i < signature.given_sizes.size(); ++i)
+        if (signature.given_sizes[i] && *signature.given_sizes[i] != sizes[i])
             return false;
     return true;
 }

@@ -15,6 +15,9 @@ namespace tessera::core {
 
 namespace {
 
+// Symbols of this name hold the coordinates of the device that runs.
+const std::string coordinate_prefix = "mesh_";
+
 constexpr int64_t format_version = 1;
 constexpr std::string_view plan_prefix = "tessera.plan.cpu.";
 constexpr const char *portable_key = "tessera.portable";
@@ -129,6 +132,11 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     program->level_ = level ? level_name(level) : "";
     program->engine_ = make_engine(file, level);
     program->metadata_ = file.metadata();
+    for (const auto &[key, value] : program->metadata_)
+        if (complete && key == "tessera.mesh")
+            fail(Code::Unsupported,
+                 "%s: the file holds one device's program of a mesh, and whole weights; load it in Python with graph.load",
+                 where.c_str());
     program->read_tensors(file, complete);
     return program;
 }
@@ -292,13 +300,47 @@ void Program::check(const Tensor *const *inputs, size_t input_count, const Tenso
     engine_->check(inputs, input_count, outputs);
 }
 
+void Program::set_size(std::string_view name, int64_t size) {
+    std::unique_lock<std::shared_mutex> hold(lock_);
+    engine_->signature().give(name, size);
+}
+
+void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
+    std::unique_lock<std::shared_mutex> hold(lock_);
+    const MeshAxes &mesh = communicator->mesh();
+    const std::vector<int64_t> place = mesh.coordinates(communicator->rank());
+    Signature &signature = engine_->signature();
+    for (const SymbolPtr &symbol : signature.symbols) {
+        if (symbol->name.rfind(coordinate_prefix, 0) != 0)
+            continue;
+        size_t i = 0;
+        while (i < mesh.axes.size() && coordinate_prefix + mesh.axes[i].first != symbol->name)
+            ++i;
+        if (i == mesh.axes.size() || !symbol->max || *symbol->max + 1 != mesh.axes[i].second)
+            fail(Code::Device, "the program is for a mesh with an axis '%s' of size %lld, which the communicator's has not",
+                 symbol->name.substr(coordinate_prefix.size()).c_str(),
+                 static_cast<long long>(symbol->max.value_or(-1) + 1));
+        signature.give(symbol->name, place[i]);
+    }
+    communicator_ = std::move(communicator);
+}
+
 void Program::run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
                   size_t output_count) {
     check_output_count(output_count);
     auto body = [&] {
         if (!missing_.empty())
             fail(Code::NameMissing, "%s", missing_.c_str());
-        engine_->run(context, table_, inputs, input_count, outputs);
+        if (!communicator_)
+            return engine_->run(context, table_, inputs, input_count, outputs);
+        RunContext own = context;
+        own.communicator = communicator_.get();
+        try {
+            engine_->run(own, table_, inputs, input_count, outputs);
+        } catch (const std::exception &error) {
+            communicator_->fail(error.what());
+            throw;
+        }
     };
     if (mutates_) {
         std::unique_lock<std::shared_mutex> hold(lock_);

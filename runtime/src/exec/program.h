@@ -8,6 +8,7 @@
 #include <utility>
 #include <vector>
 
+#include "collective/communicator.h"
 #include "core/tensor.h"
 #include "exec/engine.h"
 #include "format/safetensors.h"
@@ -44,6 +45,12 @@ class Program {
     void load_state(const std::string &path);
     Requirements requirements(const Sizes &sizes) const;
 
+    // The communicator of runs from now on: this is one device's program, and the coordinates of that device on the mesh
+    // are the sizes of the symbols mesh_<axis>. DeviceError when the mesh is another than the program's.
+    void set_communicator(std::shared_ptr<Communicator> communicator);
+    // From now on a symbolic dimension has this size, which no input needs to say.
+    void set_size(std::string_view name, int64_t size);
+
     // What `run` would reject about the arguments alone.
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs, size_t output_count) const;
     // Runs once on the calling thread and the pool; outputs that are empty receive new tensors. Runs of a program that
@@ -64,6 +71,7 @@ class Program {
     StateTable table_;
     std::string missing_; // the first state or constant without a tensor, for the message; empty when all are there
     bool mutates_ = false;
+    std::shared_ptr<Communicator> communicator_;
     mutable std::shared_mutex lock_; // exclusive: a run that changes state, a change of the table
 };
 

@@ -112,6 +112,17 @@ size_t Signature::find(const std::vector<TensorSpec> &list, std::string_view nam
          names_of(list).c_str());
 }
 
+void Signature::give(std::string_view name, int64_t size) {
+    for (size_t i = 0; i < symbols.size(); ++i)
+        if (symbols[i]->name == name) {
+            symbols[i]->check(size);
+            given_sizes.resize(symbols.size());
+            given_sizes[i] = size;
+            return;
+        }
+    fail(Code::NameMissing, "there is no symbolic dimension '%s'", shown(std::string(name)).c_str());
+}
+
 std::vector<int64_t> Signature::solve(const Tensor *const *given, size_t count) const {
     if (count < inputs.size())
         fail(Code::NameMissing, "input '%s' is missing: %zu inputs are needed (%s), %zu are given",
@@ -120,6 +131,9 @@ std::vector<int64_t> Signature::solve(const Tensor *const *given, size_t count) 
         fail(Code::Argument, "%zu inputs are given, %zu are expected: %s", count, inputs.size(), names_of(inputs).c_str());
     Solution solution;
     solution.found.resize(symbols.size());
+    for (size_t i = 0; i < given_sizes.size(); ++i)
+        if (given_sizes[i])
+            solution.found[i] = Solution::Found{*given_sizes[i], "the size that was given"};
     for (size_t i = 0; i < count; ++i) {
         const TensorSpec &spec = inputs[i];
         const Tensor &t = *given[i];

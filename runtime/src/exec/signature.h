@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -39,7 +40,10 @@ struct Signature {
     SymbolTable symbols;
     std::vector<TensorSpec> inputs, outputs, state, constants;
     std::vector<SizeCheck> checks;
+    std::vector<std::optional<int64_t>> given_sizes; // by symbol, or empty: what no input has to say
 
+    // From now on a symbol has this size. NameMissingError, ShapeError.
+    void give(std::string_view name, int64_t size);
     // The place of a name in a list; NameMissingError lists the names there are. `kind` is "input", "output", …
     static size_t find(const std::vector<TensorSpec> &list, std::string_view name, const char *kind);
 

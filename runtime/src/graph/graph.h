@@ -25,6 +25,7 @@ struct Location {
 struct TensorType {
     DType dtype = DType::F32;
     std::vector<Dim> shape;
+    std::string sharding; // as in the text, "split [dp, -]"; where a tensor lies does not change what it is
 
     size_t rank() const { return shape.size(); }
     // "f32[B, 64]"
@@ -49,6 +50,7 @@ class Graph {
   public:
     std::string name = "main";
     SymbolTable symbols;
+    std::vector<std::pair<std::string, int64_t>> mesh; // axes of the mesh over which values are sharded
     std::vector<Node> nodes;
     std::vector<std::pair<std::string, ValueId>> outputs;
     std::vector<std::pair<ValueId, ValueId>> updates; // (param, the value that replaces its state)

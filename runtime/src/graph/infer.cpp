@@ -12,7 +12,8 @@ namespace {
 const std::map<std::string_view, Primitive> &primitives() {
     static const std::map<std::string_view, Primitive> table = [] {
         std::map<std::string_view, Primitive> out;
-        for (const PrimitiveTable *rules : {&pointwise_rules(), &reduction_rules(), &shape_rules(), &index_rules()})
+        for (const PrimitiveTable *rules : {&pointwise_rules(), &reduction_rules(), &shape_rules(), &index_rules(),
+                                            &collective_rules()})
             for (const Primitive &primitive : *rules)
                 out.emplace(primitive.name, primitive);
         return out;

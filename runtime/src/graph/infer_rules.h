@@ -41,6 +41,7 @@ const PrimitiveTable &pointwise_rules();
 const PrimitiveTable &reduction_rules();
 const PrimitiveTable &shape_rules();
 const PrimitiveTable &index_rules();
+const PrimitiveTable &collective_rules();
 
 enum class Accepts { Floats, Numbers, Integers, IntegersAndBool, Bool, NumbersAndBool, All };
 

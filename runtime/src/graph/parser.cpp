@@ -3,6 +3,7 @@
 #include <charconv>
 #include <cmath>
 #include <limits>
+#include <set>
 #include <unordered_map>
 #include <unordered_set>
 
@@ -167,15 +168,17 @@ class GraphParser {
         if (in_.peek() == '%')
             return node();
         const Scanner::Position start = in_.position();
-        const std::string_view keyword = in_.word("a statement (dim, %value, output, update) or '}'");
+        const std::string_view keyword = in_.word("a statement (dim, mesh, %value, output, update) or '}'");
         if (keyword == "dim")
             return symbol();
+        if (keyword == "mesh")
+            return mesh();
         if (keyword == "output")
             return output();
         if (keyword == "update")
             return update();
         in_.fail_at(start, "unknown statement '" + core::shown(std::string(keyword)) +
-                               "'; expected dim, %value, output or update");
+                               "'; expected dim, mesh, %value, output or update");
     }
 
     void symbol() {
@@ -276,7 +279,82 @@ class GraphParser {
                 in_.fail_at(at, "a size is negative");
             out.shape.push_back(std::move(size));
         }
+        if (in_.accept_word("split"))
+            out.sharding = sharding(out.rank());
         return out;
+    }
+
+    // Carried as text; the axes must be those of the mesh, each used once.
+    std::string sharding(size_t rank) {
+        std::set<std::string> used;
+        std::string text = "split [";
+        in_.expect('[');
+        for (size_t i = 0; i < rank; ++i) {
+            if (i > 0)
+                in_.expect(',');
+            text += i > 0 ? ", " : "";
+            text += in_.accept('-') ? "-" : split(used);
+        }
+        in_.expect(']');
+        text += "]";
+        if (!in_.accept_word("partial"))
+            return text;
+        text += " partial [";
+        in_.expect('[');
+        do {
+            text += text.back() == '[' ? "" : ", ";
+            text += mesh_axis(used);
+            text += " " + combine();
+        } while (in_.accept(','));
+        in_.expect(']');
+        return text + "]";
+    }
+
+    std::string split(std::set<std::string> &used) {
+        std::string text = mesh_axis(used);
+        while (in_.accept('*'))
+            text += "*" + mesh_axis(used);
+        if (!in_.accept('/'))
+            return text;
+        return text + "/" + parse_dimension(in_, graph_.symbols, limits_).text();
+    }
+
+    std::string mesh_axis(std::set<std::string> &used) {
+        const Scanner::Position start = in_.position();
+        std::string name(in_.word("a mesh axis"));
+        bool known = false;
+        for (const auto &[axis, size] : graph_.mesh)
+            known = known || axis == name;
+        if (!known)
+            in_.fail_at(start, "the mesh has no axis '" + core::shown(name) + "'");
+        if (!used.insert(name).second)
+            in_.fail_at(start, "the mesh axis '" + core::shown(name) + "' is used twice");
+        return name;
+    }
+
+    std::string combine() {
+        const Scanner::Position start = in_.position();
+        std::string name(in_.word("how parts are combined"));
+        if (name != "sum" && name != "prod" && name != "max" && name != "min")
+            in_.fail_at(start, "parts are combined by sum, prod, max or min, not '" + core::shown(name) + "'");
+        return name;
+    }
+
+    void mesh() {
+        const Scanner::Position start = in_.position();
+        if (!graph_.mesh.empty())
+            in_.fail_at(start, "the mesh is declared twice");
+        do {
+            std::string name(in_.word("the name of a mesh axis"));
+            in_.expect('=');
+            const int64_t size = in_.integer("the size of a mesh axis");
+            for (const auto &[axis, other] : graph_.mesh)
+                if (axis == name)
+                    in_.fail_at(start, "the mesh axis '" + core::shown(name) + "' is declared twice");
+            if (size < 1 || graph_.mesh.size() >= limits_.rank)
+                in_.fail_at(start, "the mesh axis '" + core::shown(name) + "' has no device");
+            graph_.mesh.emplace_back(std::move(name), size);
+        } while (in_.accept(','));
     }
 
     void location(Node &node) {

@@ -44,6 +44,12 @@ void append_symbol(std::string &out, const core::Symbol &symbol) {
     out += "] multiple_of " + std::to_string(symbol.multiple_of) + "\n";
 }
 
+void append_type(std::string &out, const TensorType &type) {
+    out += type.text();
+    if (!type.sharding.empty())
+        out += " " + type.sharding;
+}
+
 void append_node(std::string &out, const Node &node) {
     out += "  ";
     for (size_t i = 0; i < node.types.size(); ++i) {
@@ -65,11 +71,13 @@ void append_node(std::string &out, const Node &node) {
         out += " " + to_text(node.attrs);
     out += " : ";
     if (node.types.size() == 1) {
-        out += node.types[0].text();
+        append_type(out, node.types[0]);
     } else {
         out += '(';
-        for (size_t i = 0; i < node.types.size(); ++i)
-            out += (i ? ", " : "") + node.types[i].text();
+        for (size_t i = 0; i < node.types.size(); ++i) {
+            out += i ? ", " : "";
+            append_type(out, node.types[i]);
+        }
         out += ')';
     }
     if (node.loc) {
@@ -137,6 +145,10 @@ std::string to_text(const Graph &graph) {
     std::string out = "tessera.graph 1\ngraph ";
     append_json(out, graph.name);
     out += " {\n";
+    for (size_t i = 0; i < graph.mesh.size(); ++i) {
+        out += (i ? ", " : "  mesh ") + graph.mesh[i].first + " = " + std::to_string(graph.mesh[i].second);
+        out += i + 1 == graph.mesh.size() ? "\n" : "";
+    }
     for (const core::SymbolPtr &symbol : graph.symbols)
         append_symbol(out, *symbol);
     for (const Node &node : graph.nodes)

@@ -58,6 +58,7 @@ const KernelTable &reduction_kernels();
 const KernelTable &matmul_kernels();
 const KernelTable &shape_kernels();
 const KernelTable &creation_kernels();
+const KernelTable &collective_kernels();
 const KernelTable &index_kernels();
 
 // Fills the result with one value, converted as `cast` does.

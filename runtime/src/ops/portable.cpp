@@ -15,7 +15,8 @@ Kernel find_kernel(const std::string &op) {
     static const std::map<std::string_view, Kernel> kernels = [] {
         std::map<std::string_view, Kernel> out;
         for (const KernelTable *table : {&pointwise_kernels(), &reduction_kernels(), &matmul_kernels(),
-                                         &shape_kernels(), &creation_kernels(), &index_kernels()})
+                                         &shape_kernels(), &creation_kernels(), &index_kernels(),
+                                         &collective_kernels()})
             for (const KernelEntry &entry : *table)
                 out.emplace(entry.name, entry.kernel);
         return out;

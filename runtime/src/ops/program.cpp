@@ -73,7 +73,12 @@ void Program::plan() {
     for (const graph::Node &node : graph_.nodes) {
         if (node.is_leaf())
             continue;
-        steps_.push_back({Primitive(node.op, node.attrs, node.loc), node.operands, node.first, {}});
+        std::shared_ptr<const core::Collective> collective;
+        if (core::Collective::is_collective(node.op)) {
+            std::string loc = node.loc ? node.loc->text() : "";
+            collective = std::make_shared<core::Collective>(core::Collective::read(node.op, node.attrs, loc));
+        }
+        steps_.push_back({Primitive(node.op, node.attrs, node.loc), collective, node.operands, node.first, {}});
         last_use[node.first] = steps_.size() - 1; // of no use at all: dropped at once
         for (ValueId operand : node.operands)
             last_use[operand] = steps_.size() - 1;
@@ -84,7 +89,7 @@ void Program::plan() {
 }
 
 Tensor Program::compute(const Step &step, const std::vector<int64_t> &sizes, const std::vector<Tensor> &values,
-                        ThreadPool *pool) const {
+                        ThreadPool *pool, core::Communicator *communicator) const {
     std::vector<TensorView> operands;
     operands.reserve(step.operands.size());
     for (ValueId operand : step.operands)
@@ -95,13 +100,18 @@ Tensor Program::compute(const Step &step, const std::vector<int64_t> &sizes, con
     for (const core::Dim &d : type.shape)
         shape.push_back(d.evaluate(sizes));
     Tensor result = Tensor::empty(type.dtype, std::move(shape));
-    step.primitive.run(operands, result.view(), pool, sizes);
+    if (step.collective && communicator)
+        communicator->run(*step.collective, operands[0], result.view());
+    else if (step.collective)
+        core::run_alone(*step.collective, operands[0], result.view());
+    else
+        step.primitive.run(operands, result.view(), pool, sizes);
     return result;
 }
 
 void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs,
                   const std::vector<Tensor> &state, const std::vector<Tensor> &constants, std::vector<Tensor> &outputs,
-                  ThreadPool *pool) const {
+                  ThreadPool *pool, core::Communicator *communicator) const {
     std::vector<Tensor> values(graph_.value_count());
     const auto set = [&](const std::vector<ValueId> &ids, const std::vector<Tensor> &tensors) {
         for (size_t i = 0; i < ids.size(); ++i)
@@ -111,7 +121,7 @@ void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &
     set(state_, state);
     set(constants_, constants);
     for (const Step &step : steps_) {
-        values[step.result] = compute(step, sizes, values, pool);
+        values[step.result] = compute(step, sizes, values, pool, communicator);
         for (ValueId value : step.last_uses)
             values[value] = Tensor();
     }
@@ -126,6 +136,8 @@ void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &
     }
     for (const auto &[param, value] : graph_.updates)
         updates.push_back(graph_.producer(value).is_leaf() ? copy_of(values[value]) : values[value]);
+    if (communicator && !updates.empty())
+        communicator->agree();
     outputs.resize(results.size());
     for (size_t i = 0; i < results.size(); ++i) {
         if (!outputs[i])

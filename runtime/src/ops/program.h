@@ -1,9 +1,11 @@
 // A graph of primitives, executed operator by operator: the "portable" target.
 #pragma once
 
+#include <memory>
 #include <string_view>
 #include <vector>
 
+#include "collective/communicator.h"
 #include "core/tensor.h"
 #include "core/thread_pool.h"
 #include "exec/signature.h"
@@ -22,6 +24,7 @@ class Program {
 
     // Inputs, outputs, state and constants, in the order of the text.
     const core::Signature &signature() const { return signature_; }
+    core::Signature &signature() { return signature_; }
     const graph::Graph &graph() const { return graph_; }
 
     // Runs once. Tensors are in the order of the signature, of the dtypes and shapes that it gives for `sizes` (from
@@ -30,11 +33,12 @@ class Program {
     // one program at a time, on different state.
     void run(const std::vector<int64_t> &sizes, const std::vector<core::Tensor> &inputs,
              const std::vector<core::Tensor> &state, const std::vector<core::Tensor> &constants,
-             std::vector<core::Tensor> &outputs, ThreadPool *pool) const;
+             std::vector<core::Tensor> &outputs, ThreadPool *pool, core::Communicator *communicator = nullptr) const;
 
   private:
     struct Step {
         Primitive primitive;
+        std::shared_ptr<const core::Collective> collective; // null for all other operators
         std::vector<graph::ValueId> operands;
         graph::ValueId result;
         std::vector<graph::ValueId> last_uses; // values that nothing needs after this step
@@ -42,7 +46,7 @@ class Program {
     void describe();
     void plan();
     core::Tensor compute(const Step &step, const std::vector<int64_t> &sizes, const std::vector<core::Tensor> &values,
-                         ThreadPool *pool) const;
+                         ThreadPool *pool, core::Communicator *communicator) const;
 
     graph::Graph graph_;
     core::Signature signature_;

@@ -70,5 +70,6 @@ class Bytes {
 void bind_array(nb::module_ &m);
 void bind_program(nb::module_ &m);
 void bind_portable(nb::module_ &m);
+void bind_mesh(nb::module_ &m);
 
 } // namespace tessera::python

@@ -47,6 +47,7 @@ NB_MODULE(_core, m) {
     m.doc() = "The native runtime, as Python sees it.";
     m.attr("__version__") = tsr_version();
     bind_array(m);
+    bind_mesh(m);
     bind_program(m);
     bind_portable(m);
     m.def("hash64", &hash64, nb::arg("buffer"), "XXH64 of a contiguous buffer.");

@@ -9,6 +9,7 @@
 
 #include "array.h"
 #include "handles.h"
+#include "mesh.h"
 
 namespace tessera::python {
 
@@ -269,6 +270,16 @@ void bind_program(nb::module_ &m) {
                  check(tsr_graph_set_constant(p.graph.get(), name.c_str(), a.tensor.get()));
              },
              nb::arg("name"), nb::arg("array"), "Gives the data of a constant that the artefact left out.")
+        .def("set_communicator",
+             [](Program &p, const Communicator &c) {
+                 check(tsr_graph_set_communicator(p.graph.get(), c.handle.get()));
+             },
+             nb::arg("communicator"), "This program is the one of the communicator's device from now on.")
+        .def("set_size",
+             [](Program &p, const std::string &symbol, int64_t size) {
+                 check(tsr_graph_set_size(p.graph.get(), symbol.c_str(), size));
+             },
+             nb::arg("symbol"), nb::arg("size"), "A symbolic dimension has this size from now on.")
         .def("state_array",
              [](const Program &p, const std::string &name) {
                  TensorOwner out;

@@ -75,11 +75,36 @@ static void expect(int held, const char *what) {
     printf("failed: %s\n", what);
 }
 
+static void test_meshes(void) {
+    const char *axes[2] = {"dp", "tp"}, *twice[2] = {"dp", "dp"};
+    const int64_t sizes[2] = {2, 3}, none[2] = {0, 3};
+    tsr_group *group = NULL;
+    tsr_communicator *communicator = NULL;
+    uint64_t bytes = 1, calls = 1;
+    expect(tsr_group_create_local(twice, sizes, 2, 1000, &group) == TSR_ARGUMENT_ERROR, "an axis twice");
+    expect(tsr_group_create_local(axes, none, 2, 1000, &group) == TSR_ARGUMENT_ERROR, "an axis without devices");
+    expect(tsr_group_create_local(axes, sizes, 2, 0, &group) == TSR_ARGUMENT_ERROR, "no time to wait");
+    expect(tsr_group_create_local(axes, sizes, 2, 1000, &group) == TSR_OK && group != NULL, "a group is made");
+    expect(tsr_group_communicator(group, 6, &communicator) == TSR_ARGUMENT_ERROR, "there is no device 6");
+    expect(tsr_group_communicator(group, 5, &communicator) == TSR_OK && communicator != NULL, "device 5");
+    expect(tsr_communicator_traffic(communicator, &bytes, &calls) == TSR_OK && bytes == 0 && calls == 0, "no traffic");
+    expect(tsr_communicator_reset_traffic(communicator) == TSR_OK, "the count begins again");
+    expect(tsr_group_fail(group, "stopped") == TSR_OK && tsr_group_reset(group) == TSR_OK, "failure and reset");
+    expect(tsr_graph_set_communicator(NULL, communicator) == TSR_ARGUMENT_ERROR, "no graph");
+    expect(tsr_graph_set_size(NULL, "B", 1) == TSR_ARGUMENT_ERROR, "no graph to size");
+    tsr_group_release(group);
+    tsr_communicator_release(communicator);
+    tsr_group_release(NULL);
+    tsr_communicator_release(NULL);
+}
+
 int main(void) {
     tsr_tensor_info info;
     tsr_tensor *tensor = NULL;
     tsr_dtype dtype = -1;
     const int64_t shape[2] = {2, 3};
+
+    test_meshes();
 
     expect(tsr_abi_version() == TSR_ABI_VERSION, "the library is of the header's version");
     expect(strlen(tsr_version()) > 0, "the library has a version");

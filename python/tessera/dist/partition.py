@@ -1,0 +1,292 @@
+"""Partitioning: a graph over whole tensors becomes one device's program with explicit collectives."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tessera.dist.convert import apply_step, exchange_cost, steps_between
+from tessera.dist.cost import Machine, share, typical_elements
+from tessera.dist.factors import Factors
+from tessera.dist.hints import find_hints
+from tessera.dist.layout import sharding_of, spec_of
+from tessera.dist.rules import CREATIONS, create, local_node, node_factors
+from tessera.dist.strategy import Strategy, all_whole, is_zero, strategies
+from tessera.errors import ShapeError, UnsupportedError
+from tessera.ir.dims import Dim, add, mul
+from tessera.ir.graph import Graph
+from tessera.ir.provenance import location
+from tessera.ir.sharding import MeshShape, Sharding, split_over, whole
+from tessera.ir.value import CONSTANT, INPUT, LEAVES, PARAM, Node, TensorType, Value
+from tessera.op.opdef import build
+
+
+@dataclass(frozen=True, slots=True)
+class Partitioned:
+    """One device's program, and how the tensors that it takes, gives and keeps lie on the mesh.
+
+    ``graph`` has local shapes; ``inputs``, ``outputs`` and ``state`` give the sharding by name; ``global_types`` the
+    types over whole tensors by (kind, name); ``annotated`` is the graph over whole tensors with a sharding on each
+    value's type.
+    """
+
+    graph: Graph
+    mesh: MeshShape
+    inputs: dict[str, Sharding]
+    outputs: dict[str, Sharding]
+    state: dict[str, Sharding]
+    global_types: dict[tuple[str, str], TensorType]
+    shardings: dict[Value, Sharding]
+
+
+def partition(graph: Graph, mesh: MeshShape, machine: Machine) -> Partitioned:
+    """Partition a graph of primitives (and ``constrain``); leaves may have shardings in their types.
+
+    Inputs without one take the layout that their readers wish, parameters and constants without one are replicated.
+    """
+    return _Partitioner(graph, mesh, machine).run()
+
+
+class _Partitioner:
+    def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine) -> None:
+        self.graph, self.mesh, self.machine = graph, mesh, machine
+        self.nodes = graph.nodes()
+        self.factors: dict[Node, Factors] = {n: node_factors(n, True) for n in self.nodes if _divisible(n)}
+        self.hints = find_hints(graph, self.factors)
+        self.readers: Counter[Value] = Counter(v for n in self.nodes for v in n.operands)
+        self.lies: dict[Value, Sharding] = {}  # how each value first lies; created ones have no entry
+        self.local: dict[tuple[Value, Sharding], Value] = {}
+        self.leaves: dict[Value, Value] = {}
+        self.origin: dict[Value, str] = {}  # of partial values: what would avoid their reduction
+
+    def run(self) -> Partitioned:
+        for node in self.nodes:
+            if node.op in LEAVES:
+                self._leaf(node)
+            elif node.op == "constrain":
+                wanted = sharding_of(node.attrs, node.operands[0].shape)
+                value = node.results[0]
+                self._define(value, wanted, self._as(node.operands[0], wanted, node))
+            elif node.op not in CREATIONS:
+                self._divide(node)
+        return self._finish()
+
+    def _leaf(self, node: Node) -> None:
+        value = node.results[0]
+        sharding = value.type.sharding
+        if sharding is None and node.op == INPUT:
+            sharding = self.hints.get(value)
+        if sharding is None:
+            sharding = whole(self.mesh, value.ndim)
+        shape = sharding.local_shape(value.shape)
+        held = sharding.padded_shape(value.shape) if node.op == PARAM else shape
+        made = Node(node.op, (), node.attrs, (TensorType(value.dtype, held),), node.loc, node.payload).results[0]
+        self.leaves[value] = made
+        if held != shape:
+            with location(node.loc):
+                made = build("slice", made, start=[0] * len(shape), stop=list(shape), step=[1] * len(shape))
+        self._define(value, sharding, made)
+
+    def _define(self, value: Value, sharding: Sharding, local: Value) -> None:
+        self.lies[value] = sharding
+        self.local[value, sharding] = local
+
+    # --- conversions ---
+
+    def _as(self, value: Value, wanted: Sharding, reader: Node | None, at: int = 0) -> Value:
+        """The local value in a wanted sharding: as it lies, converted, or made."""
+        found = self.local.get((value, wanted))
+        if found is not None:
+            return found
+        node = value.node
+        if value not in self.lies:
+            with location(node.loc):
+                operands = tuple(self._as(v, whole(self.mesh, v.ndim), node) for v in node.operands)
+                found = create(node, operands, wanted)
+        else:
+            found = self._converted(value, wanted, reader)
+        self.local[value, wanted] = found
+        return found
+
+    def _converted(self, value: Value, wanted: Sharding, reader: Node | None) -> Value:
+        before = self._nearest(value, wanted)
+        found = self.local[value, before]
+        loc = reader.loc if reader is not None and reader.loc is not None else value.node.loc
+        cause = reader.op if reader is not None else "output"
+        with location(loc):
+            for step in steps_between(value.shape, before, wanted):
+                known = self.local.get((value, step.after))
+                if known is not None:
+                    found = known
+                else:
+                    fix = self._fix(value, wanted, step.kind)
+                    found = apply_step(found, step, before, value.shape, cause, fix)
+                    self.local[value, step.after] = found
+                before = step.after
+        return found
+
+    def _nearest(self, value: Value, wanted: Sharding) -> Sharding:
+        """The sharding in which the value is there already from which the wanted one costs least."""
+        options = [s for v, s in self._known(value)]
+        return min(options, key=lambda s: (self._exchange(value, s, wanted), s != self.lies[value], str(s)))
+
+    def _known(self, value: Value) -> list[tuple[Value, Sharding]]:
+        first = self.lies[value]
+        found = [(value, first)]
+        complete = first.complete()
+        if complete != first and (value, complete) in self.local:
+            found.append((value, complete))
+        return found
+
+    def _exchange(self, value: Value, source: Sharding, target: Sharding) -> float:
+        return exchange_cost(value.shape, value.dtype, source, target, self.machine)
+
+    def _fix(self, value: Value, wanted: Sharding, kind: str) -> str:
+        if kind in ("all_reduce", "reduce_scatter") and value in self.origin:
+            return self.origin[value]
+        return f"lay out {_described(value)} as {spec_of(wanted)!r}"
+
+    # --- nodes ---
+
+    def _divide(self, node: Node) -> None:
+        have = [self.lies.get(v) for v in node.operands]
+        complete = have[0] is None or not have[0].partial if have else True
+        factors = self.factors[node] if complete else node_factors(node, False)
+        options = strategies(node, factors, have, self.hints.get(node.results[0]), self.mesh)
+        ranked = sorted(range(len(options)), key=lambda i: (self._cost(node, have, options[i]), i))
+        for number in ranked:
+            if self._apply(node, options[number], have):
+                return
+        if not self._apply(node, all_whole(node, self.mesh), have):
+            raise UnsupportedError(f"[{node.op}] cannot run on a mesh{_at(node)}")
+
+    def _apply(self, node: Node, chosen: Strategy, have: Sequence[Sharding | None]) -> bool:
+        try:
+            with location(node.loc):
+                operands = tuple(
+                    self._as(v, self._required(v, h, want), node)
+                    for v, h, want in zip(node.operands, have, chosen.operands, strict=True)
+                )
+                results = local_node(node, operands, chosen)
+        except ShapeError:  # sizes that cannot be shown to fit; whole operands always do
+            return False
+        for value, sharding, local in zip(node.results, chosen.results, results, strict=True):
+            self._define(value, sharding, local)
+            if sharding.partial:
+                self.origin[value] = self._origin(node, chosen)
+        return True
+
+    @staticmethod
+    def _required(value: Value, have: Sharding | None, want: Sharding) -> Sharding:
+        """A zero is a part of itself: it need not be partial."""
+        return want.complete() if want.partial and have is None and is_zero(value) else want
+
+    def _origin(self, node: Node, chosen: Strategy) -> str:
+        for value in node.operands:
+            if chosen.carried and value in self.origin:
+                return self.origin[value]
+        for value, want in zip(node.operands, chosen.operands, strict=True):
+            split = {a for a, _ in chosen.results[0].partial} & want.used
+            if split:
+                now = self.lies.get(value, want)
+                dims = tuple(None if s is not None and set(s.axes) & split else s for s in now.dims)
+                return f"lay out {_described(value)} as {spec_of(Sharding(want.mesh, dims))!r}"
+        return ""
+
+    def _cost(self, node: Node, have: Sequence[Sharding | None], option: Strategy) -> float:
+        total = 0.0
+        touched = 0.0
+        for value, now, want in zip(node.operands, have, option.operands, strict=True):
+            touched += share(self.mesh, _elements(value), want.used) * value.dtype.itemsize
+            if now is None or now == want or (value, want) in self.local:
+                continue
+            cost = self._exchange(value, now, want)
+            total += cost / max(1, self.readers[value]) if now.partial else cost
+        for t, sharding in zip(node.types, option.results, strict=True):
+            touched += share(self.mesh, typical_elements(t.shape), sharding.used) * t.dtype.itemsize
+        total += self.machine.compute(share(self.mesh, _operations(node), option.axes), touched)
+        result, hint = option.results[0], self.hints.get(node.results[0])
+        goal = hint if hint is not None else result.complete()
+        return total + self._exchange(node.results[0], result, goal)
+
+    # --- the whole ---
+
+    def _finish(self) -> Partitioned:
+        outputs: dict[str, Value] = {}
+        lie: dict[str, Sharding] = {}
+        for name, value in self.graph.outputs.items():
+            lie[name] = self._final(value)
+            outputs[name] = self._as(value, lie[name], None)
+        inputs = [self.leaves[v] for v in self.graph.inputs]
+        updates = {self.leaves[p]: self._new_state(p, v) for p, v in self.graph.updates.items()}
+        local = Graph(outputs, name=self.graph.name, inputs=inputs, updates=updates)
+        types: dict[tuple[str, str], TensorType] = {("output", k): v.type for k, v in self.graph.outputs.items()}
+        for node in self.nodes:
+            if node.op in LEAVES:
+                types[node.op, node.attrs["name"]] = node.types[0]
+        return Partitioned(
+            local, self.mesh, self._leaves(INPUT), lie, self._leaves(PARAM), types, dict(self.lies)
+        )
+
+    def _new_state(self, param: Value, value: Value) -> Value:
+        """The new value of a parameter, as long as its storage."""
+        new, held = self._as(value, self.lies[param], None), self.leaves[param].shape
+        if new.shape == held:
+            return new
+        high = [add(d, mul(-1, n)) for d, n in zip(held, new.shape, strict=True)]
+        with location(value.node.loc):
+            return build("pad", new, low=[0] * len(held), high=high, value=0.0 if new.dtype.is_float else 0)
+
+    def _leaves(self, op: str) -> dict[str, Sharding]:
+        return {n.attrs["name"]: self.lies[n.results[0]] for n in self.nodes if n.op == op}
+
+    def _final(self, value: Value) -> Sharding:
+        """How an output lies: as computed, or as its readers wish, and complete."""
+        now = self.lies.get(value)
+        hint = self.hints.get(value)
+        if now is None:
+            return hint if hint is not None else whole(self.mesh, value.ndim)
+        if not now.partial:
+            return now
+        if hint is not None and not hint.partial_axes:
+            return hint
+        axes = tuple(a for a in self.mesh.names if a in now.partial_axes)
+        count = self.mesh.count(axes)
+        for dim in reversed(range(value.ndim)):  # a part of the sum for each device is half the traffic
+            size = value.shape[dim]
+            if now.dims[dim] is None and isinstance(size, int) and size >= count:
+                dims = tuple(split_over(size, axes, self.mesh) if i == dim else s for i, s in enumerate(now.dims))
+                return Sharding(self.mesh, dims)
+        return now.complete()
+
+
+def _divisible(node: Node) -> bool:
+    return node.op not in LEAVES and node.op not in CREATIONS and node.op != "constrain"
+
+
+def _elements(value: Value) -> float:
+    return typical_elements(value.shape)
+
+
+def _operations(node: Node) -> float:
+    """Arithmetic of the whole node."""
+    if node.op == "matmul":
+        return 2 * typical_elements(node.types[0].shape) * typical_elements((node.operands[0].shape[-1],))
+    sizes: list[tuple[Dim, ...]] = [*(v.shape for v in node.operands), *(t.shape for t in node.types)]
+    return max(map(typical_elements, sizes))
+
+
+def _described(value: Value) -> str:
+    """A value as a user knows it."""
+    node = value.node
+    while node.op in ("cast", "stop_gradient") and len(node.operands) == 1:
+        node = node.operands[0].node
+    if node.op in LEAVES:
+        kind = {INPUT: "input", PARAM: "parameter", CONSTANT: "constant"}[node.op]
+        return f"{kind} {node.attrs['name']!r}"
+    return f"the result of {node.op}{_at(node)}"
+
+
+def _at(node: Node) -> str:
+    return "" if node.loc is None else f" at {node.loc}"

@@ -1,0 +1,123 @@
+"""Placements: the shards of a parameter on the devices of a mesh."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+
+from tessera.dist.mesh import Mesh
+from tessera.ir.sharding import Sharding, concrete_range
+from tessera.op.parameter import Parameter, aligned_empty
+
+
+def shard_ranges(sharding: Sharding, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, int], ...]:
+    """[start, stop) per dimension of what device ``rank`` holds of a tensor of this (concrete) shape."""
+    place = sharding.mesh.coordinates(rank)
+    found: list[tuple[int, int]] = []
+    for size, split in zip(shape, sharding.dims, strict=True):
+        if split is None:
+            found.append((0, size))
+            continue
+        number = 0
+        for axis in split.axes:
+            number = number * sharding.mesh.size(axis) + place[f"mesh_{axis}"]
+        assert isinstance(split.block, int)
+        found.append(concrete_range(size, split.block, number))
+    return tuple(found)
+
+
+def slices(ranges: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
+    """The index of a shard in the whole array."""
+    return tuple(slice(a, b) for a, b in ranges)
+
+
+def _used(block: np.ndarray, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
+    return block[tuple(slice(0, b - a) for a, b in ranges)]
+
+
+class Placement:
+    """Where a parameter lies: its mesh, its sharding, and one array per device, made when first used.
+
+    Every device's part is initialised from the global indices of its elements; the whole is never in memory unless it
+    is asked for.
+    """
+
+    def __init__(self, mesh: Mesh, sharding: Sharding) -> None:
+        self.mesh, self.sharding = mesh, sharding
+        self._shards: list[np.ndarray | None] = [None] * mesh.size
+        self._arrays: dict[int, Any] = {}
+        self._lock = threading.RLock()
+
+    def again(self) -> Placement:
+        """The same place, for another tensor of the same shape."""
+        return Placement(self.mesh, self.sharding)
+
+    @property
+    def is_used(self) -> bool:
+        """Whether a shard exists already."""
+        return any(s is not None for s in self._shards)
+
+    def storage(self, parameter: Parameter, rank: int) -> np.ndarray:
+        """The live memory of device ``rank``, as long as a full block; initialised at the first call."""
+        found = self._shards[rank]
+        if found is None:
+            with self._lock:
+                found = self._shards[rank]
+                if found is None:
+                    found = self._blank(parameter)
+                    ranges = shard_ranges(self.sharding, parameter.shape, rank)
+                    self._initialize(parameter, _used(found, ranges), ranges)
+                    self._shards[rank] = found
+        return found
+
+    def _blank(self, parameter: Parameter) -> np.ndarray:
+        shape = tuple(int(d) for d in self.sharding.padded_shape(parameter.shape))  # type: ignore[arg-type]
+        found = aligned_empty(shape, parameter.dtype)
+        found[...] = np.zeros((), parameter.dtype.numpy)
+        return found
+
+    def shard(self, parameter: Parameter, rank: int) -> np.ndarray:
+        """The part of the parameter that device ``rank`` holds, as a view of its live memory."""
+        return _used(self.storage(parameter, rank), shard_ranges(self.sharding, parameter.shape, rank))
+
+    def array(self, parameter: Parameter, rank: int, make: Any) -> Any:
+        """The runtime's array over a shard, made by ``make`` once."""
+        if rank not in self._arrays:
+            self._arrays[rank] = make(self.storage(parameter, rank))
+        return self._arrays[rank]
+
+    @staticmethod
+    def _initialize(parameter: Parameter, out: np.ndarray, ranges: tuple[tuple[int, int], ...]) -> None:
+        initial = parameter.initializer
+        if isinstance(initial, np.ndarray):
+            out[...] = initial[slices(ranges)]
+        elif not out.flags.c_contiguous:
+            part = np.empty(out.shape, out.dtype)
+            initial.fill_part(part, parameter.shape, [a for a, _ in ranges], parameter.initial_seed, parameter.name)
+            out[...] = part
+        else:
+            initial.fill_part(out, parameter.shape, [a for a, _ in ranges], parameter.initial_seed, parameter.name)
+
+    def gather(self, parameter: Parameter) -> np.ndarray:
+        """The whole value, as a new array."""
+        whole = np.empty(parameter.shape, parameter.dtype.numpy)
+        for rank in range(self.mesh.size):
+            whole[slices(shard_ranges(self.sharding, parameter.shape, rank))] = self.shard(parameter, rank)
+        return whole
+
+    def scatter(self, parameter: Parameter, value: np.ndarray) -> None:
+        """Write a whole value into all shards."""
+        for rank in range(self.mesh.size):
+            ranges = shard_ranges(self.sharding, parameter.shape, rank)
+            if self._shards[rank] is None:
+                self._shards[rank] = self._blank(parameter)
+            self.shard(parameter, rank)[...] = value[slices(ranges)]
+
+    def reset(self, parameter: Parameter) -> None:
+        """Back to the initial value."""
+        for rank in range(self.mesh.size):
+            self._initialize(
+                parameter, self.shard(parameter, rank), shard_ranges(self.sharding, parameter.shape, rank)
+            )

@@ -1,0 +1,82 @@
+"""Compile a graph in which tensors are sharded: partition it, then build one device's program."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from tessera.artifact import layout
+from tessera.dist.cost import MACHINES
+from tessera.dist.mesh import Mesh
+from tessera.dist.partition import Partitioned, partition
+from tessera.dist.report import CollectivePlan, collective_plan
+from tessera.errors import UnsupportedError
+from tessera.graph.pipeline import Options, build
+from tessera.graph.prepare import constants_of, parameters_of
+from tessera.graph.sharded import ShardedCompiled
+from tessera.graph.signature import Signature
+from tessera.ir.graph import Graph
+from tessera.ir.printer import print_graph
+from tessera.transform.pipeline import to_primitives
+
+_KEPT = frozenset({"constrain"})
+
+
+def partition_for(graph: Graph, mesh: Mesh) -> Partitioned:
+    """One device's program of a prepared graph, simplified."""
+    found = partition(to_primitives(graph, _KEPT), mesh.layout, MACHINES[mesh.kind])
+    return replace(found, graph=to_primitives(found.graph))
+
+
+def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Options) -> ShardedCompiled:
+    """Compile a prepared graph for every device of a mesh; they run the same program."""
+    part = partition_for(graph, mesh)
+    plan = collective_plan(part.graph, part.mesh, MACHINES[mesh.kind].link.name)
+    _check_budget(plan, options.max_collective_bytes)
+    built = build(part.graph, options)
+    # What the file says about whole tensors; the build itself is of one device's part.
+    about = json.dumps(description(part, mesh, plan))
+    metadata = {**built.metadata, layout.GRAPH: print_graph(graph), layout.MESH: about}
+    return ShardedCompiled(
+        replace(built, metadata=metadata), signature, parameters_of(graph), constants_of(part.graph), part, mesh, plan
+    )
+
+
+def _check_budget(plan: CollectivePlan, budget: int | None) -> None:
+    if budget is None:
+        return
+    most = plan.most_bytes()
+    if most is None or most > budget:
+        much = "without bound: give the symbolic sizes a maximum" if most is None else f"{most}"
+        raise UnsupportedError(
+            f"compile: max_collective_bytes is {budget}, but a device receives {much} bytes in one run\n{plan}"
+        )
+
+
+def description(part: Partitioned, mesh: Mesh, plan: CollectivePlan) -> dict[str, Any]:
+    """The mesh, how tensors lie on it and what is exchanged, as the artefact says it."""
+
+    def lie(kind: str, shardings: Any) -> dict[str, str]:
+        return {
+            name: f"{part.global_types[kind, name].dtype}"
+            f"[{', '.join(map(str, part.global_types[kind, name].shape))}] "
+            f"{sharding.text(part.global_types[kind, name].shape)}"
+            for name, sharding in shardings.items()
+        }
+
+    return {
+        "axes": [[name, size] for name, size in mesh.layout.axes],
+        "kind": mesh.kind,
+        "inputs": lie("input", part.inputs),
+        "outputs": lie("output", part.outputs),
+        "state": lie("param", part.state),
+        "collectives": [
+            {
+                "kind": c.kind, "axes": list(c.axes), "bytes": c.bytes if isinstance(c.bytes, int) else str(c.bytes),
+                "tensor": c.tensor, "link": c.link, "cause": c.cause, "line": None if c.line is None else str(c.line),
+                "fix": c.fix,
+            }
+            for c in plan
+        ],
+    }

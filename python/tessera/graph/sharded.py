@@ -1,0 +1,322 @@
+"""A compiled graph on a mesh: one program per device, called like any other compiled graph."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tessera._core import Array, Program
+from tessera.artifact import layout, reader, writer
+from tessera.dist.mesh import Mesh
+from tessera.dist.partition import Partitioned
+from tessera.dist.placement import Placement, shard_ranges, slices
+from tessera.dist.report import CollectivePlan
+from tessera.errors import ArgumentError, DTypeError, NameMissingError, ShapeError, UnsupportedError
+from tessera.graph.compiled import Compiled
+from tessera.graph.devices import devices_of
+from tessera.graph.pipeline import Built, TensorInfo
+from tessera.graph.signature import Signature
+from tessera.interop.array import as_array, to_numpy
+from tessera.interop.parameters import shared_array
+from tessera.ir.dims import Dim, Expr, Symbol, evaluate, symbols
+from tessera.ir.sharding import COORDINATE, Sharding
+from tessera.ir.value import TensorType
+from tessera.op.parameter import Parameter
+
+
+class ShardedArray:
+    """A concrete tensor in shards: ``shards[rank]`` is what device ``rank`` holds.
+
+    ``np.asarray`` gives the whole; as an input of a program on the same mesh it is not put together in between where
+    the program wants it in the same layout.
+    """
+
+    def __init__(self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any]) -> None:
+        self.mesh, self.sharding, self.shape = mesh, sharding, shape
+        self.shards = list(shards)
+
+    @property
+    def dtype(self) -> Any:
+        """The element type, as NumPy has it."""
+        return to_numpy(self.shards[0]).dtype
+
+    def numpy(self) -> np.ndarray:
+        """The whole tensor, as a new array."""
+        parts = [to_numpy(s) for s in self.shards]
+        out = np.empty(self.shape, parts[0].dtype)
+        for rank, part in enumerate(parts):
+            out[slices(shard_ranges(self.sharding, self.shape, rank))] = part
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        found = self.numpy()
+        return found if dtype is None else found.astype(dtype, copy=False)
+
+    def __repr__(self) -> str:
+        return f"ShardedArray({list(self.shape)}, {self.sharding.text(self.shape)}, {self.mesh!r})"
+
+
+class ShardedCompiled(Compiled):
+    """A program on a mesh: inputs and outputs are whole arrays, each device works on its part.
+
+    ``mesh`` is where it runs, ``collectives`` what its devices exchange in one run, ``traffic()`` what they exchanged
+    in the last one. ``call_sharded`` leaves outputs in shards.
+    """
+
+    def __init__(
+        self,
+        built: Built,
+        signature: Signature,
+        parameters: Mapping[str, Parameter],
+        constants: Mapping[str, np.ndarray],
+        part: Partitioned,
+        mesh: Mesh,
+        collectives: CollectivePlan,
+    ) -> None:
+        super().__init__(built, signature, parameters, constants)
+        self.mesh = mesh
+        self.collectives = collectives
+        self._part = part
+        self._programs: list[Program] = []
+        self._copies: list[tuple[Parameter, list[Array]]] = []
+        self._sizes: dict[str, int] = {}
+
+    # --- calling ---
+
+    def call(self, arrays: Sequence[Any]) -> Any:
+        """Run on the inputs in order; the result as for a call."""
+        return self._signature.result([as_array(a.numpy()) for a in self._outputs(arrays)])
+
+    def call_sharded(self, *args: Any, **kwargs: Any) -> Any:
+        """Run as a call does; outputs stay in shards: ``ShardedArray``."""
+        signature = self._signature
+        arrays = args if not kwargs and signature.positional(args) else signature.bind(args, kwargs)
+        return signature.result(list(self._outputs(arrays)))
+
+    def run(
+        self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None
+    ) -> list[Array]:
+        """Run on inputs by position or name; gives all outputs, whole, in order.
+
+        Writing into the caller's ``outputs`` is not supported on a mesh: UnsupportedError.
+        """
+        if outputs is not None:
+            raise UnsupportedError("run: a program on a mesh does not write into the caller's outputs; leave them out")
+        names = [info.name for info in self.inputs]
+        if isinstance(inputs, Mapping):
+            for name in inputs:
+                if name not in names:
+                    raise NameMissingError(f"there is no input {name!r}; the inputs are {', '.join(names) or 'none'}")
+            missing = [n for n in names if n not in inputs]
+            if missing:
+                raise NameMissingError(f"input {missing[0]!r} is missing; the inputs are {', '.join(names)}")
+            inputs = [inputs[n] for n in names]
+        return [as_array(a.numpy()) for a in self._outputs(inputs)]
+
+    def _outputs(self, arrays: Sequence[Any]) -> list[ShardedArray]:
+        programs = self.programs()
+        whole = [x if isinstance(x, ShardedArray) else self._array(i, x) for i, x in enumerate(arrays)]
+        sizes = self._bind(whole)
+        parts = [self._parts(info.name, x) for info, x in zip(self.inputs, whole, strict=True)]
+        devices = devices_of(self.mesh)
+
+        def one(rank: int) -> list[Array]:
+            program, communicator = programs[rank], devices.communicators[rank]
+            for name, size in changed.items():
+                program.set_size(name, size)
+            for parameter, copies in self._copies:
+                if rank:
+                    to_numpy(copies[rank])[...] = parameter.storage()
+            communicator.reset_traffic()
+            return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
+
+        changed = {name: size for name, size in sizes.items() if self._sizes.get(name) != size}
+        self._sizes = {}  # a run that fails may have told some devices only
+        found = devices.run(one)
+        self._sizes = sizes
+        self._last = [c.traffic() for c in devices.communicators]
+        out: list[ShardedArray] = []
+        for i, info in enumerate(self.outputs):
+            t = self._part.global_types["output", info.name]
+            shape = tuple(evaluate(d, sizes) for d in t.shape)
+            out.append(ShardedArray(self.mesh, _concrete(self._part.outputs[info.name], t, sizes), shape,
+                                    [f[i] for f in found]))
+        return out
+
+    def _parts(self, name: str, x: Any) -> list[Array]:
+        """The part of an input for each device."""
+        t = self._part.global_types["input", name]
+        shape = tuple(x.shape)
+        sharding = _concrete(self._part.inputs[name], t, dict(zip(map(str, t.shape), shape)))
+        if isinstance(x, ShardedArray):
+            if x.mesh == self.mesh and x.sharding == sharding:
+                return [as_array(s) for s in x.shards]
+            x = x.numpy()
+        if sharding.is_replicated:
+            return [as_array(x)] * self.mesh.size
+        array = to_numpy(x) if isinstance(x, Array) else np.asarray(x)
+        return [
+            as_array(np.ascontiguousarray(array[slices(shard_ranges(sharding, shape, rank))]))
+            for rank in range(self.mesh.size)
+        ]
+
+    def _bind(self, arrays: Sequence[Any]) -> dict[str, int]:
+        """The sizes of the symbolic dimensions; every input checked against its declaration."""
+        if len(arrays) != len(self.inputs):
+            raise ArgumentError(f"{len(arrays)} inputs are given, {len(self.inputs)} are expected")
+        sizes: dict[str, int] = {}
+        for info, x in zip(self.inputs, arrays, strict=True):
+            t = self._part.global_types["input", info.name]
+            dtype = as_array(x.shards[0]).dtype if isinstance(x, ShardedArray) else x.dtype
+            if dtype != t.dtype.name:
+                raise DTypeError(f"input {info.name!r}: expected {info}, got {dtype}")
+            if len(x.shape) != t.ndim:
+                raise ShapeError(f"input {info.name!r}: expected {info}, got shape {tuple(x.shape)}")
+            for d, size in zip(t.shape, x.shape, strict=True):
+                symbol = _plain(d)
+                if symbol is not None and symbol.name not in sizes:
+                    symbol.check(size)
+                    sizes[symbol.name] = size
+        for info, x in zip(self.inputs, arrays, strict=True):
+            t = self._part.global_types["input", info.name]
+            expected = tuple(evaluate(d, sizes) for d in t.shape)
+            if expected != tuple(x.shape):
+                raise ShapeError(f"input {info.name!r}: expected {info} = {expected}, got shape {tuple(x.shape)}")
+        return sizes
+
+    # --- programs ---
+
+    def program(self) -> Program:
+        """The program of the first device; ``programs`` gives all."""
+        return self.programs()[0]
+
+    def programs(self) -> list[Program]:
+        """The loaded program of each device, its state bound to the device's shards; made at the first use."""
+        with self._lock:
+            if not self._programs:
+                devices = devices_of(self.mesh)
+                data = writer.to_bytes(self._built.metadata, self._built.kernel_sections())
+                self._devices = devices  # keeps the threads as long as the program
+                made = [Program.load_bytes(data) for _ in range(self.mesh.size)]
+                for rank, program in enumerate(made):
+                    self._bind_state(program, rank)
+                    for name, _, _ in program.constants():
+                        constant = self._constants[name]
+                        program.set_constant(name, as_array(np.ascontiguousarray(constant).reshape(constant.shape)))
+                    program.set_communicator(devices.communicators[rank])
+                self._programs = made
+            return self._programs
+
+    def _bind_state(self, program: Program, rank: int) -> None:
+        mutated = {leaf.node.attrs["name"] for leaf in self._part.graph.updates}
+        copies = {p.name: arrays for p, arrays in self._copies}
+        for name, _, _ in program.state():
+            parameter = self._parameters[name]
+            if isinstance(parameter.placement, Placement):
+                program.bind_state(name, parameter.placement.array(parameter, rank, Array.from_numpy))
+            elif name not in mutated:
+                program.bind_state(name, shared_array(parameter))
+            else:
+                # Each device updates a copy of its own, refreshed before a run; that of the first is the parameter.
+                if name not in copies:
+                    copies[name] = [shared_array(parameter)]
+                    self._copies.append((parameter, copies[name]))
+                if rank:
+                    copies[name].append(Array.from_numpy(np.array(parameter.storage())))
+                program.bind_state(name, copies[name][rank])
+
+    @property
+    def inputs(self) -> list[TensorInfo]:
+        """Name, dtype and whole shape of each input, in order."""
+        return [self._info("input", i.name) for i in self._built.inputs]
+
+    @property
+    def outputs(self) -> list[TensorInfo]:
+        """Name, dtype and whole shape of each output, in order."""
+        return [self._info("output", i.name) for i in self._built.outputs]
+
+    @property
+    def state(self) -> list[TensorInfo]:
+        """Name, dtype and whole shape of each parameter and other state."""
+        return [self._info("param", i.name) for i in self._built.state]
+
+    def _info(self, kind: str, name: str) -> TensorInfo:
+        t = self._part.global_types[kind, name]
+        return TensorInfo(name, t.dtype.name, tuple(d if isinstance(d, int) else str(d) for d in t.shape))
+
+    def layouts(self) -> dict[str, str]:
+        """How inputs, outputs and state lie on the mesh, by ``input <name>``, ``output <name>``, ``state <name>``."""
+        found: dict[str, str] = {}
+        lists = (("input", "input", self._part.inputs), ("output", "output", self._part.outputs),
+                 ("state", "param", self._part.state))
+        for label, kind, shardings in lists:
+            for name, sharding in shardings.items():
+                found[f"{label} {name}"] = sharding.text(self._part.global_types[kind, name].shape)
+        return found
+
+    def traffic(self) -> list[int]:
+        """Bytes that each device received from others in the last run, counted where they were copied."""
+        return [received for received, _ in getattr(self, "_last", [(0, 0)] * self.mesh.size)]
+
+    def peak_memory(self, sizes: Mapping[str, int] | None = None) -> int:
+        """Bytes of temporary memory that one run needs on the first device."""
+        given = {**dict(sizes or {}), **self._part.mesh.coordinates(0)}
+        program = self.program()
+        needs = program.requirements({s[0]: given[s[0]] for s in program.symbols() if s[0] in given})
+        return int(needs["arena"]) + int(needs["scratch_per_thread"])
+
+    # --- files ---
+
+    def save(self, path: str | os.PathLike[str], metadata: Mapping[str, str] | None = None) -> None:
+        """Write the artefact with the present values, whole, of parameters and state.
+
+        ``graph.load`` reads it back; ``tessera inspect --collectives`` lists its exchanges. The plan in it is one
+        device's.
+        """
+        entries = dict(self._built.metadata)
+        for key, text in (metadata or {}).items():
+            if not isinstance(text, str):
+                raise ArgumentError(f"save: metadata {key!r} must be text, not {type(text).__name__}")
+            entries[layout.USER + key] = text
+        sections = [writer.section(name, p.value) for name, p in self._parameters.items()]
+        sections += [writer.section(layout.CONSTANT + name, data) for name, data in self._constants.items()]
+        writer.save(path, entries, sections + self._built.kernel_sections())
+
+    def save_state(self, path: str | os.PathLike[str]) -> None:
+        """Write parameters and state, whole, as a safetensors file, atomically."""
+        sections = [writer.section(name, p.value) for name, p in self._parameters.items()]
+        writer.save(path, {layout.FORMAT: "1", "tessera.content": "state"}, sections)
+
+    def load_state(self, path: str | os.PathLike[str]) -> None:
+        """Read what ``save_state`` wrote, on this mesh, another one or none; nothing changes unless the file fits."""
+        file = reader.load(path)
+        found: dict[str, np.ndarray] = {}
+        for name, parameter in self._parameters.items():
+            found[name] = file.tensor(name)
+            if found[name].shape != parameter.shape:
+                raise ShapeError(f"{path}: tensor {name!r} has shape {found[name].shape}, expected {parameter.shape}")
+            if found[name].dtype != parameter.dtype.numpy:
+                raise DTypeError(f"{path}: tensor {name!r} is {found[name].dtype}, expected {parameter.dtype}")
+        for name, parameter in self._parameters.items():
+            parameter.value = found[name]
+
+    def __repr__(self) -> str:
+        return f"{super().__repr__()[:-1]}; {self.mesh!r}, {len(self.collectives)} collectives)"
+
+
+def _plain(d: Dim) -> Symbol | None:
+    """The symbol that a dimension is, or None."""
+    found = symbols(d)
+    return found[0] if isinstance(d, Expr) and len(found) == 1 and str(d) == found[0].name else None
+
+
+def _concrete(sharding: Sharding, t: TensorType, sizes: Mapping[str, int]) -> Sharding:
+    """The sharding with the blocks that symbolic sizes give."""
+    known = {k: v for k, v in sizes.items() if not k.startswith(COORDINATE)}
+    dims = tuple(
+        s if s is None or isinstance(s.block, int) else type(s)(s.axes, evaluate(s.block, known)) for s in sharding.dims
+    )
+    return Sharding(sharding.mesh, dims, sharding.partial)

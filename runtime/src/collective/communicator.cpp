@@ -1,0 +1,99 @@
+#include "collective/communicator.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "core/error.h"
+
+namespace tessera::core {
+
+namespace {
+
+constexpr const char *kind_names[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
+constexpr const char *combine_names[] = {"sum", "prod", "max", "min"};
+
+int64_t dimension(std::string_view op, const graph::Attributes &attrs, const char *name) {
+    int64_t dim = attrs.integer(op, name);
+    if (dim < 0 || dim >= max_rank)
+        fail(Code::Graph, "[%s] %s is %lld", std::string(op).c_str(), name, static_cast<long long>(dim));
+    return dim;
+}
+
+Combine combine_named(std::string_view op, const std::string &name) {
+    for (int i = 0; i < 4; ++i)
+        if (name == combine_names[i])
+            return static_cast<Combine>(i);
+    fail(Code::Graph, "[%s] combine is '%s'", std::string(op).c_str(), shown(name).c_str());
+}
+
+std::vector<std::string> axis_names(std::string_view op, const graph::Attributes &attrs) {
+    std::vector<std::string> out;
+    const graph::Attribute *axes = attrs.find("axes");
+    const auto *list = axes ? axes->get_if<graph::Attribute::List>() : nullptr;
+    if (!list)
+        fail(Code::Graph, "[%s] the attribute axes is no list", std::string(op).c_str());
+    for (const graph::Attribute &item : *list) {
+        const std::string *name = item.get_if<std::string>();
+        if (!name || std::count(out.begin(), out.end(), *name))
+            fail(Code::Graph, "[%s] the attribute axes must hold different names", std::string(op).c_str());
+        out.push_back(*name);
+    }
+    return out;
+}
+
+} // namespace
+
+bool Collective::is_collective(std::string_view op) {
+    return std::find(std::begin(kind_names), std::end(kind_names), op) != std::end(kind_names);
+}
+
+Collective Collective::read(std::string_view op, const graph::Attributes &attrs, const std::string &loc) {
+    Collective out;
+    out.kind = static_cast<CollectiveKind>(std::find(std::begin(kind_names), std::end(kind_names), op) - kind_names);
+    out.axes = axis_names(op, attrs);
+    std::vector<int64_t> sizes = attrs.integers(op, "sizes");
+    if (sizes.size() != out.axes.size())
+        core::fail(Code::Graph, "[%s] %zu axes but %zu sizes", std::string(op).c_str(), out.axes.size(), sizes.size());
+    for (int64_t size : sizes) {
+        if (size < 1)
+            core::fail(Code::Graph, "[%s] an axis has size %lld", std::string(op).c_str(), static_cast<long long>(size));
+        out.members = checked_mul(out.members, size);
+    }
+    if (out.kind == CollectiveKind::AllReduce || out.kind == CollectiveKind::ReduceScatter)
+        out.combine = combine_named(op, attrs.string(op, "combine"));
+    if (out.kind != CollectiveKind::AllReduce)
+        out.dim = dimension(op, attrs, "dim");
+    if (out.kind == CollectiveKind::AllToAll)
+        out.split_dim = dimension(op, attrs, "split_dim");
+    out.name = std::string(op) + (loc.empty() ? "" : " at " + loc);
+    return out;
+}
+
+int64_t MeshAxes::devices() const {
+    int64_t out = 1;
+    for (const auto &[name, size] : axes)
+        out = checked_mul(out, size);
+    return out;
+}
+
+std::vector<int64_t> MeshAxes::coordinates(int64_t rank) const {
+    std::vector<int64_t> out(axes.size());
+    for (size_t i = axes.size(); i-- > 0; rank /= axes[i].second)
+        out[i] = rank % axes[i].second;
+    return out;
+}
+
+void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result) {
+    if (collective.members != 1)
+        fail(Code::Device,
+             "[%s] this program is one device's part of a mesh, in groups of %lld devices here; run it with a "
+             "communicator on all of them",
+             collective.name.c_str(), static_cast<long long>(collective.members));
+    if (operand.shape != result.shape)
+        fail(Code::Shape, "[%s] the operand has shape %s and the result %s", collective.name.c_str(),
+             shape_text(operand.shape).c_str(), shape_text(result.shape).c_str());
+    if (operand.size())
+        std::memcpy(result.data, operand.data, static_cast<size_t>(operand.size()) * item_size(operand.dtype));
+}
+
+} // namespace tessera::core

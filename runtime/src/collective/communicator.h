@@ -1,0 +1,62 @@
+// Collectives between the devices of a mesh, each of which runs the same program.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "core/tensor.h"
+#include "graph/attribute.h"
+
+namespace tessera::core {
+
+enum class CollectiveKind : uint8_t { AllReduce, AllGather, ReduceScatter, AllToAll };
+enum class Combine : uint8_t { Sum, Prod, Max, Min };
+
+// One collective as a program states it.
+struct Collective {
+    CollectiveKind kind = CollectiveKind::AllReduce;
+    std::vector<std::string> axes; // of the mesh, the first one varying slowest over the members
+    int64_t members = 1;
+    Combine combine = Combine::Sum;
+    int64_t dim = 0;       // along which parts are joined, or of which each member gets a part
+    int64_t split_dim = 0; // all_to_all: of which each member gets a part
+    std::string name;      // the operator and the user's line, for messages
+
+    static bool is_collective(std::string_view op);
+    // From an operator's attributes; GraphError when they make no sense.
+    static Collective read(std::string_view op, const graph::Attributes &attrs, const std::string &loc);
+};
+
+// Axes of a mesh by name and size, the first one varying slowest over the devices.
+struct MeshAxes {
+    std::vector<std::pair<std::string, int64_t>> axes;
+
+    int64_t devices() const;
+    // The coordinate of a device along each axis.
+    std::vector<int64_t> coordinates(int64_t rank) const;
+};
+
+// One device's end of the connections between all devices of a mesh. A failure of one device (`fail`) makes all others
+// fail where they wait.
+class Communicator {
+  public:
+    virtual ~Communicator() = default;
+    virtual const MeshAxes &mesh() const = 0;
+    virtual int64_t rank() const = 0;
+    // Takes part in a collective. Operand and result are contiguous; the members' parts may differ in size.
+    virtual void run(const Collective &collective, const TensorView &operand, const TensorView &result) = 0;
+    // Returns when all devices have come here: before a run changes state.
+    virtual void agree() = 0;
+    // This device's run has failed.
+    virtual void fail(const std::string &message) noexcept = 0;
+    // Bytes received from other devices, and collectives done, since the last `reset_traffic`.
+    virtual std::pair<uint64_t, uint64_t> traffic() const = 0;
+    virtual void reset_traffic() = 0;
+};
+
+// Without a communicator: a copy for a group of one device, else DeviceError.
+void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result);
+
+} // namespace tessera::core

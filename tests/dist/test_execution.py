@@ -1,0 +1,243 @@
+"""Programs on virtual devices: training as on one device, traffic as predicted, errors on all devices, files."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import tessera
+from tessera import dist, graph, op, optim
+from tessera.dist import Mesh, ShardSpec
+from tessera.errors import (
+    ArgumentError,
+    DTypeError,
+    IndexRangeError,
+    NameMissingError,
+    ShapeError,
+    TesseraError,
+    UnsupportedError,
+)
+
+RNG = np.random.default_rng(5)
+X = RNG.normal(size=(22, 10)).astype(np.float32)
+LABELS = RNG.integers(0, 7, 22)
+SHAPES = {"w1": (10, 13), "b1": (13,), "w2": (13, 7), "b2": (7,)}
+LAYOUTS = {
+    "data": {},
+    "tensor": {
+        "w1": ShardSpec(("col",), ("tp",)), "b1": ShardSpec((0,), ("tp",)), "w2": ShardSpec(("row",), ("tp",)),
+    },
+    "fully sharded": {
+        "w1": ShardSpec(("row",), ("dp",)), "b1": ShardSpec((0,), ("dp",)), "w2": ShardSpec(("row",), ("dp",)),
+        "b2": ShardSpec((0,), ("dp",)),
+    },
+    "both": {
+        "w1": ShardSpec(("row", "col"), ("dp", "tp")), "b1": ShardSpec((0,), ("tp",)),
+        "w2": ShardSpec(("row", "col"), ("tp", "dp")), "b2": ShardSpec((0,), ("dp",)),
+    },
+}
+
+
+def make_step(mesh: Mesh | None, layouts: dict[str, ShardSpec]):
+    """A training step with dropout, clipping by global norm and AdamW; uneven everywhere."""
+    tessera.manual_seed(7)
+    weights = {}
+    for name, shape in SHAPES.items():
+        init = "xavier_normal" if len(shape) == 2 else 0.1
+        if mesh is not None and name in layouts:
+            weights[name] = dist.tensor(shape, layout=layouts[name], mesh=mesh, name=name, init=init)
+        else:
+            weights[name] = op.parameter(shape, name=name, init=init)
+    adam = optim.AdamW(1e-2)
+
+    def step(x, labels):
+        x = x if mesh is None else dist.constrain(x, ShardSpec((0,), ("dp",)), mesh)
+        hidden = op.random.dropout(op.gelu(x @ weights["w1"] + weights["b1"]), 0.3)
+        out = hidden @ weights["w2"] + weights["b2"]
+        loss = op.cross_entropy(out, labels)
+        adam.apply(optim.clip_by_global_norm(graph.backward(loss), 0.5))
+        return {"loss": loss, "out": out}
+
+    return step, {k: op.parameter_of(w) for k, w in weights.items()}
+
+
+def train(mesh: Mesh | None, layouts: dict[str, ShardSpec], steps: int = 4):
+    body, parameters = make_step(mesh, layouts)
+    compiled = graph.compile(body, X, LABELS)
+    results = [compiled(X, LABELS) for _ in range(steps)]
+    losses = [float(np.asarray(r["loss"])) for r in results]
+    return losses, np.asarray(results[-1]["out"]), {k: p.value for k, p in parameters.items()}, compiled
+
+
+@pytest.fixture(scope="module")
+def one_device():
+    return train(None, {})
+
+
+@pytest.mark.parametrize("shape, layout", [
+    ((1, 1), "both"), ((2, 1), "data"), ((4, 1), "fully sharded"), ((2, 2), "both"), ((8, 1), "fully sharded"),
+    ((1, 4), "tensor"), ((2, 4), "tensor"),
+])
+def test_training_does_not_depend_on_the_mesh(one_device, shape, layout):
+    mesh = Mesh(["dp", "tp"], shape[0] * shape[1], shape)
+    losses, out, weights, compiled = train(mesh, LAYOUTS[layout])
+    np.testing.assert_allclose(losses, one_device[0], rtol=2e-5)
+    np.testing.assert_allclose(out, one_device[1], rtol=1e-3, atol=1e-4)
+    for name, value in one_device[2].items():
+        np.testing.assert_allclose(weights[name], value, rtol=1e-3, atol=2e-5)
+    assert compiled.traffic() == [compiled.collectives.bytes_of(rank) for rank in range(mesh.size)]
+    assert losses[-1] < losses[0]
+
+
+def test_optimizer_state_lies_where_its_parameter_lies():
+    mesh = Mesh(["dp", "tp"], 4, (2, 2))
+    compiled = train(mesh, LAYOUTS["both"], 1)[3]
+    lie = compiled.layouts()
+    assert lie["state w1"] == "split [dp, tp]"
+    assert [v for k, v in lie.items() if k.startswith("state adam") and k.endswith(".w1")] == ["split [dp, tp]"] * 2
+    assert lie["input x"] == "split [dp, -]"
+
+
+def matmul_on(mesh: Mesh, **options):
+    w = dist.tensor((12, 10), layout=ShardSpec(("row", "col"), ("dp", "tp")), mesh=mesh, name="w", init="xavier_normal")
+    return w, graph.compile({"y": op.matmul(w, w.T)}, **options)
+
+
+@pytest.mark.parametrize("target", ["cpu", "portable"])
+def test_both_engines_run_collectives(target):
+    w, compiled = matmul_on(Mesh(["dp", "tp"], 6, (2, 3)), target=target)
+    value = op.parameter_of(w).value
+    np.testing.assert_allclose(compiled()["y"], value @ value.T, rtol=1e-5, atol=1e-6)
+    assert compiled.traffic() == [compiled.collectives.bytes_of(r) for r in range(6)] and sum(compiled.traffic()) > 0
+
+
+def test_results_may_stay_in_shards():
+    mesh = Mesh(["dp", "tp"], 6, (2, 3))
+    x = op.tensor((9, 4), name="x")
+    y = graph.compile({"y": dist.constrain(x, ShardSpec((0,), (("dp", "tp"),)), mesh) * 2})
+    first = y.call_sharded(np.ones((9, 4), np.float32))["y"]
+    assert [np.asarray(s).shape for s in first.shards] == [(2, 4)] * 4 + [(1, 4), (0, 4)]
+    again = y.call_sharded(first)["y"]
+    np.testing.assert_array_equal(again, np.full((9, 4), 4, np.float32))
+    assert repr(again) == "ShardedArray([9, 4], split [dp*tp, -], Mesh(dp=2, tp=3; 6 cpu devices))"
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 8, 64])
+def test_symbolic_batch_over_devices(rows):
+    mesh = Mesh(["dp"], 4)
+    batch = op.dim("B", min=1, max=64)
+    x = op.tensor((batch, 6), name="x")
+    if not hasattr(test_symbolic_batch_over_devices, "program"):
+        z = dist.constrain(x, ShardSpec((0,), ("dp",)), mesh)
+        test_symbolic_batch_over_devices.program = graph.compile({"mean": (z * z).mean(0), "soft": op.softmax(z, 1)})
+    program = test_symbolic_batch_over_devices.program
+    data = RNG.normal(size=(rows, 6)).astype(np.float32)
+    got = program(x=data)
+    np.testing.assert_allclose(got["mean"], (data * data).mean(0), rtol=1e-5)
+    e = np.exp(data - data.max(1, keepdims=True))
+    np.testing.assert_allclose(got["soft"], e / e.sum(1, keepdims=True), rtol=1e-5)
+    assert program.traffic() == [program.collectives.bytes_of(r, {"B": rows}) for r in range(4)]
+
+
+def test_an_error_on_one_device_stops_all_and_changes_nothing():
+    mesh = Mesh(["dp"], 4)
+    table = dist.tensor((9, 3), layout=ShardSpec((0,), ("dp",)), mesh=mesh, name="table", init="xavier_normal")
+    sgd = optim.SGD(0.1)
+
+    @graph.training_step
+    def step(index):
+        index = dist.constrain(index, ShardSpec((0,), ("dp",)), mesh)
+        rows = op.take(table, index, 0)
+        loss = (rows * rows).sum()
+        sgd.apply(graph.backward(loss))
+        return loss
+
+    before = op.parameter_of(table).value
+    with pytest.raises(IndexRangeError, match=r"9(.|\n)*test_execution.py:\d+(.|\n)*on the device dp=2"):
+        step(np.array([0, 1, 2, 3, 9, 5, 6, 7]))
+    np.testing.assert_array_equal(op.parameter_of(table).value, before)
+    index = np.array([0, 1, 2, 3, 8, 8, 6, 7])
+    assert step(index).item() == pytest.approx((before[index] ** 2).sum(), rel=1e-5)
+    expected = before.copy()
+    np.add.at(expected, index, -0.2 * before[index])
+    np.testing.assert_allclose(op.parameter_of(table).value, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("call, error, words", [
+    (lambda p: p(np.ones((9, 5), np.float32)), ShapeError, "input 'x': expected x: f32.9, 4."),
+    (lambda p: p(np.ones((9, 4))), DTypeError, "input 'x': expected x: f32.9, 4., got f64"),
+    (lambda p: p(np.ones((9,), np.float32)), ShapeError, "got shape .9,."),
+    (lambda p: p(y=np.ones((9, 4), np.float32)), NameMissingError, "no input 'y'"),
+    (lambda p: p.run([np.ones((9, 4), np.float32)], outputs=[None]), UnsupportedError, "leave them out"),
+    (lambda p: p.run({"z": 1}), NameMissingError, "no input 'z'"),
+])
+def test_wrong_arguments(call, error, words):
+    x = op.tensor((9, 4), name="x")
+    program = graph.compile({"y": dist.constrain(x, ShardSpec((0,), ("dp",)), Mesh(["dp"], 2)) + 1})
+    with pytest.raises(error, match=words):
+        call(program)
+
+
+def test_one_graph_has_one_mesh():
+    layout = ShardSpec((0,), ("dp",))
+    a = dist.tensor((4, 4), layout=layout, mesh=Mesh(["dp"], 2))
+    b = dist.tensor((4, 4), layout=layout, mesh=Mesh(["dp"], 4))
+    with pytest.raises(ArgumentError, match="different meshes, Mesh.dp=2; 2 cpu devices. and Mesh.dp=4"):
+        graph.compile(a + b)
+    with pytest.raises(ArgumentError, match="use one mesh for all(.|\n)*test_execution.py"):
+        graph.compile(dist.constrain(a * 2, layout, Mesh(["dp"], 4)))
+    with pytest.raises(UnsupportedError, match="meshes of CPU devices"):
+        graph.compile(dist.tensor((4, 4), layout=layout, mesh=Mesh(["dp"], 2, kind="cuda")) + 1)
+
+
+def test_budget_of_collectives():
+    mesh = Mesh(["dp", "tp"], 4)
+    _, compiled = matmul_on(mesh)
+    most = max(compiled.collectives.bytes_of(r) for r in range(4))
+    matmul_on(mesh, max_collective_bytes=most)
+    with pytest.raises(UnsupportedError, match=rf"receives {most} bytes(.|\n)*1\. (.|\n)*test_execution.py(.|\n)*to avoid it"):
+        matmul_on(mesh, max_collective_bytes=most - 1)
+    x = op.tensor((op.dim("B"), 4), name="x")
+    y = dist.replicate(dist.constrain(x, ShardSpec((0,), ("dp",)), mesh), mesh)
+    with pytest.raises(UnsupportedError, match="without bound"):
+        graph.compile(y, max_collective_bytes=100)
+    with pytest.raises(ArgumentError, match="no tensor of the graph is sharded"):
+        graph.collectives(op.tensor((2,)) + 1)
+
+
+def test_the_plan_says_what_and_why():
+    mesh = Mesh(["dp", "tp"], 4)
+    x = dist.constrain(op.tensor((8, 1024), name="x"), ShardSpec((0,), ("dp",)), mesh)
+    w = dist.tensor((1024, 1024), layout=ShardSpec(("row",), ("tp",)), mesh=mesh, name="w", init="xavier_normal")
+    plan = graph.collectives(op.relu(x @ w))
+    assert [(c.kind, c.axes, c.link) for c in plan] == [("all_reduce", ("tp",), "shared memory")]
+    assert plan[0].bytes == 4 * 1024 * 4 and "test_execution.py" in str(plan[0].line)
+    assert "ShardSpec" in plan[0].fix and str(plan).startswith("mesh dp = 2, tp = 2: 1 collective\n  1. all_reduce over tp")
+    fixed = dist.tensor((1024, 1024), layout=ShardSpec(), mesh=mesh, name="w", init="xavier_normal")
+    assert str(graph.collectives(op.relu(x @ fixed))) == "mesh dp = 2, tp = 2: no collectives"
+
+
+def test_saved_and_loaded(tmp_path):
+    mesh = Mesh(["dp", "tp"], 6, (2, 3))
+    w, compiled = matmul_on(mesh)
+    compiled.save(tmp_path / "w.tsr", {"who": "me"})
+    loaded = graph.load(tmp_path / "w.tsr")
+    assert loaded.metadata == {"who": "me"}
+    np.testing.assert_array_equal(loaded.parameters["w"].value, op.parameter_of(w).value)
+    again = graph.compile(loaded)
+    assert str(again.collectives) == str(compiled.collectives)
+    np.testing.assert_array_equal(again.run([])[0], compiled()["y"])
+
+
+def test_state_moves_between_meshes(tmp_path):
+    parameters = {}
+    for name, mesh in (("a", Mesh(["dp", "tp"], 4, (2, 2))), ("b", Mesh(["dp", "tp"], 8, (8, 1)))):
+        w, compiled = matmul_on(mesh)
+        parameters[name] = op.parameter_of(w), compiled
+    parameters["a"][0].value = RNG.normal(size=(12, 10)).astype(np.float32)
+    parameters["a"][1].save_state(tmp_path / "state.safetensors")
+    parameters["b"][1].load_state(tmp_path / "state.safetensors")
+    np.testing.assert_array_equal(parameters["b"][0].value, parameters["a"][0].value)
+    np.testing.assert_allclose(parameters["b"][1]()["y"], parameters["a"][1]()["y"], rtol=1e-5)
+    other = dist.tensor((5, 5), layout=ShardSpec(), mesh=Mesh(["dp"], 2), name="w")
+    with pytest.raises(TesseraError, match="has shape"):
+        graph.compile(other + 1).load_state(tmp_path / "state.safetensors")

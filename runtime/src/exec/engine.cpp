@@ -4,6 +4,11 @@
 
 namespace tessera::core {
 
+void Engine::give(std::string_view symbol, int64_t) {
+    fail(Code::Unsupported, "the size of '%s' cannot be given: this program takes all sizes from its inputs",
+         std::string(symbol).c_str());
+}
+
 void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given) {
     const char *name = spec.name.c_str();
     if (given.dtype() != spec.dtype)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string_view>
 #include <vector>
 
 #include "core/tensor.h"
@@ -25,7 +26,9 @@ class Engine {
   public:
     virtual ~Engine() = default;
     virtual const Signature &signature() const = 0;
-    virtual Signature &signature() = 0; // for sizes that the host gives
+    // From now on a symbolic dimension has this size, which no input has to say. UnsupportedError where an engine has
+    // no such sizes.
+    virtual void give(std::string_view symbol, int64_t size);
     // Where runs take place; inputs and state are expected there.
     virtual DeviceId device() const { return {}; }
     // Checks inputs and the outputs that are given (an empty Tensor: none) against the signature.

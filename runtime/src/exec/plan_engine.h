@@ -18,7 +18,7 @@ class PlanEngine : public Engine {
     PlanEngine(Plan plan, const void *image, size_t image_bytes) : plan_(std::move(plan)), image_(image, image_bytes) {}
 
     const Signature &signature() const override { return plan_.signature; }
-    Signature &signature() override { return plan_.signature; }
+    void give(std::string_view symbol, int64_t size) override { plan_.signature.give(symbol, size); }
     const std::string &level() const { return plan_.level; }
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
     void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,

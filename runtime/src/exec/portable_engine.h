@@ -14,7 +14,7 @@ class PortableEngine : public Engine {
     explicit PortableEngine(portable::Program program) : program_(std::move(program)) {}
 
     const Signature &signature() const override { return program_.signature(); }
-    Signature &signature() override { return program_.signature(); }
+    void give(std::string_view symbol, int64_t size) override { program_.give(symbol, size); }
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
     void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
              Tensor *outputs) override;

@@ -302,15 +302,14 @@ void Program::check(const Tensor *const *inputs, size_t input_count, const Tenso
 
 void Program::set_size(std::string_view name, int64_t size) {
     std::unique_lock<std::shared_mutex> hold(lock_);
-    engine_->signature().give(name, size);
+    engine_->give(name, size);
 }
 
 void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
     std::unique_lock<std::shared_mutex> hold(lock_);
     const MeshAxes &mesh = communicator->mesh();
     const std::vector<int64_t> place = mesh.coordinates(communicator->rank());
-    Signature &signature = engine_->signature();
-    for (const SymbolPtr &symbol : signature.symbols) {
+    for (const SymbolPtr &symbol : signature().symbols) {
         if (symbol->name.rfind(coordinate_prefix, 0) != 0)
             continue;
         size_t i = 0;
@@ -320,7 +319,7 @@ void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
             fail(Code::Device, "the program is for a mesh with an axis '%s' of size %lld, which the communicator's has not",
                  symbol->name.substr(coordinate_prefix.size()).c_str(),
                  static_cast<long long>(symbol->max.value_or(-1) + 1));
-        signature.give(symbol->name, place[i]);
+        engine_->give(symbol->name, place[i]);
     }
     communicator_ = std::move(communicator);
 }

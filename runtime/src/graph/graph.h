@@ -25,7 +25,7 @@ struct Location {
 struct TensorType {
     DType dtype = DType::F32;
     std::vector<Dim> shape;
-    std::string sharding; // as in the text, "split [dp, -]"; where a tensor lies does not change what it is
+    std::string sharding = {}; // as in the text, "split [dp, -]"; where a tensor lies does not change what it is
 
     size_t rank() const { return shape.size(); }
     // "f32[B, 64]"

@@ -24,7 +24,7 @@ class Program {
 
     // Inputs, outputs, state and constants, in the order of the text.
     const core::Signature &signature() const { return signature_; }
-    core::Signature &signature() { return signature_; }
+    void give(std::string_view symbol, int64_t size) { signature_.give(symbol, size); }
     const graph::Graph &graph() const { return graph_; }
 
     // Runs once. Tensors are in the order of the signature, of the dtypes and shapes that it gives for `sizes` (from

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from tessera.dist.convert import apply_step, exchange_cost, steps_between
@@ -14,6 +14,7 @@ from tessera.dist.layout import sharding_of, spec_of
 from tessera.dist.rules import CREATIONS, create, local_node, node_factors
 from tessera.dist.strategy import Strategy, all_whole, is_zero, strategies
 from tessera.errors import ShapeError, UnsupportedError
+from tessera.ir.attribute import attributes_key
 from tessera.ir.dims import Dim, add, mul
 from tessera.ir.graph import Graph
 from tessera.ir.provenance import location
@@ -52,11 +53,13 @@ class _Partitioner:
     def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine) -> None:
         self.graph, self.mesh, self.machine = graph, mesh, machine
         self.nodes = graph.nodes()
-        self.factors: dict[Node, Factors] = {n: node_factors(n, True) for n in self.nodes if _divisible(n)}
+        self.factors = _all_factors(self.nodes)
         self.hints = find_hints(graph, self.factors)
         self.readers: Counter[Value] = Counter(v for n in self.nodes for v in n.operands)
         self.lies: dict[Value, Sharding] = {}  # how each value first lies; created ones have no entry
         self.local: dict[tuple[Value, Sharding], Value] = {}
+        self.forms: dict[Value, tuple[Sharding, ...]] = {}  # the shardings that ``local`` has of each value
+        self.ranked: dict[Hashable, list[Strategy]] = {}
         self.leaves: dict[Value, Value] = {}
         self.origin: dict[Value, str] = {}  # of partial values: what would avoid their reduction
 
@@ -90,7 +93,11 @@ class _Partitioner:
 
     def _define(self, value: Value, sharding: Sharding, local: Value) -> None:
         self.lies[value] = sharding
+        self._keep(value, sharding, local)
+
+    def _keep(self, value: Value, sharding: Sharding, local: Value) -> None:
         self.local[value, sharding] = local
+        self.forms[value] = (*self.forms.get(value, ()), sharding)
 
     # --- conversions ---
 
@@ -105,8 +112,8 @@ class _Partitioner:
                 operands = tuple(self._as(v, whole(self.mesh, v.ndim), node) for v in node.operands)
                 found = create(node, operands, wanted)
         else:
-            found = self._converted(value, wanted, reader)
-        self.local[value, wanted] = found
+            return self._converted(value, wanted, reader)
+        self._keep(value, wanted, found)
         return found
 
     def _converted(self, value: Value, wanted: Sharding, reader: Node | None) -> Value:
@@ -122,22 +129,21 @@ class _Partitioner:
                 else:
                     fix = self._fix(value, wanted, step.kind)
                     found = apply_step(found, step, before, value.shape, cause, fix)
-                    self.local[value, step.after] = found
+                    self._keep(value, step.after, found)
                 before = step.after
         return found
 
     def _nearest(self, value: Value, wanted: Sharding) -> Sharding:
         """The sharding in which the value is there already from which the wanted one costs least."""
-        options = [s for v, s in self._known(value)]
+        options = self._known(value)
+        if len(options) == 1:
+            return options[0]
         return min(options, key=lambda s: (self._exchange(value, s, wanted), s != self.lies[value], str(s)))
 
-    def _known(self, value: Value) -> list[tuple[Value, Sharding]]:
+    def _known(self, value: Value) -> list[Sharding]:
         first = self.lies[value]
-        found = [(value, first)]
         complete = first.complete()
-        if complete != first and (value, complete) in self.local:
-            found.append((value, complete))
-        return found
+        return [first, complete] if complete is not first and (value, complete) in self.local else [first]
 
     def _exchange(self, value: Value, source: Sharding, target: Sharding) -> float:
         return exchange_cost(value.shape, value.dtype, source, target, self.machine)
@@ -152,14 +158,26 @@ class _Partitioner:
     def _divide(self, node: Node) -> None:
         have = [self.lies.get(v) for v in node.operands]
         complete = have[0] is None or not have[0].partial if have else True
-        factors = self.factors[node] if complete else node_factors(node, False)
-        options = strategies(node, factors, have, self.hints.get(node.results[0]), self.mesh)
-        ranked = sorted(range(len(options)), key=lambda i: (self._cost(node, have, options[i]), i))
-        for number in ranked:
-            if self._apply(node, options[number], have):
+        key = self._situation(node, have)
+        ranked = self.ranked.get(key)
+        if ranked is None:
+            factors = self.factors[node] if complete else node_factors(node, False)
+            options = strategies(node, factors, have, self.hints.get(node.results[0]), self.mesh)
+            costs = [self._cost(node, have, option) for option in options]
+            ranked = self.ranked[key] = [options[i] for i in sorted(range(len(options)), key=lambda i: (costs[i], i))]
+        for option in ranked:
+            if self._apply(node, option, have):
                 return
         if not self._apply(node, all_whole(node, self.mesh), have):
             raise UnsupportedError(f"[{node.op}] cannot run on a mesh{_at(node)}")
+
+    def _situation(self, node: Node, have: Sequence[Sharding | None]) -> Hashable:
+        """All that the choice of a strategy depends on: equal for the same node of another layer."""
+        operands = [
+            (v.type, s, self.forms.get(v, ()), self.readers[v], s is None and is_zero(v))
+            for v, s in zip(node.operands, have, strict=True)
+        ]
+        return node.op, attributes_key(node.attrs), tuple(operands), self.hints.get(node.results[0])
 
     def _apply(self, node: Node, chosen: Strategy, have: Sequence[Sharding | None]) -> bool:
         try:
@@ -259,6 +277,20 @@ class _Partitioner:
                 dims = tuple(split_over(size, axes, self.mesh) if i == dim else s for i, s in enumerate(now.dims))
                 return Sharding(self.mesh, dims)
         return now.complete()
+
+
+def _all_factors(nodes: Sequence[Node]) -> dict[Node, Factors]:
+    """The factors of each node that is divided; those of equal nodes are looked up once."""
+    known: dict[Hashable, Factors] = {}
+    found: dict[Node, Factors] = {}
+    for node in nodes:
+        if _divisible(node):
+            zero = bool(node.operands) and is_zero(node.operands[0])
+            key = (node.op, tuple(v.type for v in node.operands), attributes_key(node.attrs), zero)
+            if key not in known:
+                known[key] = node_factors(node, True)
+            found[node] = known[key]
+    return found
 
 
 def _divisible(node: Node) -> bool:

@@ -143,11 +143,13 @@ def split_over(size: Dim, axes: Sequence[str], mesh: MeshShape) -> Split:
     return Split(tuple(axes), usual_block(size, mesh.count(axes)))
 
 
+@lru_cache(maxsize=4096)
 def is_even(size: Dim, split: Split, mesh: MeshShape) -> bool:
     """Whether every device holds a full block."""
     return mul(split.block, mesh.count(split.axes)) == size
 
 
+@lru_cache(maxsize=4096)
 def local_size(size: Dim, split: Split, mesh: MeshShape) -> Dim:
     """How many elements of a dimension the device that runs holds."""
     if is_even(size, split, mesh):
@@ -155,6 +157,7 @@ def local_size(size: Dim, split: Split, mesh: MeshShape) -> Dim:
     return add(_bound(size, split.block, mesh.index(split.axes), 1), mul(-1, local_start(size, split, mesh)))
 
 
+@lru_cache(maxsize=4096)
 def local_start(size: Dim, split: Split, mesh: MeshShape) -> Dim:
     """The global index of the first element that the device that runs holds."""
     if is_even(size, split, mesh):

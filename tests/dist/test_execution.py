@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import tessera
@@ -241,3 +243,44 @@ def test_state_moves_between_meshes(tmp_path):
     other = dist.tensor((5, 5), layout=ShardSpec(), mesh=Mesh(["dp"], 2), name="w")
     with pytest.raises(TesseraError, match="has shape"):
         graph.compile(other + 1).load_state(tmp_path / "state.safetensors")
+
+
+def test_setting_a_parameter_between_runs_reaches_every_device():
+    mesh = Mesh(["dp"], 4)
+    plain = op.parameter((3, 4), name="plain", init=1.0)
+    placed = dist.tensor((5, 4), layout=ShardSpec((0,), ("dp",)), mesh=mesh, name="placed", init=2.0)
+
+    @graph.training_step
+    def step(x):
+        graph.update(plain, plain + 1)
+        graph.update(placed, placed * 2)
+        rows = dist.constrain(x, ShardSpec((0,), ("dp",)), mesh)
+        return rows @ op.concat([plain, placed], 0).T
+
+    x = RNG.normal(size=(6, 4)).astype(np.float32)
+    for value in (None, 5.0, -3.0):
+        if value is not None:
+            op.parameter_of(plain).value = np.full((3, 4), value, np.float32)
+            op.parameter_of(placed).value = np.full((5, 4), value, np.float32)
+        both = np.concatenate([op.parameter_of(plain).value, op.parameter_of(placed).value])
+        np.testing.assert_allclose(step(x), x @ both.T, rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(op.parameter_of(plain).value, both[:3] + 1)
+        np.testing.assert_array_equal(op.parameter_of(placed).value, both[3:] * 2)
+
+
+def test_calls_from_several_threads_do_not_mix():
+    mesh = Mesh(["dp"], 2)
+    x = op.tensor((op.dim("B", min=1, max=32), 3), name="x")
+    program = graph.compile(dist.constrain(x, ShardSpec((0,), ("dp",)), mesh).sum(1))
+
+    def work(rows: int) -> bool:
+        data = np.full((rows, 3), rows, np.float32)
+        return all(np.array_equal(program(data), np.full(rows, 3 * rows, np.float32)) for _ in range(5))
+
+    with ThreadPoolExecutor(4) as threads:
+        assert all(threads.map(work, [1, 7, 8, 31]))
+
+
+def test_the_same_bits_on_every_mesh_are_not_promised():
+    with pytest.raises(UnsupportedError, match="agree to rounding"):
+        graph.Schedule(deterministic="mesh")

@@ -82,7 +82,6 @@ class ShardedCompiled(Compiled):
         self._part = part
         self._programs: list[Program] = []
         self._copies: list[tuple[Parameter, list[Array]]] = []
-        self._sizes: dict[str, int] = {}
 
     # --- calling ---
 
@@ -125,7 +124,7 @@ class ShardedCompiled(Compiled):
 
         def one(rank: int) -> list[Array]:
             program, communicator = programs[rank], devices.communicators[rank]
-            for name, size in changed.items():
+            for name, size in sizes.items():
                 program.set_size(name, size)
             for parameter, copies in self._copies:
                 if rank:
@@ -133,10 +132,7 @@ class ShardedCompiled(Compiled):
             communicator.reset_traffic()
             return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
 
-        changed = {name: size for name, size in sizes.items() if self._sizes.get(name) != size}
-        self._sizes = {}  # a run that fails may have told some devices only
         found = devices.run(one)
-        self._sizes = sizes
         self._last = [c.traffic() for c in devices.communicators]
         out: list[ShardedArray] = []
         for i, info in enumerate(self.outputs):

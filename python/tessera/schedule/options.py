@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.errors import ArgumentError
+from tessera.errors import ArgumentError, UnsupportedError
 
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """CPU code levels, lowest first."""
@@ -55,6 +55,11 @@ class Schedule:
             raise ArgumentError(f"[Schedule] recompute = {self.recompute!r}: use 'auto', 'none' or 'all'")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise ArgumentError(f"[Schedule] threads = {self.threads!r}: give a number of threads, or 0")
+        if self.deterministic == "mesh":
+            raise UnsupportedError(
+                "[Schedule] deterministic = 'mesh': results that are the same bits on every mesh are not part of this "
+                "build; on one mesh they are the same in every run, and on different meshes they agree to rounding"
+            )
         if not isinstance(self.deterministic, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
             raise ArgumentError(f"[Schedule] deterministic = {self.deterministic!r}: use True or False")
         if self.level is not None and self.level not in LEVELS:

@@ -281,6 +281,11 @@ def test_calls_from_several_threads_do_not_mix():
         assert all(threads.map(work, [1, 7, 8, 31]))
 
 
+def test_gpu_targets_are_refused():
+    with pytest.raises(UnsupportedError, match="use 'cpu' or 'portable'"):
+        matmul_on(Mesh(["dp", "tp"], 4), target="ptx")
+
+
 def test_the_same_bits_on_every_mesh_are_not_promised():
     with pytest.raises(UnsupportedError, match="agree to rounding"):
         graph.Schedule(deterministic="mesh")

@@ -12,7 +12,7 @@ from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned, partition
 from tessera.dist.report import CollectivePlan, collective_plan
 from tessera.errors import UnsupportedError
-from tessera.graph.pipeline import Options, build
+from tessera.graph.pipeline import GPU_TARGETS, Options, build
 from tessera.graph.prepare import constants_of, parameters_of
 from tessera.graph.sharded import ShardedCompiled
 from tessera.graph.signature import Signature
@@ -31,6 +31,12 @@ def partition_for(graph: Graph, mesh: Mesh) -> Partitioned:
 
 def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Options) -> ShardedCompiled:
     """Compile a prepared graph for every device of a mesh; they run the same program."""
+    for target in options.targets:
+        if target in GPU_TARGETS:
+            raise UnsupportedError(
+                f"compile: target {target!r}: graphs on a mesh run on CPU devices in this build; use 'cpu' or "
+                "'portable'"
+            )
     part = partition_for(graph, mesh)
     plan = collective_plan(part.graph, part.mesh, MACHINES[mesh.kind].link.name)
     _check_budget(plan, options.max_collective_bytes)

@@ -18,6 +18,7 @@ from tessera.errors import (
 )
 from tessera.ir.attribute import attributes_text
 from tessera.ir.dtype import DTYPES
+from tessera.op.collective import NAMES as COLLECTIVES
 from tessera.op.lowering import Pointwise
 from tessera.op.opdef import REGISTRY
 
@@ -33,7 +34,8 @@ def test_every_primitive_has_a_kernel_and_a_function_in_cpp() -> None:
     assert _core.primitive_names() == PRIMITIVES
     header = Path(__file__).resolve().parents[2] / "runtime" / "include" / "tessera" / "ops.h"
     functions = set(re.findall(r"^inline Tensor (\w+)\(", header.read_text(), re.MULTILINE))
-    assert not set(PRIMITIVES) - functions
+    # Collectives are put in by partitioning; nobody calls them.
+    assert not set(PRIMITIVES) - functions - set(COLLECTIVES)
 
 
 @pytest.mark.parametrize(("name", "dtype"), each(PRIMITIVES))

@@ -13,7 +13,7 @@ from tessera.ir.dtype import DType
 from tessera.op.opdef import get
 from tessera.op.philox import philox4x32, uniform_f32, uniform_f64
 from tessera.op.reference import rounded
-from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Plan, PortableCall, RangeCheck
+from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Operand, Plan, PortableCall, RangeCheck
 from tessera.tile.ir import (
     Axis,
     Compute,
@@ -300,6 +300,12 @@ def _execute(plan: Plan, i: Any, memory: _Memory, sizes: Sizes, shuffle: np.rand
         local = {s.name: evaluate(d, sizes) for s, d in zip(kernel.sizes, i.sizes, strict=True)}
         arrays = [memory.bytes[n].view(b.dtype.numpy) for n, b in zip(i.buffers, kernel.buffers, strict=True)]
         run_kernel(kernel, arrays, local, shuffle)
+    elif isinstance(i, CollectiveCall) and _size(i.operand, sizes) == _size(i.result, sizes):  # a group of one device
+        memory.bytes[i.result.buffer][...] = memory.bytes[i.operand.buffer]
     else:
         assert isinstance(i, (PortableCall, CollectiveCall))
         raise NotImplementedError(f"the operator {i.op} is not interpreted")
+
+
+def _size(o: Operand, sizes: Sizes) -> list[int]:
+    return [evaluate(d, sizes) for d in o.shape]

@@ -3,7 +3,7 @@
 # make test    every test, against the installed package
 # make fuzz    RUNS executions (ten million) of the fuzzers on files and Graph IR; needs clang
 # make test-sanitize   the C++ tests under the address, undefined-behaviour, leak and thread sanitizers
-# make docs    docs/reference.md from the docstrings
+# make docs    docs/reference.md from the docstrings, docs/operators.md from both languages
 # make dev     quick in-tree build: PYTHONPATH=python then finds the native module
 PYTHON ?= python3
 JOBS ?= 2
@@ -81,6 +81,7 @@ lint: setup
 
 docs: setup
 	$(bin)/python tools/reference.py
+	$(bin)/python tools/operators.py
 
 # The C++ tests with AddressSanitizer (undefined behaviour and leaks too) and with ThreadSanitizer; the stress tests
 # take more rounds than in `make test`.

@@ -95,7 +95,7 @@ TSR_API const char *tsr_doctor(void);
 
 /* ---- Tensors ---- */
 
-enum { TSR_TENSOR_READONLY = 1, TSR_TENSOR_CONTIGUOUS = 2, TSR_TENSOR_LAZY = 4 };
+enum { TSR_TENSOR_READONLY = 1, TSR_TENSOR_CONTIGUOUS = 2, TSR_TENSOR_LAZY = 4, TSR_TENSOR_SYMBOLIC = 8 };
 
 typedef struct tsr_tensor_info {
     size_t size;
@@ -355,6 +355,80 @@ TSR_API void tsr_communicator_release(tsr_communicator *communicator);
 TSR_API tsr_status tsr_graph_set_communicator(tsr_graph *graph, tsr_communicator *communicator);
 /* From now on a symbolic dimension has this size; inputs need not say it. */
 TSR_API tsr_status tsr_graph_set_size(tsr_graph *graph, const char *symbol, int64_t size);
+
+/* ---- The front end: functions of `tessera.op`, parameters, gradients, graphs with updates (since ABI 2) ---- */
+
+enum {
+    TSR_OPERAND_NONE = 0, /* left out */
+    TSR_OPERAND_TENSOR = 1,
+    TSR_OPERAND_BOOL = 2, /* numbers take the dtype of the tensor they meet, unless their kind is higher */
+    TSR_OPERAND_INTEGER = 3,
+    TSR_OPERAND_REAL = 4,
+    TSR_OPERAND_DIM = 5
+};
+
+/* A tensor, number or size; frozen, as it stands in arrays. */
+typedef struct tsr_operand {
+    tsr_tensor *tensor;
+    tsr_dim *dim;
+    double real;
+    int64_t integer; /* also of a bool */
+    int32_t kind;
+    int32_t reserved;
+} tsr_operand;
+
+typedef struct tsr_call {
+    size_t size;
+    const char *function;  /* "softmax" */
+    const char *arguments; /* all that are no operands, by name, in text of Graph IR: "{axis = -1}" */
+    const tsr_operand *operands;
+    tsr_dim *const *dims; /* dimensions whose symbols the arguments use */
+    const char *file;     /* of the caller, kept as where the operators come from; NULL: none */
+    int32_t line;
+    int32_t operand_count;
+    int32_t dim_count;
+    int32_t reserved;
+} tsr_call;
+
+/* Calls a function of `tessera.op` with its rules of promotion and defaults already filled in; computes nothing.
+ * `results` has room for `capacity` lazy tensors, of which `count` are written. */
+TSR_API tsr_status tsr_op_call(const tsr_call *call, tsr_tensor **results, int32_t capacity, int32_t *count);
+/* The functions that tsr_op_call knows, sorted by name; NULL beyond the last. */
+TSR_API const char *tsr_op_function_name(int32_t index);
+/* A named input with symbolic sizes. `file` may be NULL. */
+TSR_API tsr_status tsr_op_symbolic_input(const char *name, tsr_dim *const *shape, int32_t rank, tsr_dtype dtype,
+                                         const char *file, int32_t line, tsr_tensor **tensor);
+/* Named state of graphs, whose memory is that of `value` (row-major, writable). */
+TSR_API tsr_status tsr_op_parameter(const char *name, tsr_tensor *value, int32_t trainable, const char *file,
+                                    int32_t line, tsr_tensor **parameter);
+/* The size of a dimension, symbolic ones too (they read as -1 in tsr_tensor_info); a negative axis counts from the end. */
+TSR_API tsr_status tsr_tensor_dim(const tsr_tensor *tensor, int32_t axis, tsr_dim **dim);
+/* Gradients of outputs with respect to inputs, parameters or values in between. `seeds`: the gradient of each output
+ * (NULL: zero); NULL as a whole: every output is a scalar, and the gradient of their sum is meant. */
+TSR_API tsr_status tsr_op_gradient(tsr_tensor *const *outputs, tsr_tensor *const *seeds, int32_t output_count,
+                                   tsr_tensor *const *wrt, int32_t wrt_count, tsr_tensor **gradients);
+
+typedef struct tsr_trace {
+    size_t size;
+    const char *name; /* of the graph */
+    const char *const *output_names;
+    tsr_tensor *const *outputs;
+    tsr_tensor *const *parameters; /* that are updated: tensors of tsr_op_parameter */
+    tsr_tensor *const *updates;    /* what replaces the state of each when the graph has run */
+    int32_t output_count;
+    int32_t update_count;
+} tsr_trace;
+
+/* tsr_graph_trace for a graph that updates parameters. */
+TSR_API tsr_status tsr_graph_trace_with(const tsr_trace *trace, tsr_graph **graph);
+/* The graph with its present weights as a .tsr file, written atomically. */
+TSR_API tsr_status tsr_graph_save(tsr_graph *graph, const char *path);
+/* Text of Graph IR with every composite operator replaced by what it is made of; `merge`: equal nodes become one. */
+TSR_API tsr_status tsr_graph_text_decompose(const char *text, size_t bytes, int32_t merge, tsr_text **decomposed);
+/* Text of Graph IR with one output more, "grad.<name>", for each input or parameter named: the gradient of the sum of all
+ * floating-point outputs. An output that is no scalar is weighted by a new input "seed.<output>". */
+TSR_API tsr_status tsr_graph_text_gradient(const char *text, size_t bytes, const char *const *wrt, int32_t count,
+                                           tsr_text **gradient);
 
 #ifdef __cplusplus
 }

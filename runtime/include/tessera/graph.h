@@ -44,6 +44,8 @@ struct Requirements {
 };
 
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
+// Parameters (op::parameter) and what replaces the state of each when a graph has run.
+using Updates = std::vector<std::pair<Tensor, Tensor>>;
 
 // A program with its weights. Copies share both.
 class Graph {
@@ -66,8 +68,8 @@ class Graph {
         return adopt(handle);
     }
 
-    // The graph that computes named lazy tensors (see tessera/ops.h) from the op::input tensors they depend on. Tensors
-    // that exist are its constants and share their memory with it.
+    // The graph that computes named lazy tensors (see tessera/ops.h) from the op::input and op::parameter tensors they
+    // depend on. Parameters are its state, other tensors that exist its constants; both share their memory with it.
     static Graph trace(const NamedTensors &outputs, const std::string &name = "main") {
         std::vector<const char *> names;
         std::vector<tsr_tensor *> handles;
@@ -80,12 +82,41 @@ class Graph {
         return adopt(handle);
     }
 
+    // The same for a graph that updates parameters, such as a training step.
+    static Graph trace(const NamedTensors &outputs, const Updates &updates, const std::string &name = "main") {
+        std::vector<const char *> names;
+        std::vector<tsr_tensor *> values, parameters, replacements;
+        for (const auto &output : outputs) {
+            names.push_back(output.first.c_str());
+            values.push_back(output.second.handle());
+        }
+        for (const auto &update : updates) {
+            parameters.push_back(update.first.handle());
+            replacements.push_back(update.second.handle());
+        }
+        tsr_trace options{};
+        options.size = sizeof options;
+        options.name = name.c_str();
+        options.output_names = names.data();
+        options.outputs = values.data();
+        options.output_count = static_cast<int32_t>(names.size());
+        options.parameters = parameters.data();
+        options.updates = replacements.data();
+        options.update_count = static_cast<int32_t>(parameters.size());
+        tsr_graph *handle = nullptr;
+        check(tsr_graph_trace_with(&options, &handle));
+        return adopt(handle);
+    }
+
     static Graph adopt(tsr_graph *handle) {
         Graph g;
         g.handle_ = detail::Handle<tsr_graph, tsr_graph_retain, tsr_graph_release>(handle);
         return g;
     }
     tsr_graph *handle() const noexcept { return handle_.get(); }
+
+    // The graph with its present weights as a .tsr file, written atomically. Python loads it with graph.load.
+    void save(const std::string &path) const { check(tsr_graph_save(handle(), path.c_str())); }
 
     // Graph IR as text, as the graph was written.
     std::string to_text() const {

@@ -273,3 +273,11 @@ tsr_status tsr_graph_load_state(tsr_graph *graph, const char *path) {
         graph->program->load_state(path);
     });
 }
+
+tsr_status tsr_graph_save(tsr_graph *graph, const char *path) {
+    return guarded([&] {
+        require(graph, "graph");
+        require(path, "path");
+        graph->program->save(path);
+    });
+}

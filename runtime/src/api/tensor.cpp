@@ -1,5 +1,7 @@
 // Tensor handles and their exchange through DLPack.
 #include "api/handles.h"
+
+#include <algorithm>
 #include "core/dlpack.h"
 #include "device/allocators.h"
 #include "device/backend.h"
@@ -182,7 +184,8 @@ tsr_status tsr_tensor_describe(const tsr_tensor *tensor, tsr_tensor_info *info) 
         const Tensor &value = tensor->lazy ? computed : tensor->tensor;
         info->data = value.data();
         info->dtype = static_cast<tsr_dtype>(tensor->dtype());
-        info->bytes = static_cast<uint64_t>(element_count(shape)) * item_size(tensor->dtype());
+        const bool symbolic = std::find(shape.begin(), shape.end(), -1) != shape.end(); // of a lazy tensor
+        info->bytes = symbolic ? 0 : static_cast<uint64_t>(element_count(shape)) * item_size(tensor->dtype());
         info->shape = shape.data();
         info->strides = tensor->lazy ? nullptr : tensor->tensor.strides().data();
         info->rank = static_cast<int32_t>(shape.size());
@@ -195,6 +198,8 @@ tsr_status tsr_tensor_describe(const tsr_tensor *tensor, tsr_tensor_info *info) 
             flags |= TSR_TENSOR_CONTIGUOUS;
         if (!value)
             flags |= TSR_TENSOR_LAZY;
+        if (symbolic)
+            flags |= TSR_TENSOR_SYMBOLIC;
         info->flags = flags;
     });
 }

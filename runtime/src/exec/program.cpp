@@ -4,6 +4,7 @@
 #include <charconv>
 #include <cstring>
 #include <mutex>
+#include <set>
 
 #include "core/error.h"
 #include "device/cpu/cpu_level.h"
@@ -141,12 +142,21 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     return program;
 }
 
-std::shared_ptr<Program> Program::from_graph(graph::Graph graph, std::vector<Tensor> constants) {
+std::shared_ptr<Program> Program::from_graph(const std::string &text, graph::Graph primitives,
+                                             std::vector<Tensor> state, std::vector<Tensor> constants) {
     auto program = std::shared_ptr<Program>(new Program());
     program->target_ = "portable";
-    std::string text = graph::to_text(graph);
-    program->metadata_ = {{"tessera.graph", text}, {portable_key, text}};
-    program->engine_ = std::make_unique<PortableEngine>(portable::Program(std::move(graph)));
+    Json updated = Json::array();
+    for (const auto &[target, value] : primitives.updates)
+        updated.push(Json::string(primitives.producer(target).attrs.string("param", "name")));
+    program->mutates_ = !primitives.updates.empty();
+    program->metadata_ = {{"tessera.format", "1"},
+                          {"tessera.producer", "tessera " TESSERA_VERSION},
+                          {"tessera.graph", text},
+                          {"tessera.state", updated.dump()},
+                          {portable_key, graph::to_text(primitives)}};
+    program->engine_ = std::make_unique<PortableEngine>(portable::Program(std::move(primitives)));
+    program->table_.state = std::move(state);
     program->table_.constants = std::move(constants);
     return program;
 }
@@ -178,6 +188,14 @@ void Program::read_tensors(const SafeTensors &file, bool complete) {
             fail(Code::Format, "%s: constant '%s' has a symbolic shape", file.where().c_str(), shown(spec.name).c_str());
         table_.constants.push_back(read(spec, constant_prefix + spec.name, "constant"));
     }
+    std::set<std::string> known;
+    for (const TensorSpec &spec : signature().state)
+        known.insert(spec.name);
+    for (const TensorSpec &spec : signature().constants)
+        known.insert(constant_prefix + spec.name);
+    for (const TensorEntry &entry : file.tensors())
+        if (!known.count(entry.name) && entry.name.compare(0, 12, "tessera.pad.") != 0)
+            others_.emplace_back(entry.name, file.tensor(entry, false));
     note_missing();
 }
 
@@ -229,16 +247,38 @@ void Program::set_constant(std::string_view name, const Tensor &tensor) {
     replace(table_.constants, signature().constants, name, "constant", tensor);
 }
 
+void Program::add_sections(std::vector<TensorSection> &out, const std::vector<TensorSpec> &specs,
+                           const std::vector<Tensor> &tensors, const std::string &prefix) {
+    for (size_t i = 0; i < tensors.size(); ++i) {
+        const Tensor &t = tensors[i];
+        if (!t)
+            fail(Code::NameMissing, "%s '%s' has no tensor yet; give it one with %s", prefix.empty() ? "state" : "constant",
+                 specs[i].name.c_str(), prefix.empty() ? "bind_state" : "set_constant");
+        out.push_back({prefix + specs[i].name, t.dtype(), t.shape(), t.data()});
+    }
+}
+
+void Program::save(const std::string &path) const {
+    std::vector<std::pair<std::string, std::string>> metadata;
+    for (const auto &entry : metadata_)
+        if (entry.first != "tessera.hashes") // made anew
+            metadata.push_back(entry);
+    std::shared_lock<std::shared_mutex> hold(lock_);
+    std::vector<TensorSection> sections;
+    add_sections(sections, signature().state, table_.state, "");
+    std::vector<Tensor> constants; // row-major, as a constant of a traced graph need not be
+    for (const Tensor &t : table_.constants)
+        constants.push_back(t ? t.contiguous() : t);
+    add_sections(sections, signature().constants, constants, constant_prefix);
+    for (const auto &[name, tensor] : others_)
+        sections.push_back({name, tensor.dtype(), tensor.shape(), tensor.data()});
+    write_safetensors(path, metadata, sections);
+}
+
 void Program::save_state(const std::string &path) const {
     std::shared_lock<std::shared_mutex> hold(lock_);
     std::vector<TensorSection> sections;
-    for (size_t i = 0; i < table_.state.size(); ++i) {
-        const Tensor &t = table_.state[i];
-        if (!t)
-            fail(Code::NameMissing, "state '%s' has no tensor yet; give it one with bind_state",
-                 signature().state[i].name.c_str());
-        sections.push_back({signature().state[i].name, t.dtype(), t.shape(), t.data()});
-    }
+    add_sections(sections, signature().state, table_.state, "");
     write_safetensors(path, {{"tessera.format", "1"}, {"tessera.content", "state"}}, sections);
 }
 

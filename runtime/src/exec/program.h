@@ -30,8 +30,10 @@ class Program {
     static std::shared_ptr<Program> load(std::shared_ptr<Mapping> bytes, const std::string &where,
                                          const LoadOptions &options, bool complete);
 
-    // A graph of primitives that was built here, run by the portable kernels; `constants` in the order of its nodes.
-    static std::shared_ptr<Program> from_graph(graph::Graph graph, std::vector<Tensor> constants);
+    // A graph that was built here, run by the portable kernels: its text as the user wrote it, its primitives, and the
+    // tensors of its state and constants in the order of the primitives' nodes.
+    static std::shared_ptr<Program> from_graph(const std::string &text, graph::Graph primitives,
+                                               std::vector<Tensor> state, std::vector<Tensor> constants);
 
     const std::string &target() const { return target_; }
     const std::string &level() const { return level_; }
@@ -42,6 +44,8 @@ class Program {
     void bind_state(std::string_view name, const Tensor &tensor);
     void set_constant(std::string_view name, const Tensor &tensor);
     void save_state(const std::string &path) const;
+    // The whole artefact with its present state and constants.
+    void save(const std::string &path) const;
     void load_state(const std::string &path);
     Requirements requirements(const Sizes &sizes) const;
 
@@ -64,11 +68,15 @@ class Program {
                  const Tensor &tensor);
     void note_missing();
     void check_output_count(size_t output_count) const;
+    // The tensors of the state or the constants as sections of a file; NameMissingError when one is not there yet.
+    static void add_sections(std::vector<TensorSection> &out, const std::vector<TensorSpec> &specs,
+                             const std::vector<Tensor> &tensors, const std::string &prefix);
 
     std::string target_, level_;
     std::vector<std::pair<std::string, std::string>> metadata_;
     std::unique_ptr<Engine> engine_;
     StateTable table_;
+    std::vector<std::pair<std::string, Tensor>> others_; // tensors of the file that are neither, such as kernel images
     std::string missing_; // the first state or constant without a tensor, for the message; empty when all are there
     bool mutates_ = false;
     std::shared_ptr<Communicator> communicator_;

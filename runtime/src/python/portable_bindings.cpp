@@ -1,5 +1,6 @@
 // Single primitives and graph text from Python: how tests reach the portable kernels and the C++ parser.
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <string>
 #include <vector>
@@ -46,18 +47,34 @@ nb::list run_primitive(const std::string &name, const std::string &attributes, n
     return results;
 }
 
-nb::str normalize_graph_text(nb::handle text) {
-    // Halves of surrogate pairs, which file names may hold, go through as they are.
+// Text to text through the C ABI. Halves of surrogate pairs, which file names may hold, go through as they are.
+template <class Function> nb::str text_to_text(nb::handle text, Function function) {
     nb::object bytes = text.attr("encode")("utf-8", "surrogatepass");
-    tsr_text *normalized = nullptr;
-    check(tsr_graph_text_normalize(PyBytes_AsString(bytes.ptr()), static_cast<size_t>(PyBytes_Size(bytes.ptr())),
-                                   &normalized));
-    nb::object out = nb::steal(PyUnicode_DecodeUTF8(
-        tsr_text_data(normalized), static_cast<Py_ssize_t>(tsr_text_size(normalized)), "surrogatepass"));
-    tsr_text_release(normalized);
+    tsr_text *made = nullptr;
+    check(function(PyBytes_AsString(bytes.ptr()), static_cast<size_t>(PyBytes_Size(bytes.ptr())), &made));
+    nb::object out = nb::steal(PyUnicode_DecodeUTF8(tsr_text_data(made), static_cast<Py_ssize_t>(tsr_text_size(made)),
+                                                    "surrogatepass"));
+    tsr_text_release(made);
     if (!out.is_valid())
         throw nb::python_error();
     return nb::cast<nb::str>(out);
+}
+
+nb::str normalize_graph_text(nb::handle text) { return text_to_text(text, tsr_graph_text_normalize); }
+
+nb::str decompose_graph_text(nb::handle text, bool merge) {
+    return text_to_text(text, [=](const char *data, size_t bytes, tsr_text **out) {
+        return tsr_graph_text_decompose(data, bytes, merge, out);
+    });
+}
+
+nb::str gradient_graph_text(nb::handle text, const std::vector<std::string> &wrt) {
+    std::vector<const char *> names;
+    for (const std::string &name : wrt)
+        names.push_back(name.c_str());
+    return text_to_text(text, [&](const char *data, size_t bytes, tsr_text **out) {
+        return tsr_graph_text_gradient(data, bytes, names.data(), static_cast<int32_t>(names.size()), out);
+    });
 }
 
 nb::list primitive_names() {
@@ -75,6 +92,10 @@ void bind_portable(nb::module_ &m) {
           "The results of one primitive by its portable kernel; attributes as text of Graph IR.");
     m.def("normalize_graph_text", &normalize_graph_text, nb::arg("text"),
           "Text of Graph IR, read and printed in C++; operators and types are not judged.");
+    m.def("decompose_graph_text", &decompose_graph_text, nb::arg("text"), nb::arg("merge") = false,
+          "Text of Graph IR with composites replaced by what they are made of, by the C++ front end.");
+    m.def("gradient_graph_text", &gradient_graph_text, nb::arg("text"), nb::arg("wrt"),
+          "Text of Graph IR with the gradients with respect to inputs or parameters, by the C++ front end.");
     m.def("primitive_names", &primitive_names, "The primitives of the portable kernels, sorted.");
 }
 

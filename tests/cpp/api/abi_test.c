@@ -52,6 +52,31 @@ AT(tsr_run_info, run_ns, 16);
 AT(tsr_run_info, finished, 24);
 AT(tsr_run_info, status, 28);
 
+SIZE(tsr_operand, 40);
+AT(tsr_operand, dim, 8);
+AT(tsr_operand, real, 16);
+AT(tsr_operand, integer, 24);
+AT(tsr_operand, kind, 32);
+
+SIZE(tsr_call, 64);
+AT(tsr_call, function, 8);
+AT(tsr_call, arguments, 16);
+AT(tsr_call, operands, 24);
+AT(tsr_call, dims, 32);
+AT(tsr_call, file, 40);
+AT(tsr_call, line, 48);
+AT(tsr_call, operand_count, 52);
+AT(tsr_call, dim_count, 56);
+
+SIZE(tsr_trace, 56);
+AT(tsr_trace, name, 8);
+AT(tsr_trace, output_names, 16);
+AT(tsr_trace, outputs, 24);
+AT(tsr_trace, parameters, 32);
+AT(tsr_trace, updates, 40);
+AT(tsr_trace, output_count, 48);
+AT(tsr_trace, update_count, 52);
+
 _Static_assert(TSR_F64 == 0 && TSR_F32 == 1 && TSR_BF16 == 2 && TSR_F16 == 3 && TSR_F8E4M3 == 4 && TSR_F8E5M2 == 5 &&
                    TSR_I64 == 6 && TSR_I32 == 7 && TSR_I16 == 8 && TSR_I8 == 9 && TSR_U8 == 10 && TSR_BOOL == 11,
                "dtype codes changed");
@@ -64,7 +89,11 @@ _Static_assert(TSR_OK == 0 && TSR_ERROR == 1 && TSR_SHAPE_ERROR == 2 && TSR_DTYP
 _Static_assert(TSR_CPU == 1 && TSR_CUDA == 2 && TSR_ROCM == 10, "device types changed");
 _Static_assert(TSR_INPUT == 0 && TSR_OUTPUT == 1 && TSR_STATE == 2 && TSR_CONSTANT == 3, "value kinds changed");
 _Static_assert(TSR_LOAD_SKIP_HASHES == 1 && TSR_LOAD_NO_NATIVE_CODE == 2, "load flags changed");
-_Static_assert(TSR_TENSOR_READONLY == 1 && TSR_TENSOR_CONTIGUOUS == 2 && TSR_TENSOR_LAZY == 4, "tensor flags changed");
+_Static_assert(TSR_TENSOR_READONLY == 1 && TSR_TENSOR_CONTIGUOUS == 2 && TSR_TENSOR_LAZY == 4 && TSR_TENSOR_SYMBOLIC == 8,
+               "tensor flags changed");
+_Static_assert(TSR_OPERAND_NONE == 0 && TSR_OPERAND_TENSOR == 1 && TSR_OPERAND_BOOL == 2 && TSR_OPERAND_INTEGER == 3 &&
+                   TSR_OPERAND_REAL == 4 && TSR_OPERAND_DIM == 5,
+               "operand kinds changed");
 
 static int failures = 0;
 
@@ -138,6 +167,9 @@ int main(void) {
     tsr_runtime_release(NULL);
     tsr_run_release(NULL);
     expect(tsr_graph_load_file(NULL, NULL, NULL) == TSR_ARGUMENT_ERROR, "a null path is rejected");
+    expect(tsr_op_call(NULL, &tensor, 1, NULL) == TSR_ARGUMENT_ERROR, "a null call is rejected");
+    expect(tsr_graph_save(NULL, "x") == TSR_ARGUMENT_ERROR, "a null graph is rejected");
+    expect(tsr_op_function_name(0) != NULL && tsr_op_function_name(-1) == NULL, "functions have names");
     expect(tsr_set_error(TSR_SHAPE_ERROR, "text") == TSR_SHAPE_ERROR && strcmp(tsr_last_error(), "text") == 0, "set_error");
     printf("%d failures\n", failures);
     return failures ? 1 : 0;

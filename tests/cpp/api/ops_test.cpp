@@ -2,6 +2,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <regex>
 #include <thread>
 
 #include "check.h"
@@ -185,9 +186,9 @@ void test_promotion() {
     CHECK((h * 2.0).dtype() == DType::BF16 && (1 - h).dtype() == DType::BF16 && (flags({1}) + 1).dtype() == DType::I64);
     CHECK((i / 2).dtype() == DType::F32 && close(i / 2, {1.5}) && close(2 / i, {2.0 / 3}) && close(2 - i, {-1}));
     CHECK(close(-i, {-3}) && close(1 + i, {4}) && close(3 * i, {9}));
-    CHECK_ERROR(i + 3000000000, Error, TSR_ARGUMENT_ERROR, "[full] the value 3000000000 is not a number of dtype i32");
+    CHECK_ERROR(i + 3000000000, Error, TSR_ARGUMENT_ERROR, "[add] the value 3000000000 does not fit i32");
     CHECK(close(op::cast(vector<float>({300, -1e9f, NAN, 2.9f}), DType::I8), {127, -128, 0, 2}));
-    CHECK(op::cast(i, DType::I32).handle() == i.handle());
+    CHECK(op::cast(i, DType::I32).data<void>() == i.data<void>());
 }
 
 void test_shapes() {
@@ -200,7 +201,7 @@ void test_shapes() {
     CHECK(close(op::broadcast_to(vector<float>({1, 2}), {2, 2}), {1, 2, 1, 2}));
     CHECK(close(op::slice(x, {0, 1}, {2, 3}), {1, 2, 4, 5}) && close(op::slice(x, {1, -3}, {2, 3}, {1, 2}), {3, 5}));
     CHECK(close(op::flip(x, 1), {2, 1, 0, 5, 4, 3}) && close(op::flip(x), {5, 4, 3, 2, 1, 0}));
-    CHECK(close(op::pad(vector<float>({1, 2}), {1}, {2}, 9), {9, 1, 2, 9, 9}));
+    CHECK(close(op::pad(vector<float>({1, 2}), {{1, 2}}, "constant", 9), {9, 1, 2, 9, 9}));
     CHECK(close(op::concat({x, op::neg(x)}, -1), {0, 1, 2, 0, -1, -2, 3, 4, 5, -3, -4, -5}));
     CHECK(op::concat({vector<int32_t>({1}), vector<double>({2})}).dtype() == DType::F64);
     CHECK(close(op::iota({2, 2}, -1), {0, 1, 0, 1}) && op::iota({2}).dtype() == DType::I64);
@@ -237,7 +238,7 @@ void test_products() {
     CHECK(op::matmul(Tensor::create({3, 0}, DType::F32), Tensor::create({0, 2}, DType::F32)).shape() == Shape({3, 2}));
     CHECK_ERROR(op::matmul(a, vector<float>({1, 2, 3})), Error, TSR_SHAPE_ERROR,
                 "the last dimension of a (2) must equal");
-    CHECK_ERROR(op::matmul(flags({1}), flags({1})), Error, TSR_DTYPE_ERROR, "[matmul] operand 0 has dtype bool");
+    CHECK_ERROR(op::matmul(flags({1}), flags({1})), Error, TSR_DTYPE_ERROR, "[matmul] both operands are bool");
 }
 
 void test_indexing() {
@@ -265,14 +266,14 @@ void test_errors() {
     CHECK_ERROR(op::add(a, b), Error, TSR_SHAPE_ERROR,
                 "[add] operand 0 with shape [2, 3] and operand 1 with shape [4] do not broadcast");
     CHECK_ERROR(op::bitwise_and(a, 1), Error, TSR_DTYPE_ERROR, "[bitwise_and] operand 0 has dtype f32");
-    CHECK_ERROR(op::sub(flags({1}), flags({1})), Error, TSR_DTYPE_ERROR, "[sub] operand 0 has dtype bool");
-    CHECK_ERROR(op::exp(Tensor()), Error, TSR_ARGUMENT_ERROR, "null");
-    CHECK_ERROR(op::concat({}), Error, TSR_ARGUMENT_ERROR, "[concat] needs at least one tensor");
+    CHECK_ERROR(op::sub(flags({1}), flags({1})), Error, TSR_DTYPE_ERROR, "[sub] both operands have dtype bool");
+    CHECK_ERROR(op::exp(Tensor()), Error, TSR_ARGUMENT_ERROR, "[exp] an operand is missing");
+    CHECK_ERROR(op::concat({}), Error, TSR_ARGUMENT_ERROR, "[concat] the first argument must be a list of one or more tensors");
     CHECK_ERROR(op::full({2}, a, DType::F32), Error, TSR_ARGUMENT_ERROR, "[full] value must be a number");
     CHECK_ERROR(op::full({-1}, 0), Error, TSR_SHAPE_ERROR, "is or can be negative");
     CHECK_ERROR(op::full({int64_t{1} << 40, int64_t{1} << 40}, 0), Error, TSR_SHAPE_ERROR, "64 bits");
     CHECK_ERROR(values(op::full({int64_t{1} << 44}, 0)), Error, TSR_OUT_OF_MEMORY_ERROR, "could not be allocated");
-    CHECK_ERROR(op::reshape(a, {4, -1}), Error, TSR_SHAPE_ERROR, "cannot take the shape");
+    CHECK_ERROR(op::reshape(a, {4, -1}), Error, TSR_SHAPE_ERROR, "which the other dimensions of (4, -1) do not divide");
     tsr_tensor *out = nullptr;
     CHECK(tsr_op_apply("no_such", "", nullptr, 0, &out, 1) == TSR_NAME_MISSING_ERROR && !out);
     CHECK(tsr_op_apply("full", "{shape = [", nullptr, 0, &out, 1) == TSR_GRAPH_ERROR && !out);
@@ -319,11 +320,19 @@ void test_evaluation() {
     CHECK(close(strided + 0, {0, 3, 1, 4, 2, 5}));
 }
 
+// Text of Graph IR without the user's lines, of which it must have some in this file.
+std::string without_locations(const std::string &text) {
+    static const std::regex location(" at \"[^\"]*ops_test.cpp\":[0-9]+");
+    const std::string out = std::regex_replace(text, location, "");
+    CHECK(out != text);
+    return out;
+}
+
 void test_traced_graphs() {
     const Tensor x = op::input("x", {2, 3}, DType::F32), w = tensor<float>({1, 0, 0, 1, 1, 1}, {3, 2});
     const Tensor h = op::maximum(op::matmul(x, w), 0), y = h + h;
     const Graph graph = Graph::trace({{"y", y}, {"h", h}}, "net");
-    CHECK(graph.to_text() == "tessera.graph 1\n"
+    CHECK(without_locations(graph.to_text()) == "tessera.graph 1\n"
                              "graph \"net\" {\n"
                              "  %0 = input {name = \"x\"} : f32[2, 3]\n"
                              "  %1 = constant {name = \"constant_0\"} : f32[3, 2]\n"

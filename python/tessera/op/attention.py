@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -10,13 +11,13 @@ import numpy as np
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.ir.dims import Dim
 from tessera.ir.dtype import bool_, i32
-from tessera.ir.value import TensorType, Value
+from tessera.ir.value import Node, TensorType, Value
 from tessera.op.accumulate import widen
 from tessera.op.arguments import FLOATS, require_dtype, require_equal_dtypes, shape_text
 from tessera.op.broadcasting import broadcast_shapes
 from tessera.op.lowering import Composite
 from tessera.op.matmul import swap_last, to_shape
-from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, apply, build, register
 from tessera.op.pointwise_binary import where
 from tessera.op.promotion import TensorLike, as_floating, as_tensor, cast_to, promote_operands
 
@@ -73,12 +74,12 @@ def _infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
     return TensorType(q.dtype, (*batch, q.shape[-2], v.shape[-1]))
 
 
-def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bool, scale: float) -> Value:
+def attention_scores(q: Value, k: Value, mask: Value | None = None, *, causal: bool, scale: float) -> Value:
+    """q kᵀ · scale with masks applied: (…, heads, L, S), where heads are grouped (…, shared heads, group, L, S)."""
     group = _group(q.shape, k.shape)
-    result_shape = _infer(tuple(x.type for x in (q, k, v)), {}).shape
     if group > 1:  # heads as (shared, group), so that a key head meets its queries by broadcasting
         q = to_shape(q, (*q.shape[:-3], k.shape[-3], group, *q.shape[-2:]))
-        k, v = (to_shape(x, (*x.shape[:-2], 1, *x.shape[-2:])) for x in (k, v))
+        k = to_shape(k, (*k.shape[:-2], 1, *k.shape[-2:]))
     scores = build("matmul", widen(q), swap_last(widen(k))) * scale
     if mask is not None:
         mask = _grouped_mask(mask, group)
@@ -86,9 +87,26 @@ def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bo
     if causal:
         rows, columns = (build("iota", shape=list(scores.shape[-2:]), axis=a, dtype=i32) for a in (0, 1))
         scores = where(columns <= rows, scores, float("-inf"))
+    return scores
+
+
+def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bool, scale: float) -> Value:
+    result_shape = _infer(tuple(x.type for x in (q, k, v)), {}).shape
+    scores = attention_scores(q, k, mask, causal=causal, scale=scale)
+    if _group(q.shape, k.shape) > 1:
+        v = to_shape(v, (*v.shape[:-2], 1, *v.shape[-2:]))
     weights = build("safe_softmax", scores, axis=scores.ndim - 1)
     result = build("matmul", weights, widen(v))
     return to_shape(cast_to(result, q.dtype), result_shape)
+
+
+def _vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value] | None:
+    """The gradient as one operator, which a target may have a kernel for; with a mask it follows from the body."""
+    gradient = cotangents[0]
+    if len(node.operands) != 3 or gradient is None:
+        return None
+    out, sums = apply("flash_attention", node.operands, dict(node.attrs))
+    return apply("flash_attention_gradient", (*node.operands, out, sums, gradient), dict(node.attrs))
 
 
 def _grouped_mask(mask: Value, group: int) -> Value:
@@ -160,7 +178,7 @@ def _shard(types: tuple[TensorType, ...], attrs: Attrs) -> str:
 register(OpDef(
     name=_OP,
     infer=_infer,
-    vjp=None,
+    vjp=_vjp,
     shard=_shard,
     lower=Composite(_body),
     reference=_reference,

@@ -14,7 +14,7 @@ from tessera.op.lowering import Composite, Lowering
 
 Attrs = Mapping[str, Any]
 Infer = Callable[[tuple[TensorType, ...], Attrs], "TensorType | tuple[TensorType, ...]"]
-Vjp = Callable[[Node, tuple["Value | None", ...]], Sequence["Value | None"]]
+Vjp = Callable[[Node, tuple["Value | None", ...]], "Sequence[Value | None] | None"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,8 @@ class OpDef:
 
     infer      operand types and attributes → result type(s); raises ShapeError or DTypeError.
     vjp        (node, gradient per result, None where zero) → gradient per operand (None: no gradient),
-               built with operators; or ``no_vjp(reason)``; for a composite, None: follows from the body.
+               built with operators; or ``no_vjp(reason)``; for a composite, None: follows from the body (the
+               function may give None too).
     shard      factor string such as ``"bik,bkj->bij"`` or a function (types, attrs) → string (see below).
     lower      a declaration from ``tessera.op.lowering``.
     reference  NumPy arrays and attributes → NumPy array or tuple; the oracle. None for a composite

@@ -166,7 +166,11 @@ def _vjp(node: Node, cotangents: tuple[Value | None, ...]) -> list[tuple[Value, 
             raise InternalError(f"{node.op}: the operator is not a composite and states no vjp")
         return list(_inlined(node, definition.lower, cotangents).items())
     with location(node.loc):
-        found = list(definition.vjp(node, cotangents))
+        made = definition.vjp(node, cotangents)
+    if made is None:
+        assert isinstance(definition.lower, Composite)
+        return list(_inlined(node, definition.lower, cotangents).items())
+    found = list(made)
     if len(found) != len(node.operands):
         raise InternalError(f"{node.op}: vjp gave {len(found)} gradients for {len(node.operands)} operands")
     for i, (operand, gradient) in enumerate(zip(node.operands, found)):
@@ -195,6 +199,14 @@ def _inlined(
     operands = list(dict.fromkeys(v for v in node.operands if v.dtype.is_float))
     seeds = [(v, c) for v, c in zip(values, cotangents) if c is not None]
     return _pull_back(seeds, operands, frozenset(node.operands))
+
+
+def composite_gradients(node: Node, cotangents: tuple[Value | None, ...]) -> list[Value]:
+    """The gradient for each operand of a composite through its body, zeros where no path leads to it."""
+    definition = opdef.get(node.op)
+    assert isinstance(definition.lower, Composite)
+    found = _inlined(node, definition.lower, cotangents)
+    return [found[v] if v in found else _zeros(v) for v in node.operands]
 
 
 def _shape(value: Value) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from typing import Union
 
 from tessera.errors import InternalError
 from tessera.ir.attribute import attributes_key
@@ -13,9 +14,12 @@ from tessera.ir.value import INPUT, LEAVES, Node, Value
 from tessera.op import opdef
 from tessera.op.lowering import Composite
 
+Kept = Union[frozenset[str], Callable[[Node], bool]]
+"""The composites that stay: their names, or a test."""
 
-def decompose(graph: Graph, keep: frozenset[str] = frozenset()) -> Graph:
-    """The graph with every composite replaced by its body, except those named in ``keep``.
+
+def decompose(graph: Graph, keep: Kept = frozenset()) -> Graph:
+    """The graph with every composite replaced by its body, except those in ``keep``.
 
     A body is traced once per operator, attributes and operand types, then copied; the copies get the
     location of the composite they stand for.
@@ -48,10 +52,14 @@ class _Template:
         return tuple([new[v] for v in self._results])
 
 
-def _template(node: Node, keep: frozenset[str], templates: dict[Hashable, _Template]) -> _Template | None:
+def _stays(node: Node, keep: Kept) -> bool:
+    return keep(node) if callable(keep) else node.op in keep
+
+
+def _template(node: Node, keep: Kept, templates: dict[Hashable, _Template]) -> _Template | None:
     """The traced body of a composite node; None for one that stays."""
     definition = opdef.REGISTRY.get(node.op)
-    if definition is None or not isinstance(definition.lower, Composite) or node.op in keep:
+    if definition is None or not isinstance(definition.lower, Composite) or _stays(node, keep):
         return None
     types = tuple(v.type for v in node.operands)
     key = (node.op, types, attributes_key(node.attrs))
@@ -62,7 +70,7 @@ def _template(node: Node, keep: frozenset[str], templates: dict[Hashable, _Templ
 
 
 def _trace(
-    node: Node, composite: Composite, keep: frozenset[str], templates: dict[Hashable, _Template]
+    node: Node, composite: Composite, keep: Kept, templates: dict[Hashable, _Template]
 ) -> _Template:
     placeholders = [Node(INPUT, (), {"name": f"_{i}"}, (v.type,)) for i, v in enumerate(node.operands)]
     operands = [n.results[0] for n in placeholders]

@@ -15,7 +15,8 @@ from tessera.ir.verify import verify
 from tessera.transform.algebra import simplify_algebra
 from tessera.transform.cse import eliminate_common_subexpressions
 from tessera.transform.dce import drop_dead_updates
-from tessera.transform.decompose import decompose
+from tessera.transform.decompose import Kept, decompose
+from tessera.transform.flash_attention import claim, is_claimed
 from tessera.transform.fold import fold_constants
 from tessera.transform.simplify import simplify
 
@@ -91,7 +92,12 @@ def run_passes(
     return graph
 
 
-def to_primitives(graph: Graph, keep: frozenset[str] = frozenset(), timings: Timings | None = None) -> Graph:
+def to_gpu_operators(graph: Graph, timings: Timings | None = None) -> Graph:
+    """What a GPU target compiles: primitives, and attention as a whole where there are kernels for it."""
+    return to_primitives(run_passes(graph, [claim], timings=timings), is_claimed, timings)
+
+
+def to_primitives(graph: Graph, keep: Kept = frozenset(), timings: Timings | None = None) -> Graph:
     """What a target compiles: composites decomposed (except those in ``keep``) and simplified."""
 
     def decompose_others(g: Graph) -> Graph:

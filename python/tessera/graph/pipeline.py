@@ -23,7 +23,7 @@ from tessera.ir.printer import print_graph
 from tessera.ir.value import Value
 from tessera.schedule.options import Schedule
 from tessera.target.cpu.levels import level_named
-from tessera.transform.pipeline import to_primitives
+from tessera.transform.pipeline import to_gpu_operators, to_primitives
 
 if TYPE_CHECKING:
     from tessera.target.triton.compile import Architecture
@@ -213,7 +213,7 @@ def _build(graph: Graph, text: str, options: Options) -> Built:
         _build_cpu(primitives, options, metadata, kernels, schedules)
     for target in GPU_TARGETS:
         if target in options.targets:
-            _build_gpu(target, primitives, options, metadata, kernels, schedules)
+            _build_gpu(target, to_gpu_operators(graph), options, metadata, kernels, schedules)
     if "portable" in options.targets:
         metadata[layout.PORTABLE] = print_graph(primitives)
         schedules["portable"] = lambda: (

@@ -12,12 +12,11 @@ from dataclasses import dataclass, field
 
 from tessera.ir.dims import Call, Dim, Expr, Symbol, product
 from tessera.ir.value import Value
-from tessera.op import lowering as low
 from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.index import Axes, Index, recombine, rename, symbol_of
 from tessera.schedule.options import Schedule
-from tessera.schedule.pieces import DOT, MAP, REDUCE, SCAN, Piece
+from tessera.schedule.pieces import DOT, MAP, PORTABLE, REDUCE, SCAN, WHOLE, Piece
 
 Mapping = dict[Symbol, Dim]
 
@@ -336,7 +335,7 @@ def seen_in(axes: Axes, root: Value, shape: tuple[Dim, ...], index: Index) -> In
 def _produced(piece: Piece) -> tuple[Value, ...]:
     if piece.kind == "check":
         return ()
-    return piece.node.results if isinstance(get(piece.node.op).lower, low.Portable) else (piece.value,)
+    return piece.node.results if piece.kind in (PORTABLE, WHOLE) else (piece.value,)
 
 
 def _rank(group: Group) -> int:

@@ -178,7 +178,7 @@ def _add_use(use: _Uses, node: Node, position: int, operand: Value, uses: dict[i
             use.larger = True
         else:
             use.operand = True
-    elif isinstance(rule, low.Portable):
+    elif isinstance(rule, (low.Portable, low.Composite)):
         use.count += 1
         use.memory = True
     elif not can_inline(node) and isinstance(rule, (low.IndexAdd, low.ScatterAdd)):

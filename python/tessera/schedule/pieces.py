@@ -17,7 +17,9 @@ from tessera.schedule.index import Axes, Index, broadcast
 from tessera.schedule.materialise import can_inline
 from tessera.schedule.placement import Placement
 
-MAP, REDUCE, SCAN, DOT, SCATTER, PORTABLE, CHECK = "map", "reduce", "scan", "dot", "scatter", "portable", "check"
+MAP, REDUCE, SCAN, DOT, SCATTER, CHECK = "map", "reduce", "scan", "dot", "scatter", "check"
+PORTABLE, WHOLE = "portable", "whole"
+"""Operators whose operands are tensors in memory: run by the portable kernel, or by one that the target has for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +134,10 @@ def _check(node: Node, placement: Placement, position: int) -> Piece:
 
 def _pieces_of(node: Node, v: Value, placement: Placement, axes: Axes, position: int) -> list[Piece]:
     rule = get(node.op).lower
-    if isinstance(rule, low.Portable):
+    if isinstance(rule, (low.Portable, low.Composite)):
         if v.index:
             return []
-        piece = Piece(PORTABLE, node, v, position)
+        piece = Piece(PORTABLE if isinstance(rule, low.Portable) else WHOLE, node, v, position)
         for o in node.operands:
             root = placement.root(o)
             assert root is not None

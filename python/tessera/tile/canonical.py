@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.ir.dims import Dim, Expr, Symbol, substitute, sym, symbols
 from tessera.schedule.index import symbol_of
-from tessera.tile.ir import DotKernel, Index, Kernel, Load, Random, Store
+from tessera.tile.ir import AttentionKernel, DotKernel, Index, Kernel, Load, Random, Store
 from tessera.tile.rewrite import axes, bodies, substitute_symbols
 
 
@@ -22,7 +22,7 @@ def canonicalise(kernel: Kernel) -> tuple[Kernel, tuple[Symbol, ...]]:
             mapping[axis.symbol] = _named(f"b{i}", axis.symbol)
         for name, axis in (("m", kernel.m), ("n", kernel.n), ("k", kernel.k)):
             mapping[axis.symbol] = _named(name, axis.symbol)
-    else:
+    elif not isinstance(kernel, AttentionKernel):
         for i, axis in enumerate(kernel.grid):
             mapping[axis.symbol] = _named(f"i{i}", axis.symbol)
         loops = [a for a in axes(kernel) if a.symbol not in mapping]

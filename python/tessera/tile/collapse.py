@@ -8,7 +8,20 @@ from typing import Any, TypeVar, Union
 
 from tessera.ir.dims import Call, Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
 from tessera.schedule.index import symbol_of
-from tessera.tile.ir import Axis, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
+from tessera.tile.ir import (
+    AttentionKernel,
+    Axis,
+    DotKernel,
+    Index,
+    Kernel,
+    Load,
+    LoopKernel,
+    Op,
+    Random,
+    Ref,
+    Stage,
+    Store,
+)
 from tessera.tile.rewrite import accesses, bodies, map_op, resized, with_bodies
 
 K = TypeVar("K", bound=Union[LoopKernel, DotKernel])
@@ -18,6 +31,8 @@ def collapse(kernel: Kernel) -> Kernel:
     """The kernel with as few axes as its accesses allow."""
     if isinstance(kernel, LoopKernel):
         return _collapse_loops(_collapse_grid(kernel))
+    if isinstance(kernel, AttentionKernel):
+        return kernel
     return _collapse_batch(kernel)
 
 

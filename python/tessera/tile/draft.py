@@ -8,8 +8,9 @@ from tessera.ir.graph import Graph
 from tessera.schedule.fusion import Group
 from tessera.schedule.index import Axes
 from tessera.schedule.machine import CPU, Machine
-from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER
+from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER, WHOLE
 from tessera.schedule.placement import Placement
+from tessera.tile import attention
 from tessera.tile.collapse import collapse
 from tessera.tile.dot import DotBuilder
 from tessera.tile.emission import Argument
@@ -39,6 +40,9 @@ def draft_kernels(
     for group in groups:
         if group.kind in (CHECK, PORTABLE):
             continue
+        if group.kind == WHOLE:
+            drafts[group] = Draft(*attention.build(group, placement))
+            continue
         builder = {DOT: DotBuilder, SCATTER: ScatterBuilder}.get(group.kind, LoopBuilder)
         emitter = builder(group, placement, axes, external)
         if isinstance(emitter, LoopBuilder):
@@ -57,6 +61,6 @@ def external_values(graph: Graph, groups: list[Group], placement: Placement) -> 
         found.add(id(root))
     for group in groups:
         found.update(root for root in group.reads if root not in group.roots)
-        if group.kind in (CHECK, PORTABLE, SCATTER):
+        if group.kind in (CHECK, PORTABLE, SCATTER, WHOLE):
             found.update(group.reads)
     return found

@@ -1,8 +1,8 @@
 """Tile IR: one kernel as a target-neutral program.
 
-A kernel is a ``LoopKernel`` (pointwise work, reductions, scans, gathers, scatters, fused in any mix) or
-a ``DotKernel`` (matrix product with prologues and an epilogue). Bodies are SSA lists of ops: op ``i`` of a
-body is referred to as ``Ref(scope, i)``. All index expressions are ``Dim`` expressions whose symbols are the
+A kernel is a ``LoopKernel`` (pointwise work, reductions, scans, gathers, scatters, fused in any mix), a
+``DotKernel`` (matrix product with prologues and an epilogue) or an ``AttentionKernel``. Bodies are SSA lists of ops: op
+``i`` of a body is referred to as ``Ref(scope, i)``. All index expressions are ``Dim`` expressions whose symbols are the
 kernel's axes and its size arguments.
 """
 
@@ -192,7 +192,26 @@ class DotKernel:
     loc: Location | None = None
 
 
-Kernel = Union[LoopKernel, DotKernel]
+@dataclass(frozen=True, slots=True)
+class AttentionKernel:
+    """softmax(q kᵀ · scale) v for every head, or its gradients; only GPU targets have this form.
+
+    All buffers are contiguous. Forward: q [heads, L, E], k and v [shared heads, S, E], out like q, sums [heads, L]:
+    the logarithm of the sum of exp(score) over the keys of a query. ``backward``: q, k, v, out, sums, the gradient of
+    out, then the gradients of q, k and v. Query head i uses shared head i // (heads / shared heads). ``causal``:
+    position i attends to positions up to i.
+    """
+
+    name: str
+    sizes: tuple[Symbol, ...]
+    buffers: tuple[Buffer, ...]
+    causal: bool
+    scale: float
+    backward: bool
+    loc: Location | None = None
+
+
+Kernel = Union[LoopKernel, DotKernel, AttentionKernel]
 
 COMPUTES: tuple[str, ...] = (
     # unary

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tessera.tile.ir import (
+    AttentionKernel,
     Axis,
     Buffer,
     Compute,
@@ -25,9 +26,16 @@ from tessera.tile.ir import (
 def print_kernel(kernel: Kernel) -> str:
     """The kernel as text: buffers, axes, and one line per op."""
     sizes = ", ".join(f"{s.name} in [{s.min}, {'inf' if s.max is None else s.max}]" for s in kernel.sizes)
-    head = f'{"dot" if isinstance(kernel, DotKernel) else "loop"} kernel "{kernel.name}"'
+    head = f'{kind(kernel)} kernel "{kernel.name}"'
     lines = [f"{head} sizes({sizes})" + (f" at {kernel.loc}" if kernel.loc else "")]
     return "\n".join([*lines, *_content(kernel)])
+
+
+def kind(kernel: Kernel) -> str:
+    """The form of a kernel in a word."""
+    if isinstance(kernel, AttentionKernel):
+        return "attention"
+    return "dot" if isinstance(kernel, DotKernel) else "loop"
 
 
 def content_key(kernel: Kernel) -> str:
@@ -44,6 +52,9 @@ def _content(kernel: Kernel) -> list[str]:
             lines.append(f"  stage {number} {_axes(stage.axes)}")
             lines += [f"    %{number}.{i} = {_op(op)}" for i, op in enumerate(stage.ops)]
         return lines
+    if isinstance(kernel, AttentionKernel):
+        direction = "gradient" if kernel.backward else "forward"
+        return [*lines, f"  {direction}{' causal' if kernel.causal else ''} scale {kernel.scale!r}"]
     lines.append(f"  batch {_axes(kernel.batch)} m {_axes((kernel.m,))} n {_axes((kernel.n,))} k {_axes((kernel.k,))}")
     lines.append(f"  accumulate in {kernel.acc.name}")
     for number, (name, body) in enumerate((("a", kernel.a), ("b", kernel.b), ("epilogue", kernel.epilogue))):

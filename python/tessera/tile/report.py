@@ -4,26 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from tessera.ir.dims import Dim, add, evaluate, mul, product, substitute, sym
+from tessera.ir.dims import Dim, add, evaluate, floordiv, mul, product, substitute, sym
 from tessera.ir.provenance import Location
 from tessera.schedule.cost import typical
 from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck
-from tessera.tile.ir import Compute, DotKernel, Kernel, Random, Reduce, Scan
+from tessera.tile.ir import AttentionKernel, Compute, DotKernel, Kernel, Random, Reduce, Scan
+from tessera.tile.printer import kind
 
 
 def kernel_grid(kernel: Kernel) -> tuple[Dim, ...]:
     """Extents of the independent axes."""
     if isinstance(kernel, DotKernel):
         return (*(a.extent for a in kernel.batch), kernel.m.extent, kernel.n.extent)
+    if isinstance(kernel, AttentionKernel):
+        return kernel.buffers[0].shape[:2]
     return tuple(a.extent for a in kernel.grid)
 
 
 def kernel_flops(kernel: Kernel) -> Dim:
-    """Arithmetic operations: one per computed element, two per term of a product."""
+    """Arithmetic operations: one per computed element, two per term of a product; of attention, its products."""
     if isinstance(kernel, DotKernel):
         points = product(kernel_grid(kernel))
         total = mul(mul(points, kernel.k.extent), 2)
         return add(total, mul(points, _arithmetic(kernel.epilogue)))
+    if isinstance(kernel, AttentionKernel):
+        q, k = (b.shape for b in kernel.buffers[:2])
+        return floordiv(mul(product((*q, k[1])), 10 if kernel.backward else 4), 2 if kernel.causal else 1)
     total: Dim = 0
     points = product(kernel_grid(kernel))
     for stage in kernel.stages:
@@ -116,9 +122,8 @@ def _instruction_row(plan: Plan, i: Instruction, numbers: _Numbers) -> tuple[str
 
         read, written = kernel_bytes(kernel)
         grid = " x ".join(str(here(d)) for d in kernel_grid(kernel)) or "1"
-        kind = "dot" if isinstance(kernel, DotKernel) else "loop"
         return (
-            kernel.name, kind, grid, numbers.amount(here(read)), numbers.amount(here(written)),
+            kernel.name, kind(kernel), grid, numbers.amount(here(read)), numbers.amount(here(written)),
             numbers.count(here(kernel_flops(kernel))), _line(i.loc),
         )
     if isinstance(i, RangeCheck):

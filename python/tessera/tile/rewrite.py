@@ -7,15 +7,31 @@ from dataclasses import replace
 from typing import Any, TypeVar, Union, cast
 
 from tessera.ir.dims import Dim, Symbol
-from tessera.tile.ir import Axis, Buffer, DotKernel, Index, Kernel, Load, LoopKernel, Op, Random, Ref, Stage, Store
+from tessera.tile.ir import (
+    AttentionKernel,
+    Axis,
+    Buffer,
+    DotKernel,
+    Index,
+    Kernel,
+    Load,
+    LoopKernel,
+    Op,
+    Random,
+    Ref,
+    Stage,
+    Store,
+)
 
-K = TypeVar("K", bound=Union[LoopKernel, DotKernel])
+K = TypeVar("K", bound=Union[LoopKernel, DotKernel, AttentionKernel])
 
 
 def bodies(kernel: Kernel) -> list[tuple[Op, ...]]:
     """All bodies of a kernel, in scope order."""
     if isinstance(kernel, LoopKernel):
         return [stage.ops for stage in kernel.stages]
+    if isinstance(kernel, AttentionKernel):
+        return []
     return [kernel.a, kernel.b, kernel.epilogue]
 
 
@@ -23,6 +39,8 @@ def with_bodies(kernel: K, new: list[tuple[Op, ...]]) -> K:
     """The kernel with other bodies."""
     if isinstance(kernel, LoopKernel):
         return cast(K, replace(kernel, stages=tuple(Stage(s.axes, ops) for s, ops in zip(kernel.stages, new))))
+    if isinstance(kernel, AttentionKernel):
+        return kernel
     return cast(K, replace(kernel, a=new[0], b=new[1], epilogue=new[2]))
 
 
@@ -30,6 +48,8 @@ def axes(kernel: Kernel) -> list[Axis]:
     """All axes, each once: grid or batch, m, n, k, then those of loops."""
     if isinstance(kernel, DotKernel):
         return [*kernel.batch, kernel.m, kernel.n, kernel.k]
+    if isinstance(kernel, AttentionKernel):
+        return []
     return list(dict.fromkeys([*kernel.grid, *(a for s in kernel.stages for a in s.axes)]))
 
 
@@ -55,6 +75,8 @@ def map_op(op: Op, index: Callable[[int, tuple[Any, ...]], tuple[Any, ...]], exp
 
 def map_axes(kernel: Kernel, change: Callable[[Axis], Axis]) -> Kernel:
     """The kernel with every axis replaced."""
+    if isinstance(kernel, AttentionKernel):
+        return kernel
     if isinstance(kernel, DotKernel):
         return replace(
             kernel, batch=tuple(map(change, kernel.batch)), m=change(kernel.m), n=change(kernel.n), k=change(kernel.k)

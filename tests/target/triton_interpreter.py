@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import torch
 import triton
+import triton.experimental.gluon.language  # noqa: F401  # takes Triton's functions as they are when it is imported
 import triton.language as tl
 from scipy import special
 from tessera.ir.dims import evaluate
@@ -184,7 +185,10 @@ def launch(program: Program, arrays: Sequence[np.ndarray], sizes: Sequence[int],
         arguments: list[Any] = []
         for a in program.arguments:
             if isinstance(a, BufferArgument):
-                arguments.append(_pointer(arrays[a.index]))
+                array = arrays[a.index]
+                if array.dtype.itemsize != a.dtype.itemsize:  # a workspace
+                    array = array.view(a.dtype.numpy)
+                arguments.append(_pointer(array))
             elif isinstance(a, SizeArgument):
                 arguments.append(int(sizes[a.index]))
             else:

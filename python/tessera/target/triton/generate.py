@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from tessera.target.triton import dot, loops, products, scatter
+from tessera.target.triton import attention, dot, loops, products, scatter
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated
-from tessera.tile.ir import DotKernel, Kernel
+from tessera.tile.ir import AttentionKernel, DotKernel, Kernel
 
 
 def generate(kernel: Kernel, options: Options) -> Generated:
@@ -13,6 +13,8 @@ def generate(kernel: Kernel, options: Options) -> Generated:
     if isinstance(kernel, DotKernel):
         fast = dot.generate(kernel, options)
         return Generated((products.generate(kernel, options),)) if fast is None else fast
+    if isinstance(kernel, AttentionKernel):
+        return attention.generate(kernel, options)
     if scatter.is_scatter(kernel):
         return Generated((scatter.generate(kernel, options),))
     return Generated((loops.generate(kernel, options),))

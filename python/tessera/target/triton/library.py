@@ -1,4 +1,4 @@
-"""The functions of ``functions.py`` as text: a generated module holds those that it calls, and so stands by itself."""
+"""The library's functions as text: a generated module holds those that it calls, and so stands by itself."""
 
 from __future__ import annotations
 
@@ -18,6 +18,9 @@ from triton.language.extra import libdevice
 """
 
 
+_FILES = ("functions.py", "attention_functions.py", "hopper_attention_functions.py")
+
+
 @dataclass(frozen=True, slots=True)
 class _Function:
     text: str
@@ -26,16 +29,16 @@ class _Function:
 
 @lru_cache(maxsize=1)
 def _functions() -> dict[str, _Function]:
-    path = Path(__file__).with_name("functions.py")
-    text = path.read_text(encoding="utf-8")
-    lines = text.splitlines()
-    nodes = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
-    names = {n.name for n in nodes}
     found: dict[str, _Function] = {}
-    for node in nodes:
-        start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
-        used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & names - {node.name}
-        found[node.name] = _Function("\n".join(lines[start : node.end_lineno]), tuple(sorted(used)))
+    for file in _FILES:
+        text = Path(__file__).with_name(file).read_text(encoding="utf-8")
+        lines = text.splitlines()
+        nodes = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
+        names = {n.name for n in nodes}
+        for node in nodes:
+            start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
+            used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & names - {node.name}
+            found[node.name] = _Function("\n".join(lines[start : node.end_lineno]), tuple(sorted(used)))
     return found
 
 

@@ -57,7 +57,7 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
     strides = [1 if a is inner else step if a.extent == 1 else steps[a.symbol] for a in axes]
     if any(d == 0 or not is_multiple(d, step) for d in strides[:-1]):
         return None
-    sizes = [_size(kernel, d) for d in (*(a.extent for a in axes), *strides)]
+    sizes = [map_size(kernel.sizes, d) for d in (*(a.extent for a in axes), *strides)]
     known = [n for n in sizes if n is not None]
     if len(known) < len(sizes):
         return None
@@ -87,14 +87,14 @@ def _steps(offset: Dim, axes: list[Axis]) -> dict[Symbol, Dim] | None:
     return steps if total == offset else None
 
 
-def _size(kernel: DotKernel, d: Dim) -> MapSize | None:
-    """A number of a tensor map: a constant, or a constant times a size of the kernel."""
+def map_size(sizes: tuple[Symbol, ...], d: Dim) -> MapSize | None:
+    """A number of a tensor map: a constant, or a constant times one of the ``sizes`` of the kernel."""
     if isinstance(d, int):
         return MapSize(d)
     used = symbols(d)
-    if len(used) != 1 or used[0] not in kernel.sizes:
+    if len(used) != 1 or used[0] not in sizes:
         return None
     factor = substitute(d, {used[0]: 1})
     if not isinstance(factor, int) or mul(sym(used[0]), factor) != d:
         return None
-    return MapSize(factor, kernel.sizes.index(used[0]))
+    return MapSize(factor, sizes.index(used[0]))

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from tessera.dist.partition import Partitioned
-from tessera.dist.placement import shard_ranges, slices
+from tessera.dist.placement import shard_ranges, slices, with_sizes
 from tessera.ir.dims import evaluate
 from tessera.ir.sharding import COORDINATE, MeshShape
 from tessera.ir.value import LEAVES, Node
@@ -18,21 +18,23 @@ from tessera.op.opdef import get
 COMBINE = {"sum": np.add, "prod": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
-def run(part: Partitioned, whole: Mapping[tuple[str, str], np.ndarray]) -> tuple[dict[str, np.ndarray], int]:
+def run(
+    part: Partitioned, whole: Mapping[tuple[str, str], np.ndarray], symbols: Mapping[str, int] | None = None
+) -> tuple[dict[str, np.ndarray], int]:
     """The outputs and new state as whole arrays, and the bytes that all devices receive together.
 
-    ``whole``: arrays by (kind of leaf, name).
+    ``whole``: arrays by (kind of leaf, name); ``symbols``: the sizes of symbolic dimensions.
     """
     mesh, count = part.mesh, part.mesh.count(part.mesh.names)
-    sizes = [mesh.coordinates(rank) for rank in range(count)]
+    sizes = [{**mesh.coordinates(rank), **(symbols or {})} for rank in range(count)]
     values: dict[Any, list[np.ndarray]] = {}
     traffic = 0
     with np.errstate(all="ignore"):
         for node in part.graph.nodes():
             if node.op in LEAVES:
-                values[node.results[0]] = [_leaf(part, node, rank, whole) for rank in range(count)]
+                values[node.results[0]] = [_leaf(part, node, rank, whole, symbols or {}) for rank in range(count)]
             elif node.op in NAMES:
-                values[node.results[0]] = exchange(node, values[node.operands[0]], mesh)
+                values[node.results[0]] = exchange(node, values[node.operands[0]], mesh, sizes)
                 traffic += sum(evaluate(received_bytes(node), s) for s in sizes)
             else:
                 for rank in range(count):
@@ -41,19 +43,25 @@ def run(part: Partitioned, whole: Mapping[tuple[str, str], np.ndarray]) -> tuple
                     got = reference.evaluate_operator(get(node.op), operands, attrs, node.types, sizes[rank])
                     for v, array in zip(node.results, got):
                         values.setdefault(v, []).append(array)
-    found = {k: _joined(part.outputs[k], part.global_types["output", k], values[v]) for k, v in part.graph.outputs.items()}
+    found: dict[str, np.ndarray] = {}
+    for name, value in part.graph.outputs.items():
+        shape = tuple(evaluate(d, symbols or {}) for d in part.global_types["output", name].shape)
+        found[name] = _joined(with_sizes(part.outputs[name], symbols or {}), shape, values[value])
     for param, value in part.graph.updates.items():
         name = param.node.attrs["name"]
-        found[name] = _joined(part.state[name], part.global_types["param", name], values[value], True)
+        found[name] = _joined(part.state[name], part.global_types["param", name].shape, values[value], True)
     return found, traffic
 
 
-def _leaf(part: Partitioned, node: Node, rank: int, whole: Mapping[tuple[str, str], np.ndarray]) -> np.ndarray:
+def _leaf(
+    part: Partitioned, node: Node, rank: int, whole: Mapping[tuple[str, str], np.ndarray], symbols: Mapping[str, int]
+) -> np.ndarray:
     name = node.attrs["name"]
     array = np.asarray(node.payload) if node.op == "constant" else whole[node.op, name]
     sharding = {"input": part.inputs, "param": part.state}.get(node.op, {}).get(name)
     if sharding is None:
         return array
+    sharding = with_sizes(sharding, symbols)
     found = array[slices(shard_ranges(sharding, array.shape, rank))]
     if node.op == "param":  # as long as a full block; what is beyond the part must not matter
         block = np.full(sharding.padded_shape(array.shape), 77).astype(array.dtype)
@@ -62,16 +70,16 @@ def _leaf(part: Partitioned, node: Node, rank: int, whole: Mapping[tuple[str, st
     return found
 
 
-def _joined(sharding: Any, t: Any, parts: list[np.ndarray], state: bool = False) -> np.ndarray:
+def _joined(sharding: Any, shape: Any, parts: list[np.ndarray], state: bool = False) -> np.ndarray:
     """The whole array; parts that several devices hold must be the same bits."""
     assert not sharding.partial
-    out = np.zeros(t.shape, parts[0].dtype)
-    written = np.zeros(t.shape, bool)
+    out = np.zeros(shape, parts[0].dtype)
+    written = np.zeros(shape, bool)
     for rank, part in enumerate(parts):
-        index = slices(shard_ranges(sharding, t.shape, rank))
+        index = slices(shard_ranges(sharding, shape, rank))
         old, seen = out[index], written[index]
         if state:
-            assert part.shape == sharding.padded_shape(t.shape)
+            assert part.shape == sharding.padded_shape(shape)
             part = part[tuple(slice(0, n) for n in old.shape)]
         assert part.shape == old.shape, (part.shape, old.shape, sharding)
         assert part[seen].tobytes() == old[seen].tobytes(), "replicas differ"
@@ -80,7 +88,9 @@ def _joined(sharding: Any, t: Any, parts: list[np.ndarray], state: bool = False)
     return out
 
 
-def exchange(node: Node, parts: list[np.ndarray], mesh: MeshShape) -> list[np.ndarray]:
+def exchange(
+    node: Node, parts: list[np.ndarray], mesh: MeshShape, sizes: list[dict[str, int]]
+) -> list[np.ndarray]:
     """A collective on the operands of all devices."""
     attrs, count = node.attrs, len(parts)
     places = [mesh.coordinates(rank) for rank in range(count)]
@@ -92,7 +102,7 @@ def exchange(node: Node, parts: list[np.ndarray], mesh: MeshShape) -> list[np.nd
     for members in groups.values():
         members.sort(key=lambda r: [places[r][COORDINATE + a] for a in attrs["axes"]])
         got = [parts[r] for r in members]
-        shapes = [[evaluate(d, places[r]) for d in node.results[0].shape] for r in members]
+        shapes = [[evaluate(d, sizes[r]) for d in node.results[0].shape] for r in members]
         for number, rank in enumerate(members):
             out[rank] = _receive(node, got, number, shapes)
     return out

@@ -45,6 +45,9 @@ def factors_of(node: Node) -> Factors:
     def free(names: Sequence[str | None]) -> tuple[Slot | None, ...]:
         return tuple(None if n is None or n in fixed else (n, 1) for n in names)
 
+    if node.op != "broadcast_to":
+        # Other new dimensions (of a padded or cut one, say) are made whole: what a device makes depends on its place.
+        fixed |= {n for names in right for n in names if n is not None} - {n for names in left for n in names}
     kept = {n for names in right for n in names}
     contracted = {n for names in left for n in names if n is not None and n not in kept} - fixed
     return Factors(tuple(map(free, left)), tuple(map(free, right)), frozenset(contracted), combine or "sum")

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from tessera.dist.mesh import Mesh
-from tessera.ir.sharding import Sharding, concrete_range
+from tessera.ir.dims import evaluate
+from tessera.ir.sharding import Sharding, Split, concrete_range
 from tessera.op.parameter import Parameter, aligned_empty
 
 
@@ -26,6 +28,12 @@ def shard_ranges(sharding: Sharding, shape: tuple[int, ...], rank: int) -> tuple
         assert isinstance(split.block, int)
         found.append(concrete_range(size, split.block, number))
     return tuple(found)
+
+
+def with_sizes(sharding: Sharding, sizes: Mapping[str, int]) -> Sharding:
+    """The sharding with the blocks that the sizes of symbolic dimensions give."""
+    dims = tuple(None if s is None else Split(s.axes, evaluate(s.block, sizes)) for s in sharding.dims)
+    return Sharding(sharding.mesh, dims, sharding.partial)
 
 
 def slices(ranges: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:

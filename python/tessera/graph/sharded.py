@@ -12,7 +12,7 @@ from tessera._core import Array, Program
 from tessera.artifact import layout, reader, writer
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned
-from tessera.dist.placement import Placement, shard_ranges, slices
+from tessera.dist.placement import Placement, shard_ranges, slices, with_sizes
 from tessera.dist.report import CollectivePlan
 from tessera.errors import ArgumentError, DTypeError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.compiled import Compiled
@@ -22,8 +22,7 @@ from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, to_numpy
 from tessera.interop.parameters import shared_array
 from tessera.ir.dims import Dim, Expr, Symbol, evaluate, symbols
-from tessera.ir.sharding import COORDINATE, Sharding
-from tessera.ir.value import TensorType
+from tessera.ir.sharding import Sharding
 from tessera.op.parameter import Parameter
 
 
@@ -138,7 +137,7 @@ class ShardedCompiled(Compiled):
         for i, info in enumerate(self.outputs):
             t = self._part.global_types["output", info.name]
             shape = tuple(evaluate(d, sizes) for d in t.shape)
-            out.append(ShardedArray(self.mesh, _concrete(self._part.outputs[info.name], t, sizes), shape,
+            out.append(ShardedArray(self.mesh, with_sizes(self._part.outputs[info.name], sizes), shape,
                                     [f[i] for f in found]))
         return out
 
@@ -146,7 +145,7 @@ class ShardedCompiled(Compiled):
         """The part of an input for each device."""
         t = self._part.global_types["input", name]
         shape = tuple(x.shape)
-        sharding = _concrete(self._part.inputs[name], t, dict(zip(map(str, t.shape), shape)))
+        sharding = with_sizes(self._part.inputs[name], dict(zip(map(str, t.shape), shape)))
         if isinstance(x, ShardedArray):
             if x.mesh == self.mesh and x.sharding == sharding:
                 return [as_array(s) for s in x.shards]
@@ -307,12 +306,3 @@ def _plain(d: Dim) -> Symbol | None:
     """The symbol that a dimension is, or None."""
     found = symbols(d)
     return found[0] if isinstance(d, Expr) and len(found) == 1 and str(d) == found[0].name else None
-
-
-def _concrete(sharding: Sharding, t: TensorType, sizes: Mapping[str, int]) -> Sharding:
-    """The sharding with the blocks that symbolic sizes give."""
-    known = {k: v for k, v in sizes.items() if not k.startswith(COORDINATE)}
-    dims = tuple(
-        s if s is None or isinstance(s.block, int) else type(s)(s.axes, evaluate(s.block, known)) for s in sharding.dims
-    )
-    return Sharding(sharding.mesh, dims, sharding.partial)

@@ -7,6 +7,7 @@ hash of the name low 32, high 32); element ``i`` is word ``i % 4`` of block ``i 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -61,9 +62,12 @@ class Initializer:
         length = math.prod(out.shape[inner:])
         rows = np.reshape(out, (-1, length))
         stream = name_hash(name)
-        for number, place in enumerate(np.ndindex(*out.shape[:inner])):
-            index = [a + b for a, b in zip(start, place)] + list(start[inner:])
-            self._fill_run(rows[number], int(np.ravel_multi_index(index, shape)), seed, stream)
+        places = itertools.product(*(range(a, a + n) for a, n in zip(start, out.shape[:inner])))
+        for number, place in enumerate(places):
+            first = 0
+            for index, size in zip((*place, *start[inner:]), shape):
+                first = first * size + index
+            self._fill_run(rows[number], first, seed, stream)
 
     def _fill_run(self, out: np.ndarray, first: int, seed: int, stream: int) -> None:
         for begin in range(0, out.size, _CHUNK):

@@ -16,6 +16,7 @@ class Machine:
                      along and across what is contiguous in memory
     chunks           partial results of a result, or of all results together where ``spread``
     spills           whether an expensive value that a later loop needs is better kept in memory than computed again
+    narrows          whether products read operands that are rounded to a narrower float on the way
     """
 
     name: str
@@ -26,10 +27,12 @@ class Machine:
     chunks: int
     spread: bool = False
     spills: bool = True
+    narrows: bool = True
 
 
 CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=32768, chunks=64)
 GPU = Machine(
-    "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False
+    "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False,
+    narrows=False,
 )
 """264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy."""

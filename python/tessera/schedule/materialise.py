@@ -16,6 +16,7 @@ from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.expression import is_single_update, reduced_axes
 from tessera.schedule.index import blocks, squeeze
+from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.options import Schedule
 from tessera.schedule.placement import ALIASES, Placement
 
@@ -68,7 +69,9 @@ def is_view(node: Node) -> bool:
     return isinstance(get(node.op).lower, (low.View, low.CheckRange))
 
 
-def place(graph: Graph, nodes: list[Node], options: Schedule, recompute: int) -> Placement:
+def place(
+    graph: Graph, nodes: list[Node], options: Schedule, recompute: int, machine: Machine = CPU
+) -> Placement:
     """The values with storage. ``recompute``: the work per element up to which a value is recomputed."""
     uses = _count_uses(graph, nodes)
     required = {id(v) for v in (*graph.outputs.values(), *graph.updates.values())}
@@ -84,7 +87,7 @@ def place(graph: Graph, nodes: list[Node], options: Schedule, recompute: int) ->
                 inlined[id(v)] = _LEAF
             elif (
                 not (can_inline(node) or is_view(node)) or id(v) in required
-                or _must_store(node, v, use, info, placement, options, recompute)
+                or _must_store(node, v, use, info, placement, options, recompute, machine)
             ):
                 placement.store(v)
             inlined[id(v)] = info
@@ -92,12 +95,13 @@ def place(graph: Graph, nodes: list[Node], options: Schedule, recompute: int) ->
 
 
 def _must_store(
-    node: Node, v: Value, use: _Uses, info: _Inlined, placement: Placement, options: Schedule, recompute: int
+    node: Node, v: Value, use: _Uses, info: _Inlined, placement: Placement, options: Schedule, recompute: int,
+    machine: Machine,
 ) -> bool:
     """Whether an inlinable value is stored all the same."""
     if use.memory:
         return True
-    if use.operand and not _fits_operand(v, placement):
+    if use.operand and not _fits_operand(v, placement, machine):
         return True
     if is_view(node) or info.work == 0:
         return False
@@ -112,7 +116,7 @@ def _must_store(
     return False
 
 
-def _fits_operand(v: Value, placement: Placement) -> bool:
+def _fits_operand(v: Value, placement: Placement, machine: Machine) -> bool:
     """Whether a product can load the operand in place: views and casts of a stored value."""
     while placement.root(v) is None:
         rule = get(v.node.op).lower
@@ -120,6 +124,8 @@ def _fits_operand(v: Value, placement: Placement) -> bool:
         if not cast and not isinstance(rule, low.View):
             return False
         if cast and not v.node.operands[0].dtype.is_float:
+            return False
+        if cast and not machine.narrows and v.dtype.bits < v.node.operands[0].dtype.bits:
             return False
         v = v.node.operands[0]
     return True

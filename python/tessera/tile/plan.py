@@ -78,7 +78,7 @@ class _Builder:
         self.graph = graph
         self.nodes = graph.nodes()
         axes = Axes()
-        self.placement = place(graph, self.nodes, options, recompute)
+        self.placement = place(graph, self.nodes, options, recompute, machine)
         groups = fuse(cut(graph, self.nodes, self.placement, axes), axes, options)
         self.drafts = draft_kernels(graph, groups, self.placement, axes, machine)
         self.order = Order(groups)

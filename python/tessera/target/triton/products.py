@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 from tessera.ir.dims import Dim, Symbol, is_multiple
 from tessera.ir.dtype import DType, bf16, f16, f32
+from tessera.schedule.cost import typical
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import cast, register_type
 from tessera.target.triton.expression import AxisValue, fits
@@ -22,10 +24,19 @@ class Sizes:
     m: int
     n: int
     k: int
+    warps: int = 4
+    stages: int = 2
 
 
-_FAST = Sizes(64, 64, 32)
 _EXACT = Sizes(16, 16, 16)
+_FAST = Sizes(64, 64, 32)
+_LARGE = Sizes(128, 128, 32, warps=8, stages=3)
+_THIN = Sizes(16, 64, 64, stages=6)
+_THIN_NARROW = Sizes(16, 32, 128, stages=5)
+"""Few rows: the other operand streams from memory, several blocks ahead, into as many programs as there are."""
+_FEW = 16
+_PROGRAMS = 100
+"""Programs that keep a large chip busy."""
 
 
 def generate(kernel: DotKernel, options: Options) -> Program:
@@ -39,11 +50,10 @@ class _Product:
         self.head = Head(kernel, options)
         self.writer = self.head.writer
         self.operand = _operand_dtype(kernel)
-        fast = self.operand is not None
-        most = _FAST if fast else _EXACT
-        self.sizes = Sizes(
-            min(most.m, max(16, _extent(kernel.m))), min(most.n, max(16, _extent(kernel.n))),
-            min(most.k, max(16, _extent(kernel.k))),
+        most = _EXACT if self.operand is None else _most(kernel, self.operand, options)
+        self.sizes = replace(
+            most, m=min(most.m, max(16, _extent(kernel.m))), n=min(most.n, max(16, _extent(kernel.n))),
+            k=min(most.k, max(16, _extent(kernel.k))),
         )
         self.batch: dict[Symbol, AxisValue] = {}
 
@@ -62,8 +72,8 @@ class _Product:
         block = self._block({kernel.m.symbol: rows, kernel.n.symbol: columns}, (sizes.m, sizes.n))
         block.values[Ref(3, 0)] = Variable(total, kernel.acc, frozenset({0, 1}))
         block.run(2, kernel.epilogue)
-        warps = 4 if sizes.m * sizes.n >= 2048 else 1
-        return self.head.program((count,), warps=warps, contract=True)
+        warps = sizes.warps if sizes.m * sizes.n >= 512 and self.operand is not None else 1
+        return self.head.program((count,), warps=warps, stages=sizes.stages, contract=True)
 
     def _first(self, axis: Axis, size: int, numbers: dict[Symbol, str]) -> str:
         number = numbers.get(axis.symbol, "")
@@ -118,6 +128,20 @@ class _Product:
     def _kind(self) -> str:
         narrow = {bf16: "tl.bfloat16", f16: "tl.float16"}
         return register_type(self.kernel.acc) if self.operand is None else narrow.get(self.operand, "tl.float32")
+
+
+def _most(kernel: DotKernel, operand: DType, options: Options) -> Sizes:
+    """The block, for sizes that fill it."""
+    if operand not in (bf16, f16):
+        return _FAST
+    m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
+    batch = math.prod(typical(a.extent) for a in kernel.batch)
+    if options.architecture.startswith("gfx"):  # less shared memory, and no copies ahead into it
+        return _FAST
+    if m <= _FEW and k >= 1024:
+        return _THIN if batch * n >= _PROGRAMS * _THIN.n else _THIN_NARROW
+    large = batch * (m // _LARGE.m) * (n // _LARGE.n)
+    return _LARGE if large >= _PROGRAMS else _FAST
 
 
 def _operand_dtype(kernel: DotKernel) -> DType | None:

@@ -174,24 +174,28 @@ static void test_many_threads() {
 
 static void test_queue() {
     auto p = load(test_artifact());
-    Runtime runtime(RuntimeOptions{2, nullptr});
-    std::vector<std::shared_ptr<Run>> runs;
+    RuntimeOptions options;
+    options.threads = 2;
+    auto runtime = std::make_shared<Runtime>(options);
+    std::vector<Run *> runs;
     Tensor steps = p->state("steps");
     for (int k = 0; k < 20; ++k) {
-        auto r = std::make_shared<Run>();
+        Run *r = runtime->new_run();
         r->program = p;
         r->inputs = {f32({2, 4}), labels({0, k == 7 ? 99 : 1})};
         r->outputs.resize(2);
         runs.push_back(r);
-        runtime.submit(r);
+        runtime->submit(*r);
     }
-    runtime.wait(runs[3]);
-    CHECK(runs[2]->finished() && at(runs[3]->outputs[0], 1) == 2);
-    CHECK_ERROR(runtime.wait(), Error, Code::IndexRange, "99");
-    runtime.wait(); // an error is reported once
-    CHECK_ERROR(runtime.wait(runs[7]), Error, Code::IndexRange, "99");
+    runs[3]->wait();
+    CHECK(runs[2]->is_done() && at(runs[3]->outputs[0], 1) == 2);
+    CHECK_ERROR(runtime->wait(), Error, Code::IndexRange, "99");
+    runtime->wait(); // an error is reported once
+    CHECK_ERROR(runs[7]->wait(), Error, Code::IndexRange, "99");
     CHECK(at(steps, 0) == 524288); // 19 of 20 runs
     CHECK(runs[19]->run_ns() > 0);
+    for (Run *r : runs)
+        r->release();
 }
 
 int main() {

@@ -167,7 +167,8 @@ class Plan:
     def to_json(self, compiled: Sequence[CompiledKernel], target: str, level: str) -> str:
         """The JSON text of docs/decisions/0001-contracts.md, for kernels compiled in the order of ``kernels``."""
         kernels = [
-            {"name": k.name, "entry": c.entry, "scratch": dim(c.scratch)}
+            {"name": k.name, "entry": c.entry, "scratch": dim(c.scratch),
+             "writes": [i for i, b in enumerate(k.buffers) if b.role != "in"]}
             for k, c in zip(self.kernels, compiled, strict=True)
         ]
         instructions = [self._instruction(i, compiled) for i in self.instructions]

@@ -201,7 +201,7 @@ TSR_API tsr_status tsr_graph_symbol(const tsr_graph *graph, int32_t index, tsr_s
 typedef struct tsr_requirements {
     size_t size;
     uint64_t arena;   /* bytes of temporary memory of one run */
-    uint64_t scratch; /* bytes of kernel scratch of one thread */
+    uint64_t scratch; /* bytes of kernel scratch of one thread: a workspace has arena + scratch * threads */
     uint64_t inputs;
     uint64_t outputs;
     uint64_t state;
@@ -227,10 +227,27 @@ TSR_API tsr_status tsr_graph_load_state(tsr_graph *graph, const char *path);
 
 /* ---- Runtime ---- */
 
+struct tsr_allocator;
+struct tsr_trace;
+
 typedef struct tsr_runtime_options {
     size_t size;
     int32_t threads; /* that take part in a run, the submitting one included; 0: one per available core */
     uint32_t reserved;
+    /* Since ABI 2; NULL as a whole or one by one. All memory of runs comes from the allocator. */
+    struct tsr_allocator *allocator;
+    /* The caller's threads: calls function(argument, begin, end) on disjoint ranges that cover [0, units), none smaller
+     * than `grain` except the last, on any threads, at most `threads` at a time; returns when all calls have. */
+    void (*parallel_for)(void *context, int64_t units, int64_t grain,
+                         void (*function)(void *argument, int64_t begin, int64_t end), void *argument);
+    void *parallel_context;
+    struct tsr_trace *trace; /* is told of all runs */
+    void (*log)(void *context, int32_t level, const char *message);
+    void *log_context;
+    int32_t log_level; /* the least that is of interest: TSR_LOG_DEBUG, ... */
+    uint32_t reserved2;
+    tsr_deleter destroy; /* called once with its context when the runtime is gone; not when creation failed */
+    void *destroy_context;
 } tsr_runtime_options;
 
 /* `options` may be NULL. */
@@ -240,7 +257,7 @@ TSR_API void tsr_runtime_retain(tsr_runtime *runtime);
 TSR_API void tsr_runtime_release(tsr_runtime *runtime);
 TSR_API int32_t tsr_runtime_threads(const tsr_runtime *runtime);
 
-/* Runs on the calling thread, after all work submitted before. Inputs and outputs are in the graph's order; with
+/* Runs on the calling thread, after all work that it has submitted before. Inputs and outputs are in the graph's order; with
  * input_count 0 the graph's own input tensors are used. Each outputs[i] that is NULL receives a new tensor; one that
  * is given is written (contiguous, writable, no overlap with inputs or state). `outputs` may be NULL with
  * output_count 0: results go to the graph's own output tensors. */
@@ -248,8 +265,9 @@ TSR_API tsr_status tsr_runtime_run(tsr_runtime *runtime, tsr_graph *graph, tsr_t
                                    int32_t input_count, tsr_tensor **outputs, int32_t output_count);
 
 /* Submits a run; returns at once. Arguments as above (output tensors that are NULL are made by the run); all are kept
- * until it has finished. Checks of names, dtypes and shapes fail here. `run` may be NULL. Runs of one runtime are done
- * in the order in which they were submitted. */
+ * until it has finished. Checks of names, dtypes and shapes fail here. `run` may be NULL. Runs that one thread submits
+ * are done in their order; those of different threads go on side by side, except that a graph whose runs change state
+ * does one at a time. For another order see tsr_run_options.stream. */
 TSR_API tsr_status tsr_runtime_submit(tsr_runtime *runtime, tsr_graph *graph, tsr_tensor *const *inputs,
                                       int32_t input_count, tsr_tensor *const *outputs, int32_t output_count,
                                       tsr_run **run);
@@ -328,6 +346,175 @@ TSR_API void tsr_dim_release(tsr_dim *dim);
 /* Reads a .tsr file whole and compares every section with its hash, in bounded memory; loads nothing. The error names
  * the first section that differs. */
 TSR_API tsr_status tsr_file_verify(const char *path);
+
+/* ---- Devices, memory, streams (since ABI 2) ---- */
+
+typedef struct tsr_allocator tsr_allocator;
+typedef struct tsr_stream tsr_stream;
+typedef struct tsr_event tsr_event;
+typedef struct tsr_workspace tsr_workspace;
+
+/* The number of devices of a kind; TSR_DEVICE_ERROR, which says why, when there is no support for that kind. */
+TSR_API tsr_status tsr_device_count(int32_t device_type, int32_t *count);
+TSR_API tsr_status tsr_device_name(int32_t device_type, int32_t device_index, tsr_text **name);
+
+/* The caller's memory functions; they must not throw, and are called from any thread. `stream` is the driver's handle,
+ * NULL on the CPU: memory may be used by work put on the stream afterwards, and is released after the work put there
+ * before. */
+typedef struct tsr_allocator_options {
+    size_t size;
+    void *context;
+    /* NULL when there is no memory. */
+    void *(*allocate)(void *context, int32_t device_type, int32_t device_index, size_t bytes, size_t alignment,
+                      void *stream);
+    void (*release)(void *context, int32_t device_type, int32_t device_index, void *pointer, size_t bytes, void *stream);
+    tsr_deleter destroy; /* may be NULL: called with the context when the allocator and all its memory are gone */
+} tsr_allocator_options;
+
+typedef struct tsr_allocator_statistics {
+    size_t size;
+    uint64_t bytes_in_use; /* as asked for, without what alignment adds */
+    uint64_t peak_bytes;
+    uint64_t allocations; /* calls */
+    uint64_t releases;
+} tsr_allocator_statistics;
+
+/* `options` may be NULL: the devices' own memory, counted. */
+TSR_API tsr_status tsr_allocator_create(const tsr_allocator_options *options, tsr_allocator **allocator);
+TSR_API tsr_status tsr_allocator_describe(const tsr_allocator *allocator, tsr_allocator_statistics *statistics);
+/* The peak becomes what is in use now. */
+TSR_API tsr_status tsr_allocator_reset_peak(tsr_allocator *allocator);
+TSR_API void tsr_allocator_retain(tsr_allocator *allocator);
+TSR_API void tsr_allocator_release(tsr_allocator *allocator);
+
+/* A tensor, all zero, in memory from `allocator`, in the order of `stream` (NULL: usable at once). */
+TSR_API tsr_status tsr_tensor_create_from(const tsr_tensor_info *info, tsr_allocator *allocator, tsr_stream *stream,
+                                          tsr_tensor **tensor);
+/* Copies all elements, in the order of `stream`; NULL: done when this returns. Both tensors are kept until then. Equal
+ * dtypes and shapes; strided tensors within the memory of the CPU only. */
+TSR_API tsr_status tsr_tensor_copy(tsr_tensor *source, tsr_tensor *target, tsr_stream *stream);
+
+/* A new stream. On the CPU it is a queue served by a thread of its own and by threads that wait for it. */
+TSR_API tsr_status tsr_stream_create(int32_t device_type, int32_t device_index, tsr_stream **stream);
+/* A CUstream or hipStream_t of the caller's, which stays alive longer than this and is never destroyed. */
+TSR_API tsr_status tsr_stream_wrap(int32_t device_type, int32_t device_index, void *native, tsr_stream **stream);
+TSR_API void *tsr_stream_native(const tsr_stream *stream); /* NULL on the CPU */
+TSR_API tsr_status tsr_stream_device(const tsr_stream *stream, int32_t *device_type, int32_t *device_index);
+/* Waits for all work put there so far. Errors of runs are given by tsr_run_wait and tsr_runtime_wait. */
+TSR_API tsr_status tsr_stream_wait(tsr_stream *stream);
+/* *idle: whether all work put there so far is done. */
+TSR_API tsr_status tsr_stream_query(tsr_stream *stream, int32_t *idle);
+/* Calls `function`, which must not throw, in the order of the stream on a thread of the host. */
+TSR_API tsr_status tsr_stream_call(tsr_stream *stream, void (*function)(void *context), void *context);
+/* Work put on the stream from now on begins after the event. */
+TSR_API tsr_status tsr_stream_wait_event(tsr_stream *stream, tsr_event *event);
+TSR_API void tsr_stream_retain(tsr_stream *stream);
+/* The last release waits for the work, unless the stream wraps the caller's. */
+TSR_API void tsr_stream_release(tsr_stream *stream);
+
+/* A point in a stream's work; one that was never recorded counts as reached. */
+TSR_API tsr_status tsr_event_create(int32_t device_type, int32_t device_index, tsr_event **event);
+TSR_API tsr_status tsr_event_record(tsr_event *event, tsr_stream *stream);
+TSR_API tsr_status tsr_event_wait(tsr_event *event);
+TSR_API tsr_status tsr_event_query(tsr_event *event, int32_t *reached);
+/* Between two events that have been reached. */
+TSR_API tsr_status tsr_event_elapsed(tsr_event *start, tsr_event *end, int64_t *nanoseconds);
+TSR_API void tsr_event_retain(tsr_event *event);
+TSR_API void tsr_event_release(tsr_event *event);
+
+/* Memory for the arena and the scratch of runs, of any graphs, one run at a time: a run that finds it in use fails with
+ * TSR_ARGUMENT_ERROR, one that needs more with TSR_OUT_OF_MEMORY_ERROR. `allocator` may be NULL. */
+TSR_API tsr_status tsr_workspace_create(tsr_allocator *allocator, size_t bytes, tsr_workspace **workspace);
+/* The caller's memory, aligned to 64 bytes; `deleter` may be NULL. On failure the deleter is not called. */
+TSR_API tsr_status tsr_workspace_wrap(void *data, size_t bytes, tsr_deleter deleter, void *context,
+                                      tsr_workspace **workspace);
+TSR_API size_t tsr_workspace_bytes(const tsr_workspace *workspace);
+TSR_API void tsr_workspace_retain(tsr_workspace *workspace);
+TSR_API void tsr_workspace_release(tsr_workspace *workspace);
+
+/* ---- Weights that several graphs share (since ABI 2) ---- */
+
+typedef struct tsr_weights tsr_weights;
+
+TSR_API tsr_status tsr_weights_create(const char *const *names, tsr_tensor *const *tensors, int32_t count,
+                                      tsr_weights **weights);
+/* The tensors of a safetensors file, mapped; the state of a .tsr file. flags: TSR_LOAD_SKIP_HASHES. */
+TSR_API tsr_status tsr_weights_load_file(const char *path, uint32_t flags, tsr_weights **weights);
+/* From now on the graph's states of these names are this set's, now and after each swap. Their dtypes and shapes must
+ * fit, and runs of the graph must not change them. */
+TSR_API tsr_status tsr_weights_bind(tsr_weights *weights, tsr_graph *graph);
+/* Replaces all tensors by others of the same names, dtypes and shapes, while runs go on: each run has all the old or all
+ * the new ones, and a run that begins after this has returned the new ones. Nothing changes on failure. */
+TSR_API tsr_status tsr_weights_swap(tsr_weights *weights, const char *const *names, tsr_tensor *const *tensors,
+                                    int32_t count);
+TSR_API tsr_status tsr_weights_swap_file(tsr_weights *weights, const char *path, uint32_t flags);
+TSR_API void tsr_weights_retain(tsr_weights *weights);
+TSR_API void tsr_weights_release(tsr_weights *weights);
+
+/* ---- Cancellation, tracing, runs with options (since ABI 2) ---- */
+
+typedef struct tsr_cancel tsr_cancel;
+typedef struct tsr_trace tsr_trace;
+
+/* A token that stops the runs that were given it: those that have not begun, and those under way between two
+ * instructions, with TSR_CANCELLED_ERROR. A run that has begun to write state goes on to its end, so that a cancelled
+ * run has changed no state. */
+TSR_API tsr_status tsr_cancel_create(tsr_cancel **cancel);
+TSR_API tsr_status tsr_cancel_request(tsr_cancel *cancel);
+TSR_API void tsr_cancel_retain(tsr_cancel *cancel);
+TSR_API void tsr_cancel_release(tsr_cancel *cancel);
+
+/* What was done: a run, a kernel, an operator, a check, a copy. Strings are valid during the call. */
+typedef struct tsr_trace_event {
+    size_t size;
+    const char *category; /* "run", "kernel", "operator", "check", "copy", ... */
+    const char *name;     /* the kernel's or operator's */
+    const char *location; /* the user's "file.py:12", or "" */
+    int64_t begin_ns;     /* of the steady clock */
+    int64_t end_ns;
+    uint64_t thread; /* the system's number */
+    int32_t device_type;
+    int32_t device_index;
+} tsr_trace_event;
+
+typedef struct tsr_trace_options {
+    size_t size;
+    /* Called for each event on the thread that did the work; must not throw. NULL: events are kept, for _text and _save. */
+    void (*function)(void *context, const tsr_trace_event *event);
+    void *context;
+    tsr_deleter destroy; /* may be NULL: called with the context when the trace is gone; not when creation failed */
+} tsr_trace_options;
+
+/* `options` may be NULL. */
+TSR_API tsr_status tsr_trace_create(const tsr_trace_options *options, tsr_trace **trace);
+TSR_API int64_t tsr_trace_count(const tsr_trace *trace); /* of events kept */
+TSR_API tsr_status tsr_trace_clear(tsr_trace *trace);
+/* The events kept, in the JSON form that chrome://tracing and ui.perfetto.dev read. */
+TSR_API tsr_status tsr_trace_text(const tsr_trace *trace, tsr_text **json);
+TSR_API tsr_status tsr_trace_save(const tsr_trace *trace, const char *path);
+TSR_API void tsr_trace_retain(tsr_trace *trace);
+TSR_API void tsr_trace_release(tsr_trace *trace);
+
+enum { TSR_LOG_DEBUG = 0, TSR_LOG_INFO = 1, TSR_LOG_WARNING = 2, TSR_LOG_ERROR = 3 };
+
+/* How a run is done; fields that are NULL leave it to the runtime. */
+typedef struct tsr_run_options {
+    size_t size;
+    /* The run is done in the order of this stream: of the CPU, or, for a graph compiled for a GPU, of that GPU, where
+     * its work is put and not waited for. NULL: after the runs that this thread has submitted. */
+    tsr_stream *stream;
+    tsr_workspace *workspace;
+    tsr_cancel *cancel;
+    tsr_trace *trace;
+} tsr_run_options;
+
+/* tsr_runtime_run and tsr_runtime_submit with options, which may be NULL. */
+TSR_API tsr_status tsr_runtime_run_with(tsr_runtime *runtime, tsr_graph *graph, const tsr_run_options *options,
+                                        tsr_tensor *const *inputs, int32_t input_count, tsr_tensor **outputs,
+                                        int32_t output_count);
+TSR_API tsr_status tsr_runtime_submit_with(tsr_runtime *runtime, tsr_graph *graph, const tsr_run_options *options,
+                                           tsr_tensor *const *inputs, int32_t input_count, tsr_tensor *const *outputs,
+                                           int32_t output_count, tsr_run **run);
 
 /* ---- Meshes: one program per device, and the exchanges between them (since ABI 2) ---- */
 
@@ -408,7 +595,7 @@ TSR_API tsr_status tsr_tensor_dim(const tsr_tensor *tensor, int32_t axis, tsr_di
 TSR_API tsr_status tsr_op_gradient(tsr_tensor *const *outputs, tsr_tensor *const *seeds, int32_t output_count,
                                    tsr_tensor *const *wrt, int32_t wrt_count, tsr_tensor **gradients);
 
-typedef struct tsr_trace {
+typedef struct tsr_graph_trace_options {
     size_t size;
     const char *name; /* of the graph */
     const char *const *output_names;
@@ -417,10 +604,10 @@ typedef struct tsr_trace {
     tsr_tensor *const *updates;    /* what replaces the state of each when the graph has run */
     int32_t output_count;
     int32_t update_count;
-} tsr_trace;
+} tsr_graph_trace_options;
 
 /* tsr_graph_trace for a graph that updates parameters. */
-TSR_API tsr_status tsr_graph_trace_with(const tsr_trace *trace, tsr_graph **graph);
+TSR_API tsr_status tsr_graph_trace_with(const tsr_graph_trace_options *options, tsr_graph **graph);
 /* The graph with its present weights as a .tsr file, written atomically. */
 TSR_API tsr_status tsr_graph_save(tsr_graph *graph, const char *path);
 /* Text of Graph IR with every composite operator replaced by what it is made of; `merge`: equal nodes become one. */

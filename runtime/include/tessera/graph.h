@@ -38,9 +38,11 @@ struct SymbolInfo {
     int64_t min = 0, max = -1, multiple_of = 1;
 };
 
-// Bytes that one run needs.
+// Bytes that one run needs, to the byte. Inputs that are not row-major need their copies in addition.
 struct Requirements {
     uint64_t arena = 0, scratch_per_thread = 0, inputs = 0, outputs = 0, state = 0;
+    // What the runtime allocates for a run, or a Workspace must have, with so many threads (Runtime::threads).
+    uint64_t workspace(int32_t threads) const { return arena + scratch_per_thread * static_cast<uint64_t>(threads); }
 };
 
 using NamedTensors = std::vector<std::pair<std::string, Tensor>>;
@@ -94,7 +96,7 @@ class Graph {
             parameters.push_back(update.first.handle());
             replacements.push_back(update.second.handle());
         }
-        tsr_trace options{};
+        tsr_graph_trace_options options{};
         options.size = sizeof options;
         options.name = name.c_str();
         options.output_names = names.data();
@@ -227,6 +229,53 @@ class Graph {
     }
 
     detail::Handle<tsr_graph, tsr_graph_retain, tsr_graph_release> handle_;
+};
+
+// Weights that several graphs share, and that are replaced as a whole while they run. Copies are the same set.
+class Weights {
+  public:
+    explicit Weights(const NamedTensors &tensors) {
+        List list(tensors);
+        tsr_weights *handle = nullptr;
+        check(tsr_weights_create(list.names.data(), list.handles.data(), list.count(), &handle));
+        handle_ = detail::Handle<tsr_weights, tsr_weights_retain, tsr_weights_release>(handle);
+    }
+    // The tensors of a safetensors file, mapped; the state of a .tsr file.
+    static Weights load(const std::string &path, bool verify_hashes = true) {
+        tsr_weights *handle = nullptr;
+        check(tsr_weights_load_file(path.c_str(), verify_hashes ? 0u : static_cast<uint32_t>(TSR_LOAD_SKIP_HASHES), &handle));
+        return Weights(handle);
+    }
+
+    // From now on the graph's states of these names are this set's, now and after each swap. Their dtypes and shapes must
+    // fit, and runs of the graph must not change them.
+    void bind(const Graph &graph) { check(tsr_weights_bind(handle(), graph.handle())); }
+    // Replaces all tensors by others of the same names, dtypes and shapes, while runs go on: each run has all the old or
+    // all the new ones, and a run that begins when this has returned has the new ones. Nothing changes when this throws.
+    void swap(const NamedTensors &tensors) {
+        List list(tensors);
+        check(tsr_weights_swap(handle(), list.names.data(), list.handles.data(), list.count()));
+    }
+    void swap(const std::string &path, bool verify_hashes = true) {
+        check(tsr_weights_swap_file(handle(), path.c_str(),
+                                    verify_hashes ? 0u : static_cast<uint32_t>(TSR_LOAD_SKIP_HASHES)));
+    }
+    tsr_weights *handle() const noexcept { return handle_.get(); }
+
+  private:
+    struct List {
+        explicit List(const NamedTensors &tensors) {
+            for (const auto &entry : tensors) {
+                names.push_back(entry.first.c_str());
+                handles.push_back(entry.second.handle());
+            }
+        }
+        int32_t count() const { return static_cast<int32_t>(names.size()); }
+        std::vector<const char *> names;
+        std::vector<tsr_tensor *> handles;
+    };
+    explicit Weights(tsr_weights *handle) : handle_(handle) {}
+    detail::Handle<tsr_weights, tsr_weights_retain, tsr_weights_release> handle_;
 };
 
 } // namespace tessera

@@ -53,13 +53,13 @@ tsr_graph::tsr_graph(std::shared_ptr<Program> p) : program(std::move(p)) {
             t.pointers.push_back(std::move(pointers));
         }
     for (int32_t kind : {TSR_INPUT, TSR_OUTPUT})
-        own_[kind].assign(specs(kind).size(), nullptr);
+        own_[kind] = std::vector<std::atomic<tsr_tensor *>>(specs(kind).size());
 }
 
 tsr_graph::~tsr_graph() {
     for (auto &list : own_)
-        for (tsr_tensor *t : list)
-            tsr_tensor_release(t);
+        for (const std::atomic<tsr_tensor *> &t : list)
+            tsr_tensor_release(t.load(std::memory_order_acquire));
 }
 
 const std::vector<TensorSpec> &tsr_graph::specs(int32_t kind) const {
@@ -69,15 +69,19 @@ const std::vector<TensorSpec> &tsr_graph::specs(int32_t kind) const {
 }
 
 tsr_tensor *tsr_graph::own_tensor(int32_t kind, size_t index) {
+    std::atomic<tsr_tensor *> &own = own_[kind][index];
+    if (tsr_tensor *made = own.load(std::memory_order_acquire))
+        return made;
     const TensorSpec &spec = specs(kind)[index];
     if (spec.is_symbolic())
         fail(Code::Shape, "%s '%s' has the symbolic shape %s; give a tensor for it", kind_names[kind], spec.name.c_str(),
              shape_text(spec.shape).c_str());
     std::lock_guard<std::mutex> hold(lock_);
-    tsr_tensor *&own = own_[kind][index];
-    if (!own)
-        own = new tsr_tensor(Tensor::zeros(spec.dtype, spec.concrete_shape({})));
-    return own;
+    if (tsr_tensor *made = own.load(std::memory_order_acquire))
+        return made;
+    auto *fresh = new tsr_tensor(Tensor::zeros(spec.dtype, spec.concrete_shape({})));
+    own.store(fresh, std::memory_order_release);
+    return fresh;
 }
 
 tsr_status tsr_graph_load_file(const char *path, const tsr_load_options *options, tsr_graph **graph) {

@@ -1,6 +1,7 @@
 // The object behind a graph handle: a program, its texts for the C ABI, and its own input and output tensors.
 #pragma once
 
+#include <atomic>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -28,5 +29,5 @@ struct tsr_graph : tessera::core::Counted {
 
   private:
     std::mutex lock_;
-    std::vector<tsr_tensor *> own_[2];
+    std::vector<std::atomic<tsr_tensor *>> own_[2];
 };

@@ -65,6 +65,10 @@ struct tsr_tensor : tessera::core::Counted {
     const std::shared_ptr<tessera::core::Lazy> lazy;
 };
 
+struct tsr_text {
+    const std::string text;
+};
+
 struct tsr_dim : tessera::core::Counted {
     explicit tsr_dim(tessera::core::Dim d) : dim(std::move(d)), text(dim.text()) {}
 

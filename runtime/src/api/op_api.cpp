@@ -19,10 +19,6 @@ using core::require;
 using front::Value;
 using front::Values;
 
-struct tsr_text {
-    std::string text;
-};
-
 namespace tessera::front {
 
 tsr_tensor *to_handle(const Value &value) {
@@ -268,12 +264,12 @@ tsr_status tsr_graph_trace(const char *graph_name, const char *const *names, tsr
     });
 }
 
-tsr_status tsr_graph_trace_with(const tsr_trace *options, tsr_graph **graph) {
+tsr_status tsr_graph_trace_with(const tsr_graph_trace_options *options, tsr_graph **graph) {
     return guarded([&] {
         require(options, "trace");
         require(graph, "graph");
-        if (options->size < sizeof(tsr_trace))
-            fail(Code::Argument, "tsr_trace.size is %zu, expected at least %zu", options->size, sizeof(tsr_trace));
+        if (options->size < sizeof(tsr_graph_trace_options))
+            fail(Code::Argument, "tsr_graph_trace_options.size is %zu, expected at least %zu", options->size, sizeof(tsr_graph_trace_options));
         require(options->name, "the graph's name");
         const Values parameters = values_of(options->parameters, options->update_count, "parameters"),
                      updates = values_of(options->updates, options->update_count, "updates");

@@ -1,7 +1,8 @@
 // Tensor handles and their exchange through DLPack.
-#include "api/handles.h"
+#include "api/device_handles.h"
 
 #include <algorithm>
+
 #include "core/dlpack.h"
 #include "device/allocators.h"
 #include "device/backend.h"
@@ -115,6 +116,21 @@ tsr_status tsr_tensor_create(const tsr_tensor_info *info, tsr_tensor **tensor) {
         Described d = read_info(info);
         Tensor t = create(std::move(d));
         backend(t.device()).fill(t.data(), t.device().index, 0, t.bytes(), nullptr);
+        *tensor = new tsr_tensor(std::move(t));
+    });
+}
+
+tsr_status tsr_tensor_create_from(const tsr_tensor_info *info, tsr_allocator *allocator, tsr_stream *stream,
+                                  tsr_tensor **tensor) {
+    return guarded([&] {
+        require(allocator, "allocator");
+        require(tensor, "tensor");
+        Described d = read_info(info);
+        // Memory of the CPU does not follow a stream's order: who lets a tensor go has waited for its use.
+        std::shared_ptr<Stream> order = d.device.is_cpu() ? nullptr : object_of(stream);
+        Tensor t = Tensor::empty(d.dtype, std::move(d.shape), d.device, allocator->object, order);
+        if (t.bytes() > 0)
+            backend(t.device()).fill(t.data(), t.device().index, 0, t.bytes(), order.get());
         *tensor = new tsr_tensor(std::move(t));
     });
 }

@@ -136,13 +136,26 @@ void Tensor::set_layout(std::vector<int64_t> shape, std::vector<int64_t> strides
 
 Tensor Tensor::empty(DType dtype, std::vector<int64_t> shape, DeviceId device, std::shared_ptr<Allocator> allocator,
                      std::shared_ptr<Stream> stream) {
+    Tensor t = prototype(dtype, std::move(shape));
+    t.storage_ = Storage::allocate(t.bytes(), device, std::move(allocator), std::move(stream));
+    t.data_ = t.storage_->data();
+    return t;
+}
+
+Tensor Tensor::prototype(DType dtype, std::vector<int64_t> shape) {
     check_rank(shape);
     check_offsets(shape);
     Tensor t;
     t.dtype_ = dtype;
     std::vector<int64_t> strides = row_major(shape);
     t.set_layout(std::move(shape), std::move(strides));
-    t.storage_ = Storage::allocate(t.bytes(), device, std::move(allocator), std::move(stream));
+    return t;
+}
+
+Tensor Tensor::empty_like(const Tensor &prototype, std::shared_ptr<Allocator> allocator) {
+    Tensor t = prototype;
+    t.readonly_ = false;
+    t.storage_ = Storage::allocate(t.bytes(), {}, std::move(allocator));
     t.data_ = t.storage_->data();
     return t;
 }
@@ -207,6 +220,20 @@ TensorView Tensor::view() const {
     if (!contiguous_)
         fail(Code::Internal, "view of a tensor that is not contiguous");
     return {dtype_, shape(), data_};
+}
+
+AddressRange address_range(const Tensor &t) {
+    auto *data = static_cast<const char *>(t.data());
+    if (!t || t.size() == 0)
+        return {data, data};
+    if (t.is_contiguous())
+        return {data, data + t.bytes()};
+    int64_t low = 0, high = 0, item = static_cast<int64_t>(item_size(t.dtype()));
+    for (size_t i = 0; i < t.shape().size(); ++i) {
+        int64_t reach = (t.shape()[i] - 1) * t.strides()[i] * item;
+        (reach < 0 ? low : high) += reach;
+    }
+    return {data + low, data + high + item};
 }
 
 std::string shape_text(const std::vector<int64_t> &shape) {

@@ -70,6 +70,9 @@ class Tensor {
     static Tensor empty(DType dtype, std::vector<int64_t> shape, DeviceId device = {},
                         std::shared_ptr<Allocator> allocator = nullptr,
                         std::shared_ptr<Stream> stream = nullptr);
+    // A dtype and a shape without memory, and tensors made after it, row-major, that share their layout with it.
+    static Tensor prototype(DType dtype, std::vector<int64_t> shape);
+    static Tensor empty_like(const Tensor &prototype, std::shared_ptr<Allocator> allocator);
     // On the CPU.
     static Tensor zeros(DType dtype, std::vector<int64_t> shape);
     // The caller's memory; strides in elements, row-major when `strides` is null.
@@ -111,6 +114,13 @@ class Tensor {
     std::shared_ptr<const Layout> layout_; // shared by copies, so that to copy a tensor allocates nothing
     std::shared_ptr<Storage> storage_;
 };
+
+// The addresses that a tensor's elements lie in.
+struct AddressRange {
+    const char *begin, *end;
+    bool overlaps(const AddressRange &o) const { return begin < o.end && o.begin < end; }
+};
+AddressRange address_range(const Tensor &t);
 
 // "[2, 3]"
 std::string shape_text(const std::vector<int64_t> &shape);

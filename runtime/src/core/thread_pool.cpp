@@ -2,13 +2,13 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <linux/futex.h>
 #include <sched.h>
-#include <sys/syscall.h>
 #include <system_error>
 #include <unistd.h>
 
 #include "core/error.h"
+#include "core/futex.h"
+#include "core/process.h"
 
 namespace tessera::core {
 
@@ -16,20 +16,6 @@ namespace {
 
 // Spinning covers the gap between two kernels of one run; a longer pause is worth a system call.
 constexpr int spin_rounds = 4000;
-
-inline void relax() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#endif
-}
-
-void futex_wait(std::atomic<uint32_t> &word, uint32_t expected, uint32_t mask) {
-    syscall(SYS_futex, &word, FUTEX_WAIT_BITSET_PRIVATE, expected, nullptr, nullptr, mask);
-}
-
-void futex_wake(std::atomic<uint32_t> &word, uint32_t mask) {
-    syscall(SYS_futex, &word, FUTEX_WAKE_BITSET_PRIVATE, 0x7fffffff, nullptr, nullptr, mask);
-}
 
 // One thread's share of a loop. Others take from it when they have finished their own.
 struct alignas(64) Share {
@@ -62,7 +48,7 @@ struct ThreadPool::Impl {
     int64_t error_begin = 0;
 
     std::vector<std::thread> workers;
-    const pid_t process = ::getpid();
+    const ProcessMark process;
 
     explicit Impl(int threads) : shares(static_cast<size_t>(threads)) {}
 
@@ -71,7 +57,7 @@ struct ThreadPool::Impl {
         epoch.fetch_add(1, std::memory_order_seq_cst);
         futex_wake(epoch, ~0u);
         for (std::thread &t : workers)
-            if (process == ::getpid())
+            if (process.is_here())
                 t.join();
             else
                 t.detach(); // after a fork: the thread lives in the parent alone
@@ -157,7 +143,10 @@ struct ThreadPool::Impl {
     }
 };
 
-ThreadPool::ThreadPool(int threads) : threads_(threads > 0 ? threads : available_cores()) {
+ThreadPool::ThreadPool(int threads, const ThreadPoolFunctions &functions)
+    : threads_(threads > 0 ? threads : available_cores()), functions_(functions) {
+    if (functions_.parallel_for)
+        return;
     impl_ = std::make_unique<Impl>(threads_);
     impl_->workers.reserve(static_cast<size_t>(threads_));
     try {
@@ -171,13 +160,71 @@ ThreadPool::ThreadPool(int threads) : threads_(threads > 0 ? threads : available
 
 ThreadPool::~ThreadPool() = default;
 
+// A loop on the caller's threads: each call gets a thread number that no other has at the time, and exceptions wait here
+// until all have returned.
+struct ThreadPool::CallerLoop {
+    RangeFunction fn;
+    void *context;
+    int threads;
+    std::unique_ptr<std::atomic<bool>[]> taken;
+    std::atomic<int64_t> done{0};
+    std::mutex error_lock;
+    std::exception_ptr error;
+    int64_t error_begin = 0;
+
+    CallerLoop(RangeFunction f, void *c, int t)
+        : fn(f), context(c), threads(t), taken(std::make_unique<std::atomic<bool>[]>(static_cast<size_t>(t))) {}
+
+    int take_number() {
+        for (int i = 0;; i = (i + 1) % threads) {
+            auto &place = taken[static_cast<size_t>(i)];
+            if (!place.load(std::memory_order_relaxed) && !place.exchange(true, std::memory_order_acquire))
+                return i;
+            if (i + 1 == threads)
+                sched_yield(); // more threads than announced
+        }
+    }
+
+    static void call(void *argument, int64_t begin, int64_t end) {
+        auto &loop = *static_cast<CallerLoop *>(argument);
+        const int number = loop.take_number();
+        const bool outer = std::exchange(inside_loop, true);
+        try {
+            loop.fn(loop.context, begin, end, number);
+        } catch (...) {
+            std::lock_guard<std::mutex> hold(loop.error_lock);
+            if (!loop.error || begin < loop.error_begin) {
+                loop.error = std::current_exception();
+                loop.error_begin = begin;
+            }
+        }
+        inside_loop = outer;
+        loop.taken[static_cast<size_t>(number)].store(false, std::memory_order_release);
+        loop.done.fetch_add(end - begin, std::memory_order_acq_rel);
+    }
+
+    void run(const ThreadPoolFunctions &functions, int64_t units, int64_t grain) {
+        functions.parallel_for(functions.context, units, grain, call, this);
+        if (int64_t count = done.load(std::memory_order_acquire); count != units)
+            fail(Code::Argument, "the thread pool's parallel_for did %lld of %lld units before it returned",
+                 static_cast<long long>(count), static_cast<long long>(units));
+        if (error)
+            std::rethrow_exception(error);
+    }
+};
+
 void ThreadPool::run(int64_t units, int64_t grain, RangeFunction fn, void *context) {
     if (units <= 0)
         return;
     grain = std::max<int64_t>(grain, 1);
     int64_t wanted = units / grain + (units % grain != 0);
     int participants = static_cast<int>(std::min<int64_t>(wanted, threads_));
-    if (participants <= 1 || inside_loop || !impl_->caller.try_lock()) {
+    if (functions_.parallel_for && participants > 1 && !inside_loop) {
+        CallerLoop(fn, context, threads_).run(functions_, units, grain);
+        return;
+    }
+    // In a child of fork the workers are not there, and one may have left the gate open behind it.
+    if (participants <= 1 || inside_loop || !impl_->process.is_here() || !impl_->caller.try_lock()) {
         fn(context, 0, units, 0);
         return;
     }

@@ -13,10 +13,19 @@
 
 namespace tessera::core {
 
+// The caller's threads. `parallel_for` calls function(argument, begin, end) on disjoint ranges that cover [0, units), on
+// any threads, no range smaller than `grain` (except the last), and returns when all calls have. It must not throw.
+struct ThreadPoolFunctions {
+    void *context = nullptr;
+    void (*parallel_for)(void *context, int64_t units, int64_t grain,
+                         void (*function)(void *argument, int64_t begin, int64_t end), void *argument) = nullptr;
+};
+
 class ThreadPool {
   public:
-    // `threads` counts the submitting thread too; 0: one per available core.
-    explicit ThreadPool(int threads = 0);
+    // `threads` counts the submitting thread too; 0: one per available core. With `functions`, loops are handed to the
+    // caller's threads, of which at most `threads` work on one at the same time.
+    explicit ThreadPool(int threads = 0, const ThreadPoolFunctions &functions = {});
     ~ThreadPool();
     ThreadPool(const ThreadPool &) = delete;
     ThreadPool &operator=(const ThreadPool &) = delete;
@@ -41,7 +50,9 @@ class ThreadPool {
 
   private:
     struct Impl;
+    struct CallerLoop;
     int threads_;
+    ThreadPoolFunctions functions_;
     std::unique_ptr<Impl> impl_;
 };
 

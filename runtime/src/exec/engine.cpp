@@ -1,6 +1,7 @@
 #include "exec/engine.h"
 
 #include "core/error.h"
+#include "core/log.h"
 
 namespace tessera::core {
 
@@ -11,6 +12,8 @@ void Engine::give(std::string_view symbol, int64_t) {
 
 void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given) {
     const char *name = spec.name.c_str();
+    if (!given.device().is_cpu())
+        fail(Code::Device, "output '%s' is on %s, the program runs on the CPU", name, text(given.device()).c_str());
     if (given.dtype() != spec.dtype)
         fail(Code::DType, "output '%s': expected %s, got %s", name, type_text(spec.dtype, shape).c_str(),
              type_text(given.dtype(), given.shape()).c_str());
@@ -23,38 +26,15 @@ void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, con
         fail(Code::Argument, "output '%s': the tensor is read-only", name);
 }
 
-namespace {
-
-// The addresses that a tensor's elements lie in.
-struct Range {
-    const char *begin, *end;
-    bool overlaps(const Range &o) const { return begin < o.end && o.begin < end; }
-};
-
-Range range_of(const Tensor &t) {
-    auto *data = static_cast<const char *>(t.data());
-    if (!t || t.size() == 0)
-        return {data, data};
-    if (t.is_contiguous())
-        return {data, data + t.bytes()};
-    int64_t low = 0, high = 0, item = static_cast<int64_t>(item_size(t.dtype()));
-    for (size_t i = 0; i < t.shape().size(); ++i) {
-        int64_t reach = (t.shape()[i] - 1) * t.strides()[i] * item;
-        (reach < 0 ? low : high) += reach;
-    }
-    return {data + low, data + high + item};
-}
-
-} // namespace
 
 void check_overlap(const Signature &signature, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                    const Tensor *outputs) {
     for (size_t i = 0; i < signature.outputs.size(); ++i) {
         if (!outputs[i])
             continue;
-        Range mine = range_of(outputs[i]);
+        AddressRange mine = address_range(outputs[i]);
         auto check = [&](const Tensor &other, const char *kind, const std::string &name) {
-            if (mine.overlaps(range_of(other)))
+            if (mine.overlaps(address_range(other)))
                 fail(Code::Argument, "output '%s' shares memory with %s '%s'; give it memory of its own",
                      signature.outputs[i].name.c_str(), kind, name.c_str());
         };
@@ -70,10 +50,28 @@ void check_overlap(const Signature &signature, const StateTable &table, const Te
     }
 }
 
+void check_on_cpu(const Signature &signature, const Tensor *const *inputs, size_t input_count) {
+    for (size_t i = 0; i < input_count && i < signature.inputs.size(); ++i)
+        if (!inputs[i]->device().is_cpu())
+            fail(Code::Device, "input '%s' is on %s, the program runs on the CPU; copy it there first",
+                 signature.inputs[i].name.c_str(), text(inputs[i]->device()).c_str());
+}
+
+Tensor copied_input(const RunContext &context, const TensorSpec &spec, const Tensor &input) {
+    if (context.log && context.log->wants(LogLevel::Warning))
+        context.log->write(LogLevel::Warning,
+                           format("input '%s' is %s: %zu bytes of it are copied before the run", spec.name.c_str(),
+                                  input.is_contiguous() ? "memory of a state that the run changes" : "not row-major",
+                                  input.bytes()));
+    Tensor out = Tensor::empty(input.dtype(), input.shape(), {}, context.allocator);
+    input.copy_to(out.data());
+    return out;
+}
+
 bool shares_mutated_state(const Signature &signature, const StateTable &table, const Tensor &input) {
-    Range mine = range_of(input);
+    AddressRange mine = address_range(input);
     for (size_t i = 0; i < signature.state.size(); ++i)
-        if (signature.state[i].mutated && mine.overlaps(range_of(table.state[i])))
+        if (signature.state[i].mutated && mine.overlaps(address_range(table.state[i])))
             return true;
     return false;
 }

@@ -8,14 +8,9 @@
 #include "core/tensor.h"
 #include "exec/run_context.h"
 #include "exec/signature.h"
+#include "exec/state_table.h"
 
 namespace tessera::core {
-
-// The tensors of a program's state and constants, in the signature's order.
-struct StateTable {
-    std::vector<Tensor> state, constants;
-    uint64_t version = 1; // increased when a tensor is replaced
-};
 
 // Bytes that one run needs.
 struct Requirements {
@@ -42,11 +37,16 @@ class Engine {
     virtual Requirements requirements(const std::vector<int64_t> &sizes) = 0;
 };
 
-// Checks an output tensor that the caller gave: dtype, shape, contiguous, writable.
+// Checks an output tensor that the caller gave: in memory of the CPU, dtype, shape, contiguous, writable.
 void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given);
 // Fails when an output that the caller gave overlaps an input, a state, a constant or another output.
 void check_overlap(const Signature &signature, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                    const Tensor *outputs);
+
+// DeviceError when an input is not in memory of the CPU.
+void check_on_cpu(const Signature &signature, const Tensor *const *inputs, size_t input_count);
+// A row-major copy of an input, which the log hears of.
+Tensor copied_input(const RunContext &context, const TensorSpec &spec, const Tensor &input);
 
 // Whether an input lies in memory of a state that runs change.
 bool shares_mutated_state(const Signature &signature, const StateTable &table, const Tensor &input);

@@ -1,58 +1,58 @@
 #include "exec/frame.h"
 
-#include <cstdlib>
-#include <sys/mman.h>
-
-#include "core/error.h"
+#include <algorithm>
 
 namespace tessera::core {
 
 namespace {
-constexpr size_t huge_page = size_t{2} << 20;
+// Size tuples that a frame keeps; it asks for others again.
+constexpr size_t max_known = 64;
+} // namespace
+
+const Prepared *Frame::find(const Signature &signature, const Tensor *const *inputs, size_t count) {
+    for (size_t i = 0; i < count; ++i)
+        if (!inputs[i]->device().is_cpu())
+            return nullptr; // the checks of a first call tell why not
+    for (size_t i = 0; i < known_.size(); ++i)
+        if (known_[i]->matches(signature, inputs, count)) {
+            if (i > 0)
+                std::rotate(known_.begin(), known_.begin() + static_cast<std::ptrdiff_t>(i),
+                            known_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+            return known_.front().get();
+        }
+    return nullptr;
 }
 
-Block::~Block() { std::free(data_); }
-
-char *Block::reserve(size_t bytes) {
-    if (bytes <= bytes_)
-        return data_;
-    std::free(data_);
-    data_ = nullptr;
-    bytes_ = 0;
-    size_t alignment = bytes >= 2 * huge_page ? huge_page : tensor_alignment;
-    size_t rounded = (bytes + alignment - 1) / alignment * alignment;
-    data_ = rounded < bytes ? nullptr : static_cast<char *>(std::aligned_alloc(alignment, rounded));
-    if (!data_)
-        fail(Code::OutOfMemory, "%zu bytes of temporary memory could not be allocated", bytes);
-    if (alignment == huge_page)
-        ::madvise(data_, rounded, MADV_HUGEPAGE);
-    bytes_ = rounded;
-    return data_;
+const Prepared *Frame::remember(std::shared_ptr<const Prepared> prepared) {
+    if (known_.size() == max_known) {
+        if (known_.back().get() == current_)
+            current_ = nullptr;
+        known_.pop_back();
+    }
+    known_.insert(known_.begin(), std::move(prepared));
+    return known_.front().get();
 }
 
-void Frame::set_up(const Plan &plan, const std::shared_ptr<const Prepared> &prepared, const StateTable &table,
-                       int threads) {
-    if (prepared_ == prepared && version_ == table.version && threads_ == threads)
+void Frame::set_up(const Plan &plan, const Prepared &p, const StateTable &table, char *memory) {
+    if (current_ == &p && version_ == table.version && memory_ == memory)
         return;
-    prepared_ = nullptr; // stays so if memory runs out
-    const Prepared &p = *prepared;
-    char *arena = arena_.reserve(static_cast<size_t>(p.arena_bytes));
+    current_ = nullptr; // stays so if memory runs out
     scratch_stride_ = static_cast<size_t>(p.scratch_bytes);
-    scratch_base_ = scratch_.reserve(static_cast<size_t>(checked_mul(p.scratch_bytes, threads)));
+    scratch_base_ = memory + p.arena_bytes;
     addresses_.assign(p.slot_buffers.size() + 1, nullptr);
     for (size_t slot = 0; slot < p.slot_buffers.size(); ++slot) {
         auto index = static_cast<size_t>(p.slot_buffers[slot]);
         const PlanBuffer &b = plan.buffers[index];
         if (b.kind == BufferKind::Arena)
-            addresses_[slot] = arena + p.arena_offsets[index];
+            addresses_[slot] = memory + p.arena_offsets[index];
         else if (b.kind == BufferKind::State)
             addresses_[slot] = table.state[static_cast<size_t>(b.binding)].data();
         else if (b.kind == BufferKind::Constant)
             addresses_[slot] = table.constants[static_cast<size_t>(b.binding)].data();
     }
-    prepared_ = prepared;
+    current_ = &p;
     version_ = table.version;
-    threads_ = threads;
+    memory_ = memory;
 }
 
 } // namespace tessera::core

@@ -237,6 +237,7 @@ class PlanReader {
                    format("entry %lld lies outside the kernel image of %zu bytes", static_cast<long long>(k.entry),
                           image_.size()));
             read_mark(k, place);
+            read_writes(k, entries.items()[i], place);
             plan_.kernels.push_back(std::move(k));
         }
     }
@@ -405,6 +406,18 @@ class PlanReader {
         in.grid = grid[0];
         in.grid_y = grid[1];
         in.grid_z = grid[2];
+    }
+
+    // Which arguments a kernel writes; older files have no such list.
+    void read_writes(PlanKernel &k, const Json &j, const std::string &place) const {
+        if (!j.find("writes"))
+            return;
+        k.writes.emplace(k.buffers, false);
+        for (const Json &position : list(j, "writes", place).items()) {
+            expect(position.is_integer() && position.as_integer() >= 0 && position.as_integer() < k.buffers, place,
+                   "'writes' names an argument that does not exist");
+            (*k.writes)[static_cast<size_t>(position.as_integer())] = true;
+        }
     }
 
     Instruction read_instruction(const Json &j, const std::string &place) const {

@@ -31,6 +31,8 @@ struct PlanKernel {
     int64_t entry = 0; // byte offset in the kernel image
     uint32_t buffers = 0, sizes = 0; // arguments, by the mark before the entry
     GpuKernel gpu;                   // of a GPU's plan, in place of all but the name
+    std::optional<std::vector<bool>> writes; // by argument; none: the file does not tell
+    bool may_write(size_t argument) const { return !writes || (*writes)[argument]; }
 };
 
 struct PlanOperand {

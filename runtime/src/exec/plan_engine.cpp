@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "exec/check_range.h"
+#include "exec/trace_sink.h"
 
 namespace tessera::core {
 
@@ -71,48 +72,58 @@ void clear_bytes(ThreadPool &pool, char *target, int64_t bytes) {
     });
 }
 
+TraceEvent describe(const Plan &plan, const Instruction &in) {
+    TraceEvent out;
+    out.location = in.loc.c_str();
+    switch (in.kind) {
+    case InstructionKind::Kernel:
+        out.category = "kernel";
+        out.name = plan.kernels[static_cast<size_t>(in.kernel)].name.c_str();
+        break;
+    case InstructionKind::CheckRange:
+        out.category = "check";
+        out.name = in.what.c_str();
+        break;
+    case InstructionKind::Copy:
+        out.category = "copy";
+        out.name = "copy";
+        break;
+    case InstructionKind::Zero:
+        out.category = "copy";
+        out.name = "zero";
+        break;
+    case InstructionKind::Portable:
+        out.category = "operator";
+        out.name = in.primitive->op().c_str();
+        break;
+    case InstructionKind::Collective:
+        out.category = "collective";
+        out.name = in.collective->name.c_str();
+        break;
+    }
+    return out;
+}
+
 } // namespace
 
 struct PlanEngine::Lease {
-    PlanEngine &engine;
+    SlotCache<Frame> &idle;
     std::unique_ptr<Frame> frame;
 
-    Lease(PlanEngine &e, const Prepared *prepared) : engine(e), frame(e.take_frame(prepared)) {}
-    ~Lease() {
-        std::lock_guard<std::mutex> hold(engine.lock_);
-        engine.idle_.push_back(std::move(frame)); // the list keeps its capacity: no allocation in steady state
+    explicit Lease(PlanEngine &engine) : idle(engine.idle_), frame(idle.take()) {
+        if (!frame)
+            frame = std::make_unique<Frame>();
     }
+    ~Lease() { idle.put(std::move(frame)); }
     Lease(const Lease &) = delete;
     Lease &operator=(const Lease &) = delete;
 };
 
-std::unique_ptr<Frame> PlanEngine::take_frame(const Prepared *prepared) {
-    {
-        std::lock_guard<std::mutex> hold(lock_);
-        if (!idle_.empty()) {
-            auto place = std::find_if(idle_.begin(), idle_.end(), [&](auto &w) { return w->prepared() == prepared; });
-            if (place == idle_.end())
-                place = idle_.end() - 1;
-            std::unique_ptr<Frame> out = std::move(*place);
-            idle_.erase(place);
-            return out;
-        }
-        idle_.reserve(idle_.capacity() + 1);
-    }
-    return std::make_unique<Frame>();
-}
-
-std::shared_ptr<const Prepared> PlanEngine::prepare(const Tensor *const *inputs, size_t input_count) {
-    {
-        std::lock_guard<std::mutex> hold(lock_);
-        for (size_t i = 0; i < prepared_.size(); ++i)
-            if (prepared_[i]->matches(plan_.signature, inputs, input_count)) {
-                std::rotate(prepared_.begin(), prepared_.begin() + static_cast<std::ptrdiff_t>(i),
-                            prepared_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
-                return prepared_.front();
-            }
-    }
-    return prepare(plan_.signature.solve(inputs, input_count));
+const Prepared &PlanEngine::prepare(Frame &frame, const Tensor *const *inputs, size_t input_count) {
+    if (const Prepared *known = frame.find(plan_.signature, inputs, input_count))
+        return *known;
+    check_on_cpu(plan_.signature, inputs, input_count);
+    return *frame.remember(prepare(plan_.signature.solve(inputs, input_count)));
 }
 
 std::shared_ptr<const Prepared> PlanEngine::prepare(const std::vector<int64_t> &sizes) {
@@ -138,10 +149,11 @@ std::shared_ptr<const Prepared> PlanEngine::prepare(const std::vector<int64_t> &
 }
 
 void PlanEngine::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) {
-    std::shared_ptr<const Prepared> prepared = prepare(inputs, input_count);
+    Lease lease(*this);
+    const Prepared &prepared = prepare(*lease.frame, inputs, input_count);
     for (size_t i = 0; i < plan_.signature.outputs.size(); ++i)
         if (outputs[i])
-            check_output(plan_.signature.outputs[i], prepared->output_shapes[i], outputs[i]);
+            check_output(plan_.signature.outputs[i], prepared.output_prototypes[i].shape(), outputs[i]);
 }
 
 Requirements PlanEngine::requirements(const std::vector<int64_t> &sizes) {
@@ -154,71 +166,89 @@ Requirements PlanEngine::requirements(const std::vector<int64_t> &sizes) {
 
 void PlanEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                      Tensor *outputs) {
-    std::shared_ptr<const Prepared> prepared = prepare(inputs, input_count);
+    Lease lease(*this);
+    Frame &frame = *lease.frame;
+    const Prepared &prepared = prepare(frame, inputs, input_count);
     const Signature &signature = plan_.signature;
     bool given = false;
     for (size_t i = 0; i < signature.outputs.size(); ++i) {
         if (!outputs[i])
             continue;
-        check_output(signature.outputs[i], prepared->output_shapes[i], outputs[i]);
+        check_output(signature.outputs[i], prepared.output_prototypes[i].shape(), outputs[i]);
         given = true;
     }
     if (given)
         check_overlap(signature, table, inputs, input_count, outputs);
     for (size_t i = 0; i < signature.outputs.size(); ++i)
         if (!outputs[i])
-            outputs[i] = Tensor::empty(signature.outputs[i].dtype, prepared->output_shapes[i]);
+            outputs[i] = Tensor::empty_like(prepared.output_prototypes[i], context.allocator);
 
-    Lease lease(*this, prepared.get());
-    Frame &frame = *lease.frame;
-    frame.set_up(plan_, prepared, table, context.pool.threads());
+    WorkspaceLease memory(context, prepared.workspace_bytes(context.pool.threads()));
+    frame.set_up(plan_, prepared, table, memory.data());
     std::vector<Tensor> copies; // row-major copies of strided inputs, and of those in memory that the run changes
     auto copied = [&](size_t i) { return !copies.empty() && copies[i]; };
     for (size_t i = 0; i < input_count; ++i)
         if (!inputs[i]->is_contiguous() || shares_mutated_state(signature, table, *inputs[i])) {
             copies.resize(input_count);
-            copies[i] = Tensor::empty(inputs[i]->dtype(), inputs[i]->shape());
-            inputs[i]->copy_to(copies[i].data());
+            copies[i] = copied_input(context, signature.inputs[i], *inputs[i]);
         }
     void **addresses = frame.addresses();
-    for (const Patch &p : prepared->input_patches) {
+    for (const Patch &p : prepared.input_patches) {
         auto i = static_cast<size_t>(p.binding);
         addresses[p.slot] = copied(i) ? copies[i].data() : inputs[i]->data();
     }
-    for (const Patch &p : prepared->output_patches)
+    for (const Patch &p : prepared.output_patches)
         addresses[p.slot] = outputs[p.binding].data();
-    execute(context, *prepared, frame);
+    execute(context, prepared, frame);
 }
 
 void PlanEngine::execute(RunContext &context, const Prepared &prepared, Frame &frame) {
+    const PreparedInstruction *const begin = prepared.instructions.data(), *const end = begin + prepared.instructions.size();
+    // Once state is being written, a run goes on to its end.
+    const PreparedInstruction *const last_stop = begin + prepared.first_state_write;
     // A device whose inputs are refused must stop the others before they change state.
     bool agreed = !context.communicator || !plan_.has_collectives() || !plan_.changes_state();
-    for (const PreparedInstruction &in : prepared.instructions) {
-        if (!agreed && in.source->kind != InstructionKind::CheckRange) {
+    for (const PreparedInstruction *in = begin; in != end; ++in) {
+        if (context.cancel && in <= last_stop)
+            context.cancel->check();
+        if (!agreed && in->source->kind != InstructionKind::CheckRange) {
             context.communicator->agree();
             agreed = true;
         }
-        void **addresses = frame.addresses() + in.first_slot;
-        switch (in.source->kind) {
-        case InstructionKind::Kernel:
-            execute_kernel(context, in, frame);
-            break;
-        case InstructionKind::CheckRange:
-            check_range(plan_, prepared, in, addresses[0]);
-            break;
-        case InstructionKind::Copy:
-            copy_bytes(context.pool, static_cast<const char *>(addresses[0]), static_cast<char *>(addresses[1]), in.count);
-            break;
-        case InstructionKind::Zero:
-            clear_bytes(context.pool, static_cast<char *>(addresses[0]), in.count);
-            break;
-        case InstructionKind::Portable:
-            run_portable(context.pool, prepared, in, addresses);
-            break;
-        case InstructionKind::Collective:
-            run_collective(context, in, addresses);
-            break;
+        if (!context.trace) {
+            execute_instruction(context, prepared, *in, frame);
+            continue;
         }
+        TraceEvent event = describe(plan_, *in->source);
+        event.begin_ns = TraceSink::now();
+        execute_instruction(context, prepared, *in, frame);
+        event.end_ns = TraceSink::now();
+        context.trace->record(event);
+    }
+}
+
+void PlanEngine::execute_instruction(RunContext &context, const Prepared &prepared, const PreparedInstruction &in,
+                                     Frame &frame) {
+    void **addresses = frame.addresses() + in.first_slot;
+    switch (in.source->kind) {
+    case InstructionKind::Kernel:
+        execute_kernel(context, in, frame);
+        break;
+    case InstructionKind::CheckRange:
+        check_range(plan_, prepared, in, addresses[0]);
+        break;
+    case InstructionKind::Copy:
+        copy_bytes(context.pool, static_cast<const char *>(addresses[0]), static_cast<char *>(addresses[1]), in.count);
+        break;
+    case InstructionKind::Zero:
+        clear_bytes(context.pool, static_cast<char *>(addresses[0]), in.count);
+        break;
+    case InstructionKind::Portable:
+        run_portable(context.pool, prepared, in, addresses);
+        break;
+    case InstructionKind::Collective:
+        run_collective(context, in, addresses);
+        break;
     }
 }
 

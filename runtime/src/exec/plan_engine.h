@@ -27,17 +27,17 @@ class PlanEngine : public Engine {
 
   private:
     struct Lease; // a frame that goes back when the run ends, however it ends
-    std::shared_ptr<const Prepared> prepare(const Tensor *const *inputs, size_t input_count);
+    const Prepared &prepare(Frame &frame, const Tensor *const *inputs, size_t input_count);
     std::shared_ptr<const Prepared> prepare(const std::vector<int64_t> &sizes);
-    std::unique_ptr<Frame> take_frame(const Prepared *prepared);
     void execute(RunContext &context, const Prepared &prepared, Frame &frame);
+    void execute_instruction(RunContext &context, const Prepared &prepared, const PreparedInstruction &in, Frame &frame);
     void execute_kernel(RunContext &context, const PreparedInstruction &in, Frame &frame);
 
     Plan plan_;
     KernelImage image_;
-    std::mutex lock_; // of the two lists
-    std::vector<std::shared_ptr<const Prepared>> prepared_; // the latest used first
-    std::vector<std::unique_ptr<Frame>> idle_;
+    std::mutex lock_; // of `prepared_`, which runs look at for sizes that their frame has not met
+    std::vector<std::shared_ptr<const Prepared>> prepared_; // the latest made first
+    SlotCache<Frame> idle_;
 };
 
 } // namespace tessera::core

@@ -27,11 +27,52 @@ int64_t not_negative(const Dim &d, const std::vector<int64_t> &sizes, const char
     return value;
 }
 
+namespace {
+
+bool writes_state(const Plan &plan, const Instruction &in) {
+    auto mutated = [&](int buffer) {
+        const PlanBuffer &b = plan.buffers[static_cast<size_t>(buffer)];
+        return b.kind == BufferKind::State && plan.signature.state[static_cast<size_t>(b.binding)].mutated;
+    };
+    switch (in.kind) {
+    case InstructionKind::Kernel: {
+        const PlanKernel &k = plan.kernels[static_cast<size_t>(in.kernel)];
+        for (size_t i = 0; i < in.buffers.size(); ++i)
+            if (mutated(in.buffers[i]) && k.may_write(i))
+                return true;
+        return false;
+    }
+    case InstructionKind::CheckRange:
+        return false;
+    case InstructionKind::Copy:
+        return mutated(in.buffers[1]);
+    case InstructionKind::Zero:
+        return mutated(in.buffers[0]);
+    case InstructionKind::Portable:
+    case InstructionKind::Collective:
+        return std::any_of(in.results.begin(), in.results.end(), [&](const PlanOperand &o) { return mutated(o.buffer); });
+    }
+    return true;
+}
+
+} // namespace
+
+size_t Prepared::workspace_bytes(int threads) const {
+    return static_cast<size_t>(checked_add(arena_bytes, checked_mul(scratch_bytes, threads)));
+}
+
 Prepared::Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> given)
     : SizedBuffers(plan, std::move(given)) {
+    for (size_t i = 0; i < output_shapes.size(); ++i)
+        output_prototypes.push_back(Tensor::prototype(plan.signature.outputs[i].dtype, output_shapes[i]));
     instructions.reserve(plan.instructions.size());
-    for (const Instruction &in : plan.instructions)
+    first_state_write = SIZE_MAX;
+    for (const Instruction &in : plan.instructions) {
         prepare_instruction(plan, image, in);
+        if (first_state_write == SIZE_MAX && writes_state(plan, in))
+            first_state_write = std::max<size_t>(instructions.size(), 1) - 1;
+    }
+    first_state_write = std::min(first_state_write, instructions.size());
     for (size_t slot = 0; slot < slot_buffers.size(); ++slot) {
         const PlanBuffer &b = plan.buffers[static_cast<size_t>(slot_buffers[slot])];
         if (b.kind == BufferKind::Input)
@@ -47,7 +88,7 @@ SizedBuffers::SizedBuffers(const Plan &plan, std::vector<int64_t> given) : sizes
         input_shapes.push_back(s.concrete_shape(sizes));
     for (const TensorSpec &s : plan.signature.outputs)
         output_shapes.push_back(s.concrete_shape(sizes));
-    arena_bytes = not_negative(plan.arena, sizes, "arena size");
+    arena_bytes = checked_add(not_negative(plan.arena, sizes, "arena size"), 63) & ~int64_t{63};
     buffer_bytes.reserve(plan.buffers.size());
     arena_offsets.assign(plan.buffers.size(), 0);
     for (size_t i = 0; i < plan.buffers.size(); ++i) {

@@ -10,6 +10,7 @@
 #include "device/cpu/cpu_level.h"
 #include "exec/plan_engine.h"
 #include "exec/portable_engine.h"
+#include "exec/trace_sink.h"
 #include "graph/printer.h"
 
 namespace tessera::core {
@@ -156,8 +157,10 @@ std::shared_ptr<Program> Program::from_graph(const std::string &text, graph::Gra
                           {"tessera.state", updated.dump()},
                           {portable_key, graph::to_text(primitives)}};
     program->engine_ = std::make_unique<PortableEngine>(portable::Program(std::move(primitives)));
-    program->table_.state = std::move(state);
-    program->table_.constants = std::move(constants);
+    StateTable table;
+    table.state = std::move(state);
+    table.constants = std::move(constants);
+    program->publish(std::move(table));
     return program;
 }
 
@@ -177,16 +180,17 @@ void Program::read_tensors(const SafeTensors &file, bool complete) {
                  type_text(spec.dtype, shape).c_str());
         return file.tensor(*entry, spec.mutated);
     };
+    StateTable table;
     for (const TensorSpec &spec : signature().state) {
         if (spec.is_symbolic())
             fail(Code::Format, "%s: state '%s' has a symbolic shape", file.where().c_str(), shown(spec.name).c_str());
         mutates_ = mutates_ || spec.mutated;
-        table_.state.push_back(read(spec, spec.name, "state"));
+        table.state.push_back(read(spec, spec.name, "state"));
     }
     for (const TensorSpec &spec : signature().constants) {
         if (spec.is_symbolic())
             fail(Code::Format, "%s: constant '%s' has a symbolic shape", file.where().c_str(), shown(spec.name).c_str());
-        table_.constants.push_back(read(spec, constant_prefix + spec.name, "constant"));
+        table.constants.push_back(read(spec, constant_prefix + spec.name, "constant"));
     }
     std::set<std::string> known;
     for (const TensorSpec &spec : signature().state)
@@ -196,29 +200,47 @@ void Program::read_tensors(const SafeTensors &file, bool complete) {
     for (const TensorEntry &entry : file.tensors())
         if (!known.count(entry.name) && entry.name.compare(0, 12, "tessera.pad.") != 0)
             others_.emplace_back(entry.name, file.tensor(entry, false));
-    note_missing();
+    publish(std::move(table));
 }
 
-void Program::note_missing() {
+std::unique_lock<std::mutex> Program::exclusive() const {
+    std::unique_lock<std::mutex> hold(lock_, std::try_to_lock);
+    if (!hold) {
+        process_.check("graph"); // in a child of fork nobody would ever unlock it
+        hold.lock();
+    }
+    return hold;
+}
+
+// The tensors that are replaced go after the lock: their owners may call into this program.
+void Program::publish(StateTable table) {
+    note_missing(table);
+    tables_.publish(std::move(table));
+}
+
+void Program::note_missing(const StateTable &table) {
     missing_.clear();
-    for (size_t i = 0; i < table_.state.size() && missing_.empty(); ++i)
-        if (!table_.state[i])
+    for (size_t i = 0; i < table.state.size() && missing_.empty(); ++i)
+        if (!table.state[i])
             missing_ = "state '" + signature().state[i].name + "' has no tensor; give it one with bind_state";
-    for (size_t i = 0; i < table_.constants.size() && missing_.empty(); ++i)
-        if (!table_.constants[i])
+    for (size_t i = 0; i < table.constants.size() && missing_.empty(); ++i)
+        if (!table.constants[i])
             missing_ = "constant '" + signature().constants[i].name + "' has no data; give it with set_constant";
+    complete_.store(missing_.empty(), std::memory_order_release);
 }
 
 Tensor Program::state(std::string_view name) const {
     size_t i = Signature::find(signature().state, name, "state");
-    std::shared_lock<std::shared_mutex> hold(lock_);
-    if (!table_.state[i])
+    Tensor out = tables_.current()->state[i];
+    if (!out)
         fail(Code::NameMissing, "state '%s' has no tensor yet; give it one with bind_state", std::string(name).c_str());
-    return table_.state[i];
+    return out;
 }
 
-void Program::replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &specs, std::string_view name,
-                      const char *kind, const Tensor &tensor) {
+namespace {
+
+// The place of a state or constant, and whether the tensor fits there.
+size_t place_of(const std::vector<TensorSpec> &specs, std::string_view name, const char *kind, const Tensor &tensor) {
     size_t i = Signature::find(specs, name, kind);
     const TensorSpec &spec = specs[i];
     std::vector<int64_t> shape = spec.concrete_shape({});
@@ -232,19 +254,34 @@ void Program::replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &
         fail(Code::Argument, "%s '%s': the tensor is not contiguous; give a row-major one", kind, spec.name.c_str());
     if (spec.mutated && tensor.readonly())
         fail(Code::Argument, "%s '%s': the tensor is read-only but runs change it", kind, spec.name.c_str());
-    Tensor old = tensor; // let go after the lock: the owner of its memory may call into this program
-    std::unique_lock<std::shared_mutex> hold(lock_);
-    std::swap(list[i], old);
-    ++table_.version;
-    note_missing();
+    return i;
 }
 
-void Program::bind_state(std::string_view name, const Tensor &tensor) {
-    replace(table_.state, signature().state, name, "state", tensor);
+} // namespace
+
+void Program::bind_states(const std::vector<std::pair<std::string, Tensor>> &tensors) {
+    std::vector<size_t> places;
+    for (const auto &[name, tensor] : tensors)
+        places.push_back(place_of(signature().state, name, "state", tensor));
+    StateTables::Snapshot before;
+    std::unique_lock<std::mutex> hold = exclusive();
+    StateTable table = *tables_.current();
+    for (size_t i = 0; i < places.size(); ++i)
+        table.state[places[i]] = tensors[i].second;
+    note_missing(table);
+    before = tables_.publish(std::move(table));
 }
+
+void Program::bind_state(std::string_view name, const Tensor &tensor) { bind_states({{std::string(name), tensor}}); }
 
 void Program::set_constant(std::string_view name, const Tensor &tensor) {
-    replace(table_.constants, signature().constants, name, "constant", tensor);
+    const size_t place = place_of(signature().constants, name, "constant", tensor);
+    StateTables::Snapshot before;
+    std::unique_lock<std::mutex> hold = exclusive();
+    StateTable table = *tables_.current();
+    table.constants[place] = tensor;
+    note_missing(table);
+    before = tables_.publish(std::move(table));
 }
 
 void Program::add_sections(std::vector<TensorSection> &out, const std::vector<TensorSpec> &specs,
@@ -263,11 +300,12 @@ void Program::save(const std::string &path) const {
     for (const auto &entry : metadata_)
         if (entry.first != "tessera.hashes") // made anew
             metadata.push_back(entry);
-    std::shared_lock<std::shared_mutex> hold(lock_);
+    std::unique_lock<std::mutex> hold = exclusive();
+    StateTables::Snapshot table = tables_.current();
     std::vector<TensorSection> sections;
-    add_sections(sections, signature().state, table_.state, "");
+    add_sections(sections, signature().state, table->state, "");
     std::vector<Tensor> constants; // row-major, as a constant of a traced graph need not be
-    for (const Tensor &t : table_.constants)
+    for (const Tensor &t : table->constants)
         constants.push_back(t ? t.contiguous() : t);
     add_sections(sections, signature().constants, constants, constant_prefix);
     for (const auto &[name, tensor] : others_)
@@ -276,9 +314,12 @@ void Program::save(const std::string &path) const {
 }
 
 void Program::save_state(const std::string &path) const {
-    std::shared_lock<std::shared_mutex> hold(lock_);
+    std::unique_lock<std::mutex> hold = exclusive();
+    StateTables::Snapshot table = tables_.current();
+    if (!mutates_)
+        hold.unlock(); // the snapshot does not change
     std::vector<TensorSection> sections;
-    add_sections(sections, signature().state, table_.state, "");
+    add_sections(sections, signature().state, table->state, "");
     write_safetensors(path, {{"tessera.format", "1"}, {"tessera.content", "state"}}, sections);
 }
 
@@ -299,19 +340,19 @@ void Program::load_state(const std::string &path) {
                  shape_text(entry->shape).c_str(), shape_text(shape).c_str());
         entries.push_back(entry);
     }
-    std::vector<Tensor> targets; // holds the old tensors in the end, which go after the lock, as in `replace`
-    std::unique_lock<std::shared_mutex> hold(lock_);
-    // Memory is made before anything is written, so that running out of it changes nothing.
-    targets = table_.state;
+    StateTables::Snapshot before; // goes after the lock, as in bind_states
+    std::unique_lock<std::mutex> hold = exclusive();
+    StateTable table = *tables_.current();
+    // Runs of a program that changes its state wait for the lock, and others go on with the old tensors: those must not
+    // be written. Memory is made before anything is written, so that running out of it changes nothing.
     for (size_t i = 0; i < entries.size(); ++i)
-        if (!targets[i] || targets[i].readonly())
-            targets[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape);
+        if (!table.state[i] || table.state[i].readonly() || !mutates_)
+            table.state[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape);
     for (size_t i = 0; i < entries.size(); ++i)
         if (entries[i]->bytes)
-            std::memcpy(targets[i].data(), file.data(*entries[i]), entries[i]->bytes);
-    table_.state.swap(targets);
-    ++table_.version;
-    note_missing();
+            std::memcpy(table.state[i].data(), file.data(*entries[i]), entries[i]->bytes);
+    note_missing(table);
+    before = tables_.publish(std::move(table));
 }
 
 Requirements Program::requirements(const Sizes &sizes) const {
@@ -341,12 +382,12 @@ void Program::check(const Tensor *const *inputs, size_t input_count, const Tenso
 }
 
 void Program::set_size(std::string_view name, int64_t size) {
-    std::unique_lock<std::shared_mutex> hold(lock_);
+    std::unique_lock<std::mutex> hold = exclusive();
     engine_->give(name, size);
 }
 
 void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
-    std::unique_lock<std::shared_mutex> hold(lock_);
+    std::unique_lock<std::mutex> hold = exclusive();
     const MeshAxes &mesh = communicator->mesh();
     const std::vector<int64_t> place = mesh.coordinates(communicator->rank());
     for (const SymbolPtr &symbol : signature().symbols) {
@@ -367,26 +408,48 @@ void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
 void Program::run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
                   size_t output_count) {
     check_output_count(output_count);
-    auto body = [&] {
-        if (!missing_.empty())
-            fail(Code::NameMissing, "%s", missing_.c_str());
-        if (!communicator_)
-            return engine_->run(context, table_, inputs, input_count, outputs);
-        RunContext own = context;
-        own.communicator = communicator_.get();
-        try {
-            engine_->run(own, table_, inputs, input_count, outputs);
-        } catch (const std::exception &error) {
-            communicator_->fail(error.what());
-            throw;
-        }
-    };
-    if (mutates_) {
-        std::unique_lock<std::shared_mutex> hold(lock_);
-        body();
-    } else {
-        std::shared_lock<std::shared_mutex> hold(lock_);
-        body();
+    std::unique_lock<std::mutex> hold;
+    if (mutates_)
+        hold = exclusive();
+    if (!complete_.load(std::memory_order_acquire)) {
+        if (!hold)
+            hold = exclusive();
+        fail(Code::NameMissing, "%s", missing_.c_str());
+    }
+    context.check_cancelled();
+    struct Loan {
+        StateTables &tables;
+        std::unique_ptr<StateTables::Borrowed> borrowed = tables.borrow();
+        ~Loan() { tables.give_back(std::move(borrowed)); }
+    } loan{tables_};
+    const StateTable &table = *loan.borrowed->table;
+    if (!context.trace) {
+        run_together(context, table, inputs, input_count, outputs);
+        return;
+    }
+    TraceEvent event;
+    event.category = "run";
+    event.name = target_.c_str();
+    event.device = device();
+    event.begin_ns = TraceSink::now();
+    run_together(context, table, inputs, input_count, outputs);
+    event.end_ns = TraceSink::now();
+    context.trace->record(event);
+}
+
+// With the communicator that was set: when a run fails here, the other devices' runs must not wait for it.
+void Program::run_together(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                           Tensor *outputs) {
+    if (!communicator_) {
+        engine_->run(context, table, inputs, input_count, outputs);
+        return;
+    }
+    context.communicator = communicator_.get();
+    try {
+        engine_->run(context, table, inputs, input_count, outputs);
+    } catch (const std::exception &error) {
+        communicator_->fail(error.what());
+        throw;
     }
 }
 

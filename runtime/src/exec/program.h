@@ -2,13 +2,14 @@
 #pragma once
 
 #include <memory>
-#include <shared_mutex>
+#include <mutex>
 #include <string>
 #include <string_view>
 #include <utility>
 #include <vector>
 
 #include "collective/communicator.h"
+#include "core/process.h"
 #include "core/tensor.h"
 #include "exec/engine.h"
 #include "format/safetensors.h"
@@ -58,29 +59,40 @@ class Program {
     // What `run` would reject about the arguments alone.
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs, size_t output_count) const;
     // Runs once on the calling thread and the pool; outputs that are empty receive new tensors. Runs of a program that
-    // changes state exclude each other; others go on side by side.
+    // changes state exclude each other; others go on side by side, without a lock, each with the tensors of state that
+    // were current when it began.
     void run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs, size_t output_count);
+
+    DeviceId device() const { return engine_->device(); }
+    bool mutates() const { return mutates_; }
+    // Replaces several states at once: a run sees all of them or none.
+    void bind_states(const std::vector<std::pair<std::string, Tensor>> &tensors);
 
   private:
     Program() = default;
     void read_tensors(const SafeTensors &file, bool complete);
-    void replace(std::vector<Tensor> &list, const std::vector<TensorSpec> &specs, std::string_view name, const char *kind,
-                 const Tensor &tensor);
-    void note_missing();
+    // Excludes runs that change state, and other changes of the table.
+    std::unique_lock<std::mutex> exclusive() const;
+    void publish(StateTable table);
+    void note_missing(const StateTable &table);
     void check_output_count(size_t output_count) const;
     // The tensors of the state or the constants as sections of a file; NameMissingError when one is not there yet.
     static void add_sections(std::vector<TensorSection> &out, const std::vector<TensorSpec> &specs,
                              const std::vector<Tensor> &tensors, const std::string &prefix);
+    void run_together(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
+                      Tensor *outputs);
 
     std::string target_, level_;
     std::vector<std::pair<std::string, std::string>> metadata_;
     std::unique_ptr<Engine> engine_;
-    StateTable table_;
+    StateTables tables_;
     std::vector<std::pair<std::string, Tensor>> others_; // tensors of the file that are neither, such as kernel images
-    std::string missing_; // the first state or constant without a tensor, for the message; empty when all are there
+    std::atomic<bool> complete_{false}; // every state and constant has a tensor
+    std::string missing_;               // the first without one, for the message; guarded by lock_
     bool mutates_ = false;
-    std::shared_ptr<Communicator> communicator_;
-    mutable std::shared_mutex lock_; // exclusive: a run that changes state, a change of the table
+    std::shared_ptr<Communicator> communicator_; // set before runs that use it begin
+    mutable std::mutex lock_;
+    ProcessMark process_;
 };
 
 } // namespace tessera::core

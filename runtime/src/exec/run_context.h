@@ -6,13 +6,24 @@
 #include "core/allocator.h"
 #include "core/cancel.h"
 #include "core/thread_pool.h"
+#include "exec/workspace.h"
 
 namespace tessera::core {
 
 class Communicator;
+class Log;
 class Stream;
 class TraceSink;
-class Workspace;
+
+// What an asynchronous run leaves behind.
+class Pending {
+  public:
+    virtual ~Pending() = default;
+    // Whether the work is done.
+    virtual bool reached() = 0;
+    // Waits for it on this thread; throws what went wrong, each time.
+    virtual void wait() = 0;
+};
 
 struct RunContext {
     ThreadPool &pool;
@@ -22,11 +33,15 @@ struct RunContext {
     // which is never null, and not waited for.
     Stream *stream = nullptr;
     // The same when it is the runtime's and not the caller's: memory may be made and released in its order.
-    std::shared_ptr<Stream> own_stream;
-    Workspace *workspace = nullptr;      // the caller's memory for arena and scratch; null: the engine's own
-    const CancelFlag *cancel = nullptr;  // null: cannot be cancelled
-    TraceSink *trace = nullptr;          // null: nobody watches
+    std::shared_ptr<Stream> own_stream = nullptr;
+    WorkspaceCache *workspaces = nullptr; // idle memory of the runtime, for arena and scratch
+    Workspace *workspace = nullptr;       // the caller's, to be used instead; null: none
+    const CancelFlag *cancel = nullptr;   // null: cannot be cancelled
+    TraceSink *trace = nullptr;           // null: nobody watches
     Communicator *communicator = nullptr; // of this rank; null: one device
+    const Log *log = nullptr;             // null: nobody listens
+    // An engine that is not the CPU's sets it: when its work is done, and what may still go wrong.
+    std::shared_ptr<Pending> pending = nullptr;
 
     // Between instructions, before the first that writes state: CancelledError when the caller wants the run to stop.
     void check_cancelled() const {

@@ -1,196 +1,208 @@
 #include "exec/runtime.h"
 
-#include <condition_variable>
-#include <deque>
-#include <mutex>
-#include <thread>
-#include <unistd.h>
-
 #include "core/error.h"
+#include "core/futex.h"
 #include "device/allocators.h"
 
 namespace tessera::core {
 
-void Run::execute(RunContext &context) noexcept {
+void Run::work(RunContext &context) {
+    context.check_cancelled();
+    if (program) {
+        pointers_.clear();
+        for (const Tensor &t : inputs)
+            pointers_.push_back(&t);
+        program->run(context, pointers_.data(), pointers_.size(), outputs.data(), outputs.size());
+    }
+    for (const std::shared_ptr<Lazy> &l : lazy)
+        outputs.push_back(l->evaluate(context));
+}
+
+void Run::execute() noexcept {
     begun_ = Clock::now();
     try {
-        if (program) {
-            std::vector<const Tensor *> pointers;
-            pointers.reserve(inputs.size());
-            for (const Tensor &t : inputs)
-                pointers.push_back(&t);
-            program->run(context, pointers.data(), pointers.size(), outputs.data(), outputs.size());
-        }
-        for (const std::shared_ptr<Lazy> &l : lazy)
-            outputs.push_back(l->evaluate(context));
+        RunContext context = runtime_->context();
+        context.stream = stream.get();
+        context.workspace = workspace.get();
+        context.cancel = cancel.get();
+        if (trace)
+            context.trace = trace.get();
+        work(context);
+        pending_ = std::move(context.pending);
     } catch (...) {
         error_ = std::current_exception();
+        runtime_->note_failure(*this);
     }
     ended_ = Clock::now();
 }
 
-struct Runtime::Queue {
-    Queue(int threads, std::shared_ptr<Allocator> a) : pool(threads), allocator(std::move(a)) {}
-
-    // The lock. In a child of fork a thread that is not there may hold it, or be at work: an error, not a wait for ever.
-    std::unique_lock<std::mutex> hold() {
-        std::unique_lock<std::mutex> lock(mutex, std::try_to_lock);
-        if (!lock) {
-            check_process();
-            lock.lock();
-        }
-        return lock;
-    }
-    void check_process() const {
-        if (process != ::getpid())
-            fail(Code::Unsupported, "the process was forked while this runtime was at work; make a new Runtime in the child");
-    }
-    // Does the first queued run on this thread, or waits while another thread is at work. `lock` is held.
-    void advance(std::unique_lock<std::mutex> &lock);
-    void do_front(std::unique_lock<std::mutex> &lock);
-    void work();
-
-    ThreadPool pool;
-    const std::shared_ptr<Allocator> allocator;
-    std::mutex mutex;
-    std::condition_variable arrived; // for the runtime's thread
-    std::condition_variable done;    // for waiting threads
-    std::deque<std::shared_ptr<Run>> runs;
-    std::atomic<int64_t> pending{0};
-    std::shared_ptr<Run> first_failure;
-    bool busy = false; // a thread is executing a run of the queue
-    bool idle = false; // the runtime's thread sleeps
-    bool stop = false;
-    int waiting = 0;
-    std::thread thread;
-    const pid_t process = ::getpid();
-};
-
-// Called with the lock held and the queue not empty.
-void Runtime::Queue::do_front(std::unique_lock<std::mutex> &lock) {
-    std::shared_ptr<Run> run = std::move(runs.front());
-    runs.pop_front();
-    busy = true;
-    lock.unlock();
-    RunContext context{pool, allocator};
-    run->execute(context);
-    lock.lock();
-    busy = false;
-    if (run->error_ && !first_failure)
-        first_failure = run;
-    run->finished_.store(true, std::memory_order_release);
-    pending.fetch_sub(1, std::memory_order_release);
-    if (waiting > 0)
-        done.notify_all();
-    if (!runs.empty() && idle)
-        arrived.notify_one();
-    // The arguments are let go outside the lock: their deleters are the caller's code.
-    lock.unlock();
-    run.reset();
-    lock.lock();
-}
-
-void Runtime::Queue::advance(std::unique_lock<std::mutex> &lock) {
-    if (!busy && !runs.empty()) {
-        do_front(lock);
+void Run::wait() {
+    if (!is_done())
+        queue_->wait_for(*this);
+    if (!error_ && pending_)
+        pending_->wait();
+    if (!error_)
         return;
-    }
-    check_process();
-    ++waiting;
-    done.wait(lock);
-    --waiting;
+    runtime_->forget_failure(error_);
+    std::rethrow_exception(error_);
 }
 
-void Runtime::Queue::work() {
-    std::unique_lock<std::mutex> lock(mutex);
-    while (!stop) {
-        if (!busy && !runs.empty()) {
-            do_front(lock);
-            continue;
-        }
-        idle = true;
-        arrived.wait(lock);
-        idle = false;
-    }
+void Run::clear() {
+    program = nullptr;
+    lazy.clear();
+    inputs.clear();
+    outputs.clear();
+    stream = nullptr;
+    workspace = nullptr;
+    cancel = nullptr;
+    trace = nullptr;
+    queue_ = nullptr;
+    error_ = nullptr;
+    pending_ = nullptr;
+}
+
+void Run::release() {
+    if (references_.fetch_sub(1, std::memory_order_acq_rel) != 1)
+        return;
+    std::shared_ptr<Runtime> runtime = std::move(runtime_);
+    clear();
+    if (runtime)
+        runtime->recycle(this);
+    else
+        delete this;
 }
 
 Runtime::Runtime(const RuntimeOptions &options)
-    : allocator_(options.allocator ? options.allocator : make_backend_allocator()),
-      queue_(std::make_shared<Queue>(options.threads, allocator_)) {}
+    : kept_(options.kept), pool_(options.threads, options.pool),
+      allocator_(options.allocator ? options.allocator : make_backend_allocator()), trace_(options.trace),
+      log_(options.log) {}
 
 Runtime::~Runtime() {
-    Queue &q = *queue_;
-    if (q.process != ::getpid()) {
-        // A child of fork: the threads are the parent's alone, and to destroy what they wait on would never end.
-        new std::shared_ptr<Queue>(std::move(queue_));
-        return;
+    try {
+        drain();
+    } catch (...) {
+        // A child of fork: the work is the parent's.
     }
-    drain();
-    {
-        std::lock_guard<std::mutex> hold(q.mutex);
-        q.stop = true;
-    }
-    q.arrived.notify_all();
-    if (q.thread.get_id() == std::this_thread::get_id())
-        q.thread.detach(); // it ends by itself, and the queue with it
-    else if (q.thread.joinable())
-        q.thread.join();
+    for (size_t i = 0; i < lane_count; ++i)
+        if (lanes_[i].ready.load(std::memory_order_acquire))
+            lanes_[i].queue->close();
 }
 
-ThreadPool &Runtime::pool() { return queue_->pool; }
-
-void Runtime::submit(std::shared_ptr<Run> run) {
-    Queue &q = *queue_;
-    run->submitted_ = Run::Clock::now();
-    bool wake;
-    {
-        std::unique_lock<std::mutex> lock = q.hold();
-        if (!q.thread.joinable())
-            q.thread = std::thread([queue = queue_] { queue->work(); });
-        q.runs.push_back(std::move(run));
-        q.pending.fetch_add(1, std::memory_order_relaxed);
-        wake = q.idle && !q.busy;
-    }
-    if (wake)
-        q.arrived.notify_one();
+RunContext Runtime::context() {
+    RunContext out{pool_, allocator_};
+    out.workspaces = &workspaces_;
+    out.trace = trace_.get();
+    out.log = &log_;
+    return out;
 }
 
-void Runtime::wait(const std::shared_ptr<Run> &run) {
-    Queue &q = *queue_;
-    if (!run->finished()) {
-        std::unique_lock<std::mutex> lock = q.hold();
-        while (!run->finished())
-            q.advance(lock);
+Run *Runtime::new_run() {
+    std::unique_ptr<Run> run = idle_runs_.take();
+    if (!run)
+        run = std::make_unique<Run>();
+    run->references_.store(1, std::memory_order_relaxed);
+    run->reset();
+    run->runtime_ = shared_from_this();
+    return run.release();
+}
+
+void Runtime::recycle(Run *run) noexcept { idle_runs_.put(std::unique_ptr<Run>(run)); }
+
+// The lane of the calling thread; null when it has none and none is to be made. When all lanes are taken, threads share.
+Runtime::Lane *Runtime::find_lane(bool make) {
+    const uintptr_t mine = thread_mark();
+    const size_t first = spread(mine, lane_bits);
+    std::shared_ptr<CpuQueue> fresh;
+    for (size_t i = 0; i < lane_count; ++i) {
+        Lane &lane = lanes_[(first + i) % lane_count];
+        uintptr_t owner = lane.thread.load(std::memory_order_acquire);
+        if (owner == mine)
+            return &lane;
+        if (owner != 0)
+            continue;
+        if (!make)
+            return nullptr;
+        if (!fresh)
+            fresh = std::make_shared<CpuQueue>();
+        if (lane.thread.compare_exchange_strong(owner, mine, std::memory_order_acq_rel)) {
+            lane.queue = std::move(fresh);
+            lane.ready.store(true, std::memory_order_release);
+            return &lane;
+        }
     }
-    if (!run->error_)
-        return;
-    {
-        std::unique_lock<std::mutex> lock = q.hold();
-        if (q.first_failure == run)
-            q.first_failure.reset();
+    Lane &shared = lanes_[first];
+    while (!shared.ready.load(std::memory_order_acquire)) // its thread is about to make it so
+        relax();
+    return &shared;
+}
+
+void Runtime::submit(Run &run) {
+    process_.check("runtime");
+    run.submitted_ = Run::Clock::now();
+    const bool elsewhere = run.program && !run.program->device().is_cpu();
+    if (run.stream && run.stream->device() != (elsewhere ? run.program->device() : DeviceId{}))
+        fail(Code::Device, "the run is on %s, its stream on %s",
+             text(elsewhere ? run.program->device() : DeviceId{}).c_str(), text(run.stream->device()).c_str());
+    auto *stream = static_cast<CpuStream *>(elsewhere ? nullptr : run.stream.get());
+    run.queue_ = stream ? stream->queue() : find_lane(true)->queue;
+    run.retain();
+    try {
+        CpuQueue::put(run.queue_, run);
+        if (elsewhere)
+            run.queue_->wait_for(run);
+    } catch (...) {
+        run.release();
+        throw;
     }
-    std::rethrow_exception(run->error_);
+}
+
+void Runtime::drain_mine() {
+    Lane *lane = find_lane(false);
+    if (lane && lane->ready.load(std::memory_order_acquire) && !lane->queue->idle())
+        lane->queue->drain();
 }
 
 void Runtime::drain() {
-    Queue &q = *queue_;
-    if (q.pending.load(std::memory_order_acquire) == 0)
+    for (size_t i = 0; i < lane_count; ++i)
+        if (lanes_[i].ready.load(std::memory_order_acquire))
+            lanes_[i].queue->drain();
+}
+
+void Runtime::note_failure(Run &run) noexcept {
+    std::lock_guard<std::mutex> hold(failure_lock_);
+    if (!first_failure_)
+        first_failure_ = run.error_;
+    has_failed_.store(true, std::memory_order_release);
+    if (!log_.wants(LogLevel::Error))
         return;
-    std::unique_lock<std::mutex> lock = q.hold();
-    while (q.pending.load(std::memory_order_acquire) != 0)
-        q.advance(lock);
+    try {
+        std::rethrow_exception(run.error_);
+    } catch (const Error &e) {
+        log_.write(e.code() == Code::Cancelled ? LogLevel::Info : LogLevel::Error, "a run failed: " + e.message());
+    } catch (...) {
+        log_.write(LogLevel::Error, "a run failed");
+    }
+}
+
+void Runtime::forget_failure(const std::exception_ptr &error) {
+    std::lock_guard<std::mutex> hold(failure_lock_);
+    if (first_failure_ == error)
+        first_failure_ = nullptr;
 }
 
 void Runtime::wait() {
     drain();
-    std::shared_ptr<Run> failed;
+    if (!has_failed_.load(std::memory_order_acquire))
+        return;
+    std::exception_ptr failure;
     {
-        std::unique_lock<std::mutex> lock = queue_->hold();
-        failed = std::move(queue_->first_failure);
-        queue_->first_failure.reset();
+        std::lock_guard<std::mutex> hold(failure_lock_);
+        failure = std::move(first_failure_);
+        first_failure_ = nullptr;
+        has_failed_.store(false, std::memory_order_relaxed);
     }
-    if (failed)
-        std::rethrow_exception(failed->error_);
+    if (failure)
+        std::rethrow_exception(failure);
 }
 
 } // namespace tessera::core

@@ -1,79 +1,82 @@
-// Runs programs: a thread pool and a queue of submitted work, done in order.
+// Runs programs: threads, memory, and queues of submitted work, one for each thread that submits.
 #pragma once
 
 #include <atomic>
-#include <chrono>
-#include <cstdint>
-#include <exception>
 #include <memory>
-#include <vector>
+#include <mutex>
 
 #include "core/allocator.h"
-#include "core/lazy.h"
-#include "core/tensor.h"
+#include "core/log.h"
 #include "core/thread_pool.h"
-#include "exec/program.h"
+#include "exec/run.h"
+#include "exec/run_context.h"
+#include "exec/workspace.h"
 
 namespace tessera::core {
-
-// One submission: what to do, and how it went. Arguments are kept until it has finished.
-class Run {
-  public:
-    using Clock = std::chrono::steady_clock;
-
-    std::shared_ptr<Program> program; // or
-    std::vector<std::shared_ptr<Lazy>> lazy;
-    std::vector<Tensor> inputs;
-    std::vector<Tensor> outputs;
-
-    bool finished() const { return finished_.load(std::memory_order_acquire); }
-    // Only when finished.
-    std::exception_ptr error() const { return error_; }
-    int64_t queued_ns() const { return nanoseconds(submitted_, begun_); }
-    int64_t run_ns() const { return nanoseconds(begun_, ended_); }
-
-  private:
-    friend class Runtime;
-    static int64_t nanoseconds(Clock::time_point a, Clock::time_point b) {
-        return std::chrono::duration_cast<std::chrono::nanoseconds>(b - a).count();
-    }
-    void execute(RunContext &context) noexcept;
-
-    Clock::time_point submitted_, begun_, ended_;
-    std::exception_ptr error_;
-    std::atomic<bool> finished_{false};
-};
 
 struct RuntimeOptions {
     int threads = 0;                      // 0: one per available core
     std::shared_ptr<Allocator> allocator; // null: the devices' own memory
+    ThreadPoolFunctions pool;             // without parallel_for: threads of the runtime's own
+    std::shared_ptr<TraceSink> trace;     // null: nobody watches
+    Log log{nullptr, nullptr, LogLevel::Error};
+    std::shared_ptr<void> kept;           // let go when the runtime is gone
 };
 
-class Runtime {
+// Runs that one thread submits are done in their order; those of different threads go on side by side. Submission and
+// runs take no lock in the steady state.
+class Runtime : public std::enable_shared_from_this<Runtime> {
   public:
     explicit Runtime(const RuntimeOptions &options);
-    // Waits for all work. May be called by the runtime's own thread, when an argument of a run was the last owner.
+    // Waits for all work. May be called by a queue's own thread, when an argument of a run was the last owner.
     ~Runtime();
     Runtime(const Runtime &) = delete;
     Runtime &operator=(const Runtime &) = delete;
 
-    ThreadPool &pool();
+    ThreadPool &pool() { return pool_; }
     const std::shared_ptr<Allocator> &allocator() const { return allocator_; }
+    const Log &log() const { return log_; }
     // For a run on the calling thread.
-    RunContext context() { return {pool(), allocator_}; }
-    // Queues a run. Work begins on the runtime's own thread, or on a thread that waits for it, whichever is first.
-    void submit(std::shared_ptr<Run> run);
-    // Waits for one run and rethrows its error.
-    void wait(const std::shared_ptr<Run> &run);
+    RunContext context();
+
+    // A run to fill in and submit, with one reference.
+    Run *new_run();
+    // Queues a run behind those of this thread, or of its stream. Work begins on a thread of the queue, or on a thread
+    // that waits for it, whichever is first; on a device that is not the CPU it is put on the stream at once.
+    void submit(Run &run);
     // Waits for all work and rethrows the first error that no wait has reported.
     void wait();
-    // Waits until nothing is queued; errors stay for `wait`. One atomic load when there is nothing.
+    // Waits for the work that this thread has submitted; errors stay for `wait`. No lock, and little time, without any.
+    void drain_mine();
+    // The same for all threads' work.
     void drain();
 
   private:
-    struct Queue;
-    std::shared_ptr<Allocator> allocator_;
-    std::shared_ptr<Queue> queue_; // shared with the runtime's thread
+    friend class Run;
+    struct alignas(64) Lane {
+        std::atomic<uintptr_t> thread{0}; // the mark of the thread whose lane it is; 0: nobody's yet
+        std::shared_ptr<CpuQueue> queue;  // made by the thread, published by `ready`
+        std::atomic<bool> ready{false};
+    };
+    static constexpr int lane_bits = 7;
+    static constexpr size_t lane_count = size_t{1} << lane_bits;
+    Lane *find_lane(bool make);
+    void note_failure(Run &run) noexcept;
+    void forget_failure(const std::exception_ptr &error);
+    void recycle(Run *run) noexcept;
+
+    const std::shared_ptr<void> kept_; // destroyed last
+    ThreadPool pool_;
+    const std::shared_ptr<Allocator> allocator_;
+    const std::shared_ptr<TraceSink> trace_;
+    const Log log_;
+    WorkspaceCache workspaces_;
+    SlotCache<Run> idle_runs_;
+    std::unique_ptr<Lane[]> lanes_ = std::make_unique<Lane[]>(lane_count);
+    std::mutex failure_lock_;
+    std::exception_ptr first_failure_;
+    std::atomic<bool> has_failed_{false};
+    ProcessMark process_;
 };
 
 } // namespace tessera::core

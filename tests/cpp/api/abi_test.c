@@ -43,8 +43,50 @@ AT(tsr_requirements, inputs, 24);
 AT(tsr_requirements, outputs, 32);
 AT(tsr_requirements, state, 40);
 
-SIZE(tsr_runtime_options, 16);
+SIZE(tsr_runtime_options, 88); /* 16 in version 1 */
 AT(tsr_runtime_options, threads, 8);
+AT(tsr_runtime_options, allocator, 16);
+AT(tsr_runtime_options, parallel_for, 24);
+AT(tsr_runtime_options, parallel_context, 32);
+AT(tsr_runtime_options, trace, 40);
+AT(tsr_runtime_options, log, 48);
+AT(tsr_runtime_options, log_context, 56);
+AT(tsr_runtime_options, log_level, 64);
+AT(tsr_runtime_options, destroy, 72);
+AT(tsr_runtime_options, destroy_context, 80);
+
+SIZE(tsr_allocator_options, 40);
+AT(tsr_allocator_options, context, 8);
+AT(tsr_allocator_options, allocate, 16);
+AT(tsr_allocator_options, release, 24);
+AT(tsr_allocator_options, destroy, 32);
+
+SIZE(tsr_allocator_statistics, 40);
+AT(tsr_allocator_statistics, bytes_in_use, 8);
+AT(tsr_allocator_statistics, peak_bytes, 16);
+AT(tsr_allocator_statistics, allocations, 24);
+AT(tsr_allocator_statistics, releases, 32);
+
+SIZE(tsr_trace_event, 64);
+AT(tsr_trace_event, category, 8);
+AT(tsr_trace_event, name, 16);
+AT(tsr_trace_event, location, 24);
+AT(tsr_trace_event, begin_ns, 32);
+AT(tsr_trace_event, end_ns, 40);
+AT(tsr_trace_event, thread, 48);
+AT(tsr_trace_event, device_type, 56);
+AT(tsr_trace_event, device_index, 60);
+
+SIZE(tsr_trace_options, 32);
+AT(tsr_trace_options, function, 8);
+AT(tsr_trace_options, context, 16);
+AT(tsr_trace_options, destroy, 24);
+
+SIZE(tsr_run_options, 40);
+AT(tsr_run_options, stream, 8);
+AT(tsr_run_options, workspace, 16);
+AT(tsr_run_options, cancel, 24);
+AT(tsr_run_options, trace, 32);
 
 SIZE(tsr_run_info, 32);
 AT(tsr_run_info, queued_ns, 8);
@@ -94,6 +136,8 @@ _Static_assert(TSR_TENSOR_READONLY == 1 && TSR_TENSOR_CONTIGUOUS == 2 && TSR_TEN
 _Static_assert(TSR_OPERAND_NONE == 0 && TSR_OPERAND_TENSOR == 1 && TSR_OPERAND_BOOL == 2 && TSR_OPERAND_INTEGER == 3 &&
                    TSR_OPERAND_REAL == 4 && TSR_OPERAND_DIM == 5,
                "operand kinds changed");
+
+_Static_assert(TSR_LOG_DEBUG == 0 && TSR_LOG_INFO == 1 && TSR_LOG_WARNING == 2 && TSR_LOG_ERROR == 3, "log levels changed");
 
 static int failures = 0;
 
@@ -164,6 +208,15 @@ int main(void) {
     tsr_tensor_release(tensor);
     tsr_tensor_release(NULL);
     tsr_graph_release(NULL);
+    {
+        struct { size_t size; int32_t threads; uint32_t reserved; } version_1 = {16, 1, 0};
+        tsr_runtime *runtime = NULL;
+        expect(tsr_runtime_create((const tsr_runtime_options *)&version_1, &runtime) == TSR_OK, "options of version 1");
+        expect(tsr_runtime_threads(runtime) == 1, "its threads");
+        tsr_runtime_release(runtime);
+        version_1.size = 8;
+        expect(tsr_runtime_create((const tsr_runtime_options *)&version_1, &runtime) == TSR_ARGUMENT_ERROR, "too short");
+    }
     tsr_runtime_release(NULL);
     tsr_run_release(NULL);
     expect(tsr_graph_load_file(NULL, NULL, NULL) == TSR_ARGUMENT_ERROR, "a null path is rejected");

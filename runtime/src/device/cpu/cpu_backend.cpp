@@ -44,14 +44,13 @@ class CpuBackend final : public Backend {
         in_order(stream, [=] { std::memset(target, value, bytes); });
     }
 
-    std::shared_ptr<Stream> create_stream(int32_t) override { return make_cpu_stream(); }
+    std::shared_ptr<Stream> create_stream(int32_t) override { return std::make_shared<CpuStream>(); }
     std::shared_ptr<Stream> wrap_stream(int32_t, void *) override {
         fail(Code::Unsupported, "the CPU has no native streams to wrap; create one");
     }
-    std::shared_ptr<Event> create_event(int32_t) override { return std::make_shared<CpuEvent>(); }
+    std::shared_ptr<Event> create_event(int32_t) override { return make_cpu_event(); }
     void wait(Stream &stream, std::shared_ptr<Event> event) override {
-        if (!event->reached())
-            stream.call([event] { event->wait(); });
+        wait_on_cpu(stream, event);
     }
 
   private:

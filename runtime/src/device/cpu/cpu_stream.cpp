@@ -1,9 +1,7 @@
 #include "device/cpu/cpu_stream.h"
 
 #include <chrono>
-#include <deque>
-#include <thread>
-#include <unistd.h>
+#include <mutex>
 
 #include "core/error.h"
 
@@ -11,134 +9,118 @@ namespace tessera::core {
 
 namespace {
 
-int64_t now() {
-    return std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::steady_clock::now().time_since_epoch()).count();
-}
-
-class CpuStream final : public Stream {
+class FunctionTask final : public StreamTask {
   public:
-    CpuStream() : Stream({}), queue_(std::make_shared<Queue>()) {}
-    ~CpuStream() override;
-    void *native() const override { return nullptr; }
-    void wait() override;
-    bool idle() override { return queue_->pending.load(std::memory_order_acquire) == 0; }
-    void call(std::function<void()> work) override;
+    explicit FunctionTask(std::function<void()> work) : work_(std::move(work)) {}
 
   private:
-    struct Queue { // shared with the thread, which may outlive the stream for a moment
-        std::mutex mutex;
-        std::condition_variable arrived, done;
-        std::deque<std::function<void()>> work;
-        std::atomic<int64_t> pending{0};
-        bool stop = false;
-        std::thread thread;
-        const pid_t process = ::getpid();
-        void serve();
-    };
-    std::shared_ptr<Queue> queue_;
+    void execute() noexcept override {
+        work_();
+        work_ = nullptr;
+    }
+    void let_go() noexcept override { delete this; }
+    std::function<void()> work_;
 };
 
-void CpuStream::Queue::serve() {
-    std::unique_lock<std::mutex> hold(mutex);
-    for (;;) {
-        arrived.wait(hold, [&] { return stop || !work.empty(); });
-        if (work.empty())
-            return;
-        std::function<void()> next = std::move(work.front());
-        work.pop_front();
-        hold.unlock();
-        next();
-        next = nullptr;
-        hold.lock();
-        if (pending.fetch_sub(1, std::memory_order_release) == 1)
-            done.notify_all();
+// A recording of an event: a task that notes the time.
+class Point final : public StreamTask, public std::enable_shared_from_this<Point> {
+  public:
+    static std::shared_ptr<Point> record(CpuStream &stream) {
+        auto out = std::make_shared<Point>();
+        out->queue_ = stream.queue();
+        out->self_ = out;
+        try {
+            CpuQueue::put(out->queue_, *out);
+        } catch (...) {
+            out->self_ = nullptr;
+            throw;
+        }
+        return out;
     }
-}
-
-void CpuStream::call(std::function<void()> work) {
-    Queue &q = *queue_;
-    if (q.process != ::getpid())
-        fail(Code::Unsupported, "the process was forked; make a new stream in the child");
-    std::lock_guard<std::mutex> hold(q.mutex);
-    if (!q.thread.joinable())
-        q.thread = std::thread([queue = queue_] { queue->serve(); });
-    q.work.push_back(std::move(work));
-    q.pending.fetch_add(1, std::memory_order_relaxed);
-    q.arrived.notify_one();
-}
-
-void CpuStream::wait() {
-    Queue &q = *queue_;
-    if (idle())
-        return;
-    if (q.process != ::getpid())
-        fail(Code::Unsupported, "the process was forked while this stream was at work; make a new stream in the child");
-    std::unique_lock<std::mutex> hold(q.mutex);
-    q.done.wait(hold, [&] { return idle(); });
-}
-
-CpuStream::~CpuStream() {
-    Queue &q = *queue_;
-    if (q.process != ::getpid()) { // the thread is the parent's alone; what it waits on cannot be destroyed
-        new std::shared_ptr<Queue>(std::move(queue_));
-        return;
+    void wait() {
+        if (!is_done())
+            queue_->wait_for(*this);
     }
-    {
-        std::lock_guard<std::mutex> hold(q.mutex);
-        q.stop = true;
+    int64_t nanoseconds() const { return nanoseconds_; } // when done
+
+  private:
+    void execute() noexcept override {
+        const auto time = std::chrono::steady_clock::now().time_since_epoch();
+        nanoseconds_ = std::chrono::duration_cast<std::chrono::nanoseconds>(time).count();
     }
-    q.arrived.notify_all();
-    if (q.thread.get_id() == std::this_thread::get_id())
-        q.thread.detach();
-    else if (q.thread.joinable())
-        q.thread.join();
-}
+    void let_go() noexcept override { std::shared_ptr<Point> last = std::move(self_); }
+
+    std::shared_ptr<CpuQueue> queue_;
+    std::shared_ptr<Point> self_; // while the queue needs it
+    int64_t nanoseconds_ = 0;
+};
+
+class CpuEvent final : public Event {
+  public:
+    CpuEvent() : Event({}) {}
+    void record(Stream &stream) override {
+        if (!stream.device().is_cpu())
+            fail(Code::Device, "an event of the CPU cannot be recorded on a stream of %s", text(stream.device()).c_str());
+        std::shared_ptr<Point> fresh = Point::record(static_cast<CpuStream &>(stream));
+        std::lock_guard<std::mutex> hold(lock_);
+        point_ = std::move(fresh);
+    }
+    void wait() override {
+        if (std::shared_ptr<Point> at = point())
+            at->wait();
+    }
+    bool reached() override {
+        std::shared_ptr<Point> at = point();
+        return !at || at->is_done();
+    }
+    int64_t nanoseconds_since(Event &start) override {
+        auto *other = dynamic_cast<CpuEvent *>(&start);
+        if (!other)
+            fail(Code::Argument, "the time between an event of the CPU and one of %s is not known",
+                 text(start.device()).c_str());
+        std::shared_ptr<Point> a = other->point(), b = point();
+        if (!a || !b || !a->is_done() || !b->is_done())
+            fail(Code::Argument, "the time between two events is known when both have been recorded and reached");
+        return b->nanoseconds() - a->nanoseconds();
+    }
+    std::shared_ptr<Point> point() const {
+        std::lock_guard<std::mutex> hold(lock_);
+        return point_;
+    }
+
+  private:
+    mutable std::mutex lock_;
+    std::shared_ptr<Point> point_; // null: never recorded
+};
 
 } // namespace
 
-std::shared_ptr<Stream> make_cpu_stream() { return std::make_shared<CpuStream>(); }
-
-std::shared_ptr<CpuEvent::Point> CpuEvent::point() const {
-    std::lock_guard<std::mutex> hold(lock_);
-    return point_;
+CpuStream::~CpuStream() {
+    try {
+        queue_->drain();
+    } catch (...) {
+        // A child of fork: the work is the parent's.
+    }
+    queue_->close();
 }
 
-void CpuEvent::record(Stream &stream) {
-    if (!stream.device().is_cpu())
-        fail(Code::Device, "an event of the CPU cannot be recorded on a stream of %s", text(stream.device()).c_str());
-    auto fresh = std::make_shared<Point>();
-    stream.call([fresh] {
-        {
-            std::lock_guard<std::mutex> hold(fresh->lock);
-            fresh->nanoseconds.store(now(), std::memory_order_release);
-        }
-        fresh->done.notify_all();
-    });
-    std::lock_guard<std::mutex> hold(lock_);
-    point_ = std::move(fresh);
+void CpuStream::call(std::function<void()> work) {
+    auto task = std::make_unique<FunctionTask>(std::move(work));
+    CpuQueue::put(queue_, *task);
+    task.release();
 }
 
-void CpuEvent::wait() {
-    std::shared_ptr<Point> at = point();
-    if (!at || at->nanoseconds.load(std::memory_order_acquire) >= 0)
+std::shared_ptr<Event> make_cpu_event() { return std::make_shared<CpuEvent>(); }
+
+void wait_on_cpu(Stream &stream, const std::shared_ptr<Event> &event) {
+    if (event->reached())
         return;
-    std::unique_lock<std::mutex> hold(at->lock);
-    at->done.wait(hold, [&] { return at->nanoseconds.load(std::memory_order_relaxed) >= 0; });
-}
-
-bool CpuEvent::reached() {
-    std::shared_ptr<Point> at = point();
-    return !at || at->nanoseconds.load(std::memory_order_acquire) >= 0;
-}
-
-int64_t CpuEvent::nanoseconds_since(Event &start) {
-    auto *other = dynamic_cast<CpuEvent *>(&start);
-    if (!other)
-        fail(Code::Argument, "the time between an event of the CPU and one of %s is not known", text(start.device()).c_str());
-    std::shared_ptr<Point> a = other->point(), b = point();
-    if (!a || !b || a->nanoseconds.load(std::memory_order_acquire) < 0 || b->nanoseconds.load(std::memory_order_acquire) < 0)
-        fail(Code::Argument, "the time between two events is known when both have been recorded and reached");
-    return b->nanoseconds.load(std::memory_order_relaxed) - a->nanoseconds.load(std::memory_order_relaxed);
+    if (auto *own = dynamic_cast<CpuEvent *>(event.get())) {
+        if (std::shared_ptr<Point> at = own->point()) // as it is now: the event may be recorded again
+            stream.call([at] { at->wait(); });
+        return;
+    }
+    stream.call([event] { event->wait(); });
 }
 
 } // namespace tessera::core

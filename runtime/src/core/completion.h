@@ -8,23 +8,29 @@ namespace tessera::core {
 class Event;
 class Stream;
 
-class Completion {
+// What an asynchronous run leaves behind.
+class Pending {
   public:
-    virtual ~Completion() = default;
-    Completion(const Completion &) = delete;
-    Completion &operator=(const Completion &) = delete;
+    virtual ~Pending() = default;
+    Pending(const Pending &) = delete;
+    Pending &operator=(const Pending &) = delete;
 
-    // Waits on this thread; throws what made the work fail.
-    virtual void wait() = 0;
     // Whether the work has ended, well or not.
-    virtual bool done() = 0;
+    virtual bool reached() = 0;
+    // Waits for it on this thread; throws what went wrong, each time.
+    virtual void wait() = 0;
+
+  protected:
+    Pending() = default;
+};
+
+// The same of work that writes tensors.
+class Completion : public Pending {
+  public:
     // Behind the work; other streams wait for it.
     virtual const std::shared_ptr<Event> &event() const = 0;
     // The driver's handle of the stream that the work is on: what is put there needs no event.
     virtual void *native_stream() const = 0;
-
-  protected:
-    Completion() = default;
 };
 
 } // namespace tessera::core

@@ -33,7 +33,7 @@ void release_after(Completion &work, DeviceId device, Stream *stream) noexcept {
             return;
         if (stream)
             backend(device).wait(*stream, work.event());
-        else if (!work.done())
+        else if (!work.reached())
             work.event()->wait();
     } catch (...) { // the device has failed: there is nothing to wait for
     }

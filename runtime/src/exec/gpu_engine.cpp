@@ -52,7 +52,7 @@ void GpuEngine::check(const Tensor *const *inputs, size_t input_count, const Ten
     }
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         if (outputs[i])
-            check_output(signature().outputs[i], prepared->output_shapes[i], outputs[i]);
+            check_output(signature().outputs[i], prepared->output_prototypes[i].shape(), outputs[i]);
     check_tensors(inputs, input_count, outputs);
 }
 
@@ -102,7 +102,7 @@ Tensor GpuEngine::place(const Tensor &tensor) const { return tensor.device() == 
 GpuFrame &GpuEngine::take_frame(void *native_stream, const GpuPrepared *prepared) {
     (void)prepared;
     for (auto &f : frames_)
-        if (!f->last || f->last->native_stream() == native_stream || f->last->done())
+        if (!f->last || f->last->native_stream() == native_stream || f->last->reached())
             return *f;
     frames_.push_back(std::make_unique<GpuFrame>(*plan_, device_, checks_));
     return *frames_.back();
@@ -116,7 +116,7 @@ std::shared_ptr<GpuRun> GpuEngine::take_run() {
             out = r;
     if (!out && runs_.size() >= max_under_way) {
         // Those whose outputs are kept belong to them; at least one must have ended.
-        if (!runs_.front()->done())
+        if (!runs_.front()->reached())
             runs_.front()->event()->wait();
         runs_.erase(std::remove_if(runs_.begin(), runs_.end(), [](auto &r) { return r->settle(); }), runs_.end());
     }
@@ -136,7 +136,7 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     bool given = false;
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         if (outputs[i]) {
-            check_output(signature().outputs[i], s.prepared->output_shapes[i], outputs[i]);
+            check_output(signature().outputs[i], s.prepared->output_prototypes[i].shape(), outputs[i]);
             given = true;
         }
     if (given)
@@ -175,7 +175,7 @@ void GpuEngine::make_outputs(Submission &s) const {
             order = backend_.home(device_.index);
         const TensorSpec &spec = signature().outputs[i];
         try {
-            s.outputs[i] = Tensor::empty(spec.dtype, s.prepared->output_shapes[i], device_, s.context.allocator, order);
+            s.outputs[i] = Tensor::empty(spec.dtype, s.prepared->output_prototypes[i].shape(), device_, s.context.allocator, order);
         } catch (const Error &e) {
             if (e.code() == Code::OutOfMemory)
                 throw Error(e.code(), "output '" + spec.name + "': " + e.message() + "; " + largest_buffers(*plan_, *s.prepared));
@@ -192,7 +192,7 @@ void GpuEngine::make_outputs(Submission &s) const {
 
 void GpuEngine::order_after(Submission &s, const Tensor &tensor) const {
     std::shared_ptr<Completion> writer = tensor.storage()->completion();
-    if (writer && writer->native_stream() != s.stream && !writer->done())
+    if (writer && writer->native_stream() != s.stream && !writer->reached())
         backend_.wait(*s.context.stream, writer->event());
 }
 

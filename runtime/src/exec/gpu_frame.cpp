@@ -70,7 +70,7 @@ void DeviceBlock::release() noexcept {
 }
 
 GpuFrame::~GpuFrame() {
-    if (last && !last->done()) {
+    if (last && !last->reached()) {
         try {
             last->event()->wait();
         } catch (...) { // the device has failed

@@ -41,7 +41,7 @@ void GpuRun::wait() {
     throw_failure();
 }
 
-bool GpuRun::done() {
+bool GpuRun::reached() {
     try {
         return event_->reached();
     } catch (const Error &) {
@@ -50,7 +50,7 @@ bool GpuRun::done() {
 }
 
 bool GpuRun::settle() {
-    if (!done())
+    if (!reached())
         return false;
     std::vector<Tensor> over; // let go outside the lock: their deleters are the caller's code
     {

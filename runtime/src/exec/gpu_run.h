@@ -37,7 +37,7 @@ class GpuRun final : public Completion {
     GpuRun(std::shared_ptr<const Plan> plan, DeviceId device, size_t checks);
 
     void wait() override;
-    bool done() override;
+    bool reached() override;
     const std::shared_ptr<Event> &event() const override { return event_; }
     void *native_stream() const override { return stream_.load(std::memory_order_acquire); }
 

@@ -63,8 +63,6 @@ size_t Prepared::workspace_bytes(int threads) const {
 
 Prepared::Prepared(const Plan &plan, const KernelImage &image, std::vector<int64_t> given)
     : SizedBuffers(plan, std::move(given)) {
-    for (size_t i = 0; i < output_shapes.size(); ++i)
-        output_prototypes.push_back(Tensor::prototype(plan.signature.outputs[i].dtype, output_shapes[i]));
     instructions.reserve(plan.instructions.size());
     first_state_write = SIZE_MAX;
     for (const Instruction &in : plan.instructions) {
@@ -87,7 +85,7 @@ SizedBuffers::SizedBuffers(const Plan &plan, std::vector<int64_t> given) : sizes
     for (const TensorSpec &s : plan.signature.inputs)
         input_shapes.push_back(s.concrete_shape(sizes));
     for (const TensorSpec &s : plan.signature.outputs)
-        output_shapes.push_back(s.concrete_shape(sizes));
+        output_prototypes.push_back(Tensor::prototype(s.dtype, s.concrete_shape(sizes)));
     arena_bytes = checked_add(not_negative(plan.arena, sizes, "arena size"), 63) & ~int64_t{63};
     buffer_bytes.reserve(plan.buffers.size());
     arena_offsets.assign(plan.buffers.size(), 0);
@@ -113,7 +111,7 @@ SizedBuffers::SizedBuffers(const Plan &plan, std::vector<int64_t> given) : sizes
     for (size_t i = 0; i < signature.inputs.size(); ++i)
         check(signature.inputs[i], input_shapes[i]);
     for (size_t i = 0; i < signature.outputs.size(); ++i)
-        check(signature.outputs[i], output_shapes[i]);
+        check(signature.outputs[i], output_prototypes[i].shape());
     for (const TensorSpec &s : signature.state)
         check(s, s.concrete_shape(sizes));
     for (const TensorSpec &s : signature.constants)

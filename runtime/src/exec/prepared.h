@@ -39,7 +39,8 @@ struct SizedBuffers {
     void check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const;
 
     std::vector<int64_t> sizes;
-    std::vector<std::vector<int64_t>> input_shapes, output_shapes;
+    std::vector<std::vector<int64_t>> input_shapes;
+    std::vector<Tensor> output_prototypes; // dtype and shape, no memory
     std::vector<int64_t> buffer_bytes;
     std::vector<int64_t> arena_offsets; // by buffer; 0 for others
     int64_t arena_bytes = 0;            // a multiple of 64
@@ -57,7 +58,6 @@ struct Prepared : SizedBuffers {
     std::vector<PreparedInstruction> instructions;
     std::vector<int> slot_buffers; // the buffer of each slot
     std::vector<Patch> input_patches, output_patches;
-    std::vector<Tensor> output_prototypes; // dtype and shape, no memory
     int64_t scratch_bytes = 0; // of one thread
     size_t first_state_write = 0; // the first instruction that writes state that outlives the run; else their number
     // The arena, and behind it the scratch of every thread.

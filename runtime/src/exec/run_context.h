@@ -5,6 +5,7 @@
 
 #include "core/allocator.h"
 #include "core/cancel.h"
+#include "core/completion.h"
 #include "core/thread_pool.h"
 #include "exec/workspace.h"
 
@@ -15,16 +16,6 @@ class Log;
 class Stream;
 class TraceSink;
 
-// What an asynchronous run leaves behind.
-class Pending {
-  public:
-    virtual ~Pending() = default;
-    // Whether the work is done.
-    virtual bool reached() = 0;
-    // Waits for it on this thread; throws what went wrong, each time.
-    virtual void wait() = 0;
-};
-
 struct RunContext {
     ThreadPool &pool;
     // All memory that the run makes; never null. Shared with the tensors that live in it.
@@ -34,6 +25,8 @@ struct RunContext {
     Stream *stream = nullptr;
     // The same when it is the runtime's and not the caller's: memory may be made and released in its order.
     std::shared_ptr<Stream> own_stream = nullptr;
+    // Whether outputs that are made lie in host memory when all inputs do; else they lie on the device of the run.
+    bool outputs_follow_inputs = false;
     WorkspaceCache *workspaces = nullptr; // idle memory of the runtime, for arena and scratch
     Workspace *workspace = nullptr;       // the caller's, to be used instead; null: none
     const CancelFlag *cancel = nullptr;   // null: cannot be cancelled

@@ -17,7 +17,7 @@ from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, converted
 from tessera.interop.parameters import bind_parameters
 from tessera.ir.dtype import DTYPES
-from tessera.op.parameter import Parameter
+from tessera.op.parameter import Parameter, moves
 
 
 class Compiled:
@@ -40,6 +40,7 @@ class Compiled:
         self._constants = dict(constants)
         self._program: Program | None = None
         self._run: Any = None
+        self._moves = -1
         self._runtime: Any = None
         self._lock = threading.Lock()
 
@@ -54,7 +55,7 @@ class Compiled:
 
     def call(self, arrays: Sequence[Any]) -> Any:
         """Run on the inputs in order; the result as for a call."""
-        run = self._run or self.program().run
+        run = self._run if self._moves == moves() else self.program().run
         ready = [x if type(x) is Array else self._array(i, x) for i, x in enumerate(arrays)]
         return self._signature.result(run(self._runtime, ready, None))
 
@@ -94,6 +95,10 @@ class Compiled:
                 self._runtime = default_runtime()
                 self._run = program.run
                 self._program = program
+                self._moves = moves()
+            elif self._moves != moves():  # a program on another device may have taken parameters with it
+                bind_parameters(self._program, self._parameters)
+                self._moves = moves()
             return self._program
 
     @property
@@ -150,7 +155,7 @@ class Compiled:
             if not isinstance(text, str):
                 raise ArgumentError(f"save: metadata {key!r} must be text, not {type(text).__name__}")
             entries[layout.USER + key] = text
-        sections = [writer.section(name, parameter.storage()) for name, parameter in self._parameters.items()]
+        sections = [writer.section(name, np.asarray(parameter)) for name, parameter in self._parameters.items()]
         sections += [writer.section(layout.CONSTANT + name, data) for name, data in self._constants.items()]
         writer.save(path, entries, sections + self._built.kernel_sections())
 

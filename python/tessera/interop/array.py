@@ -1,4 +1,4 @@
-"""``tessera.Array``: a concrete tensor in CPU memory, shared with other libraries without copying.
+"""``tessera.Array``: a concrete tensor, on the CPU or a GPU, shared with other libraries without copying.
 
 The class itself is native (``tessera._core.Array``: memory, shape, strides, DLPack); this module gives it what a
 Python user expects: a repr, NumPy conversion, indexing, scalars.
@@ -36,7 +36,11 @@ class _Memory:
 
 
 def to_numpy(array: Array) -> np.ndarray:
-    """The array as NumPy, sharing memory; bf16 and the 8-bit floats have the dtypes of ml_dtypes."""
+    """The array as NumPy, sharing memory; bf16 and the 8-bit floats have the dtypes of ml_dtypes.
+
+    An array on a GPU is copied, after the work that writes it.
+    """
+    array = array.to("cpu") if array.device != "cpu" else array
     name = array.dtype
     dtype = DTYPES[name].numpy
     storage = _STORAGE.get(name, dtype)
@@ -120,7 +124,10 @@ def as_dtype_or_raise(dtype: np.dtype) -> DType:
 
 
 def from_dlpack(obj: Any) -> Array:
-    """An Array that shares memory with any object that has ``__dlpack__`` (PyTorch, JAX, NumPy, …) on the CPU."""
+    """An Array that shares memory with any object that has ``__dlpack__`` (PyTorch, JAX, NumPy, …), on the CPU or a GPU.
+
+    On a GPU, runs that read it come after the work that its library had put on the current stream.
+    """
     if getattr(obj, "requires_grad", False):
         obj = obj.detach()
     try:
@@ -131,27 +138,29 @@ def from_dlpack(obj: Any) -> Array:
         raise ArgumentError(f"array: {type(obj).__name__} gives no memory to share: {error}") from error
 
 
-def array(obj: Any, dtype: object = None, *, copy: bool = False) -> Array:
+def array(obj: Any, dtype: object = None, *, copy: bool = False, device: str | None = None) -> Array:
     """An Array from anything that holds numbers.
 
     Memory is shared where possible; ``copy=True`` or a different ``dtype`` makes a new, 64-byte aligned, writable
-    array. Raises DTypeError or ShapeError.
+    array. ``device``: ``"cpu"``, ``"cuda:0"``, ``"rocm:0"``; where the object lies when not given. Raises DTypeError,
+    ShapeError or DeviceError.
     """
     found = as_array(obj)
     wanted = DTYPES[found.dtype] if dtype is None else as_dtype(dtype)
-    if not copy and wanted.name == found.dtype:
-        return found
+    place = found.device if device is None else device
+    if wanted.name == found.dtype and not copy:
+        return found.to(place) if place != found.device else found
     out = Array.empty(list(found.shape), wanted.name)
     if out.nbytes:
         to_numpy(out)[...] = to_numpy(found).astype(wanted.numpy, copy=False)
-    return out
+    return out.to(place)
 
 
 def _repr(self: Array) -> str:
     values = to_numpy(self)
     shown = values.astype(np.float32) if self.dtype in _STORAGE else values
     text = np.array2string(shown, separator=", ", prefix="tessera.Array(", threshold=1000, edgeitems=3)
-    return f"tessera.Array({text}, shape={tuple(self.shape)}, dtype={self.dtype}, device=cpu)"
+    return f"tessera.Array({text}, shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
 
 
 def _array_protocol(self: Array, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
@@ -173,14 +182,17 @@ def _item(self: Array) -> bool | int | float:
 
 
 def _getitem(self: Array, index: Any) -> Array:
-    """A view (basic indexing) or a copy (index arrays), as NumPy does it."""
-    return Array.from_numpy(np.asarray(to_numpy(self)[index]))
+    """A view (basic indexing) or a copy (index arrays), as NumPy does it; of an array on a GPU always a copy there."""
+    return Array.from_numpy(np.asarray(to_numpy(self)[index])).to(self.device)
 
 
 def _setitem(self: Array, index: Any, value: Any) -> None:
     if self.readonly:
         raise ArgumentError("array: this array is read-only; take tessera.array(x, copy=True)")
-    to_numpy(self)[index] = value
+    values = to_numpy(self)
+    values[index] = to_numpy(value) if type(value) is Array else value
+    if self.device != "cpu":
+        self.copy_from(_from_numpy(values))
 
 
 def _restored(values: np.ndarray) -> Array:
@@ -241,8 +253,8 @@ def _astype(self: Array, dtype: object) -> Array:
 
 
 def _transposed(self: Array) -> Array:
-    """The dimensions in reversed order, sharing memory."""
-    return _from_numpy(to_numpy(self).T)
+    """The dimensions in reversed order, sharing memory; of an array on a GPU a copy there."""
+    return _from_numpy(to_numpy(self).T).to(self.device)
 
 
 def _tolist(self: Array) -> Any:
@@ -258,11 +270,6 @@ def _ndim(self: Array) -> int:
 def _size(self: Array) -> int:
     """Number of elements."""
     return int(np.prod(self.shape))
-
-
-def _device(self: Array) -> str:
-    """Where the memory is: ``cpu``."""
-    return "cpu"
 
 
 _METHODS: dict[str, Any] = {
@@ -286,7 +293,6 @@ _METHODS: dict[str, Any] = {
     "tolist": _tolist,
     "ndim": property(_ndim),
     "size": property(_size),
-    "device": property(_device),
 }
 for _name, _method in _METHODS.items():
     setattr(Array, _name, _method)

@@ -21,6 +21,7 @@ ALIGNMENT = 64
 
 _lock = threading.RLock()
 _seed = 0
+_moves = 0
 _name_counts: dict[str, int] = {}
 
 
@@ -28,6 +29,11 @@ def set_initial_seed(seed: int) -> None:
     """The seed that parameters constructed from now on initialise from."""
     global _seed
     _seed = seed
+
+
+def moves() -> int:
+    """How often a parameter's value went from one device to another in this process."""
+    return _moves
 
 
 def unique_name(base: str) -> str:
@@ -102,6 +108,7 @@ class Parameter:
         if isinstance(self.initializer, np.ndarray):
             _check_array(name, self.initializer, self.shape, self.dtype, "init")
         self.array: Any = None
+        self._on_device = False
         self._seed = _seed
         self._data: np.ndarray | None = None
         node = Node(
@@ -142,12 +149,29 @@ class Parameter:
         """Whether the storage exists already."""
         return self._data is not None or (self.placement is not None and self.placement.is_used)
 
+    def move_to(self, array: Any) -> None:
+        """From now on the value lives in ``array``, which lies on a GPU and holds it."""
+        global _moves
+        with _lock:
+            self.array, self._on_device = array, True
+            _moves += 1
+
+    @property
+    def device(self) -> str:
+        """Where the value lives: ``cpu``, or the GPU of the program that changes it."""
+        return self.array.device if self._on_device else "cpu"
+
     def storage(self) -> np.ndarray:
-        """The live memory: a writable, row-major, 64-byte aligned NumPy array; initialised at the first call."""
+        """The live memory: a writable, row-major, 64-byte aligned NumPy array; initialised at the first call.
+
+        A value that lives on a GPU comes back to the CPU for good; ``value`` copies it.
+        """
         if self.placement is not None:
             raise UnsupportedError(
                 f"[parameter] {self.name!r} lies in shards on a mesh: it has no storage in one piece; read .value"
             )
+        if self._on_device:
+            self._bring_back()
         if self._data is None:
             with _lock:
                 if self._data is None:
@@ -165,7 +189,18 @@ class Parameter:
 
         Accepts a NumPy array, anything with ``__array__`` or DLPack, and Python numbers and lists (converted).
         """
-        return np.array(self.storage()) if self.placement is None else self.placement.gather(self)
+        if self.placement is not None:
+            return self.placement.gather(self)
+        return self.array.numpy() if self._on_device else np.array(self.storage())
+
+    def _bring_back(self) -> None:
+        global _moves
+        with _lock:
+            if self._data is None:
+                self._data = aligned_empty(self.shape, self.dtype)
+            self._data[...] = self.array.numpy()
+            self.array, self._on_device = None, False
+            _moves += 1
 
     @value.setter
     def value(self, value: object) -> None:
@@ -174,14 +209,20 @@ class Parameter:
         if self.placement is not None:
             self.placement.scatter(self, array)
             return
+        if self._on_device:
+            self.array[...] = array
+            return
         if self._data is None:
             self._data = aligned_empty(self.shape, self.dtype)
         self._data[...] = array
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         """The current value for NumPy: the live memory unless a copy or another dtype is asked for."""
-        data = self.storage() if self.placement is None else self.placement.gather(self)
-        data = data if dtype is None else data.astype(dtype, copy=False)
+        if self.placement is not None:
+            live = self.placement.gather(self)
+        else:
+            live = self.array.numpy() if self._on_device else self.storage()
+        data = live if dtype is None else live.astype(dtype, copy=False)
         return np.array(data) if copy else data
 
     def reset(self) -> None:
@@ -189,7 +230,7 @@ class Parameter:
         if self.placement is not None:
             self.placement.reset(self)
             return
-        data = self.storage()
+        data = self.storage()  # of a value on a GPU, which goes there again with the next run
         if isinstance(self.initializer, np.ndarray):
             data[...] = self.initializer
         else:
@@ -203,6 +244,8 @@ class Parameter:
         """A copy has storage of its own: not the runtime's array over this one's."""
         if self.placement is not None:
             raise UnsupportedError(f"[parameter] {self.name!r} lies in shards on a mesh and is not copied or pickled")
+        if self._on_device:
+            return {**self.__dict__, "array": None, "_on_device": False, "_data": self.value}
         return {**self.__dict__, "array": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -506,7 +506,12 @@ typedef struct tsr_run_options {
     tsr_workspace *workspace;
     tsr_cancel *cancel;
     tsr_trace *trace;
+    uint32_t flags; /* TSR_RUN_OUTPUTS_ON_DEVICE */
+    uint32_t reserved;
 } tsr_run_options;
+/* Outputs that a run on a GPU makes lie there also when all inputs are in host memory; without it they then lie there too,
+ * and tsr_runtime_run waits for them. */
+enum { TSR_RUN_OUTPUTS_ON_DEVICE = 1 };
 
 /* tsr_runtime_run and tsr_runtime_submit with options, which may be NULL. */
 TSR_API tsr_status tsr_runtime_run_with(tsr_runtime *runtime, tsr_graph *graph, const tsr_run_options *options,
@@ -616,6 +621,28 @@ TSR_API tsr_status tsr_graph_text_decompose(const char *text, size_t bytes, int3
  * floating-point outputs. An output that is no scalar is weighted by a new input "seed.<output>". */
 TSR_API tsr_status tsr_graph_text_gradient(const char *text, size_t bytes, const char *const *wrt, int32_t count,
                                            tsr_text **gradient);
+
+/* ---- Tensors on GPUs (since ABI 2) ---- */
+
+/* Runs on a GPU are put on a stream and not waited for. What they write carries the work that writes it: copies, runs and
+ * the functions below come after that work, and give its failure. */
+
+/* Uses this file as the driver library of a kind of device (TSR_CUDA, TSR_ROCM) in place of the system's; before that
+ * kind is used for the first time. For tests and unusual installations. */
+TSR_API tsr_status tsr_device_library(int32_t device_type, const char *file);
+/* The device that a graph's runs take place on. */
+TSR_API tsr_status tsr_graph_device(const tsr_graph *graph, int32_t *device_type, int32_t *device_index);
+/* The tensor itself when it is row-major and lies on that device, else a row-major copy there; waited for. */
+TSR_API tsr_status tsr_tensor_to(tsr_tensor *tensor, int32_t device_type, int32_t device_index, tsr_tensor **there);
+/* Waits for the work that writes the tensor; its failure. */
+TSR_API tsr_status tsr_tensor_wait(tsr_tensor *tensor);
+/* Work put from now on on a stream of the tensor's device (a CUstream or hipStream_t) comes after the work that writes
+ * the tensor. Nothing to do for tensors of the CPU. */
+TSR_API tsr_status tsr_tensor_order_after(tsr_tensor *tensor, void *native_stream);
+/* The tensor is written by work that is on that stream now: runs that read it come after that. */
+TSR_API tsr_status tsr_tensor_written_on(tsr_tensor *tensor, void *native_stream);
+/* A stream of Tessera's own on a device, on which other libraries can be told to make tensors ready. */
+TSR_API tsr_status tsr_device_stream(int32_t device_type, int32_t device_index, void **native_stream);
 
 #ifdef __cplusplus
 }

@@ -1,5 +1,7 @@
 // Graph handles: loading, description, state.
 #include "api/graph_handle.h"
+#include "device/allocators.h"
+#include "device/backend.h"
 
 #include <cstring>
 
@@ -79,7 +81,10 @@ tsr_tensor *tsr_graph::own_tensor(int32_t kind, size_t index) {
     std::lock_guard<std::mutex> hold(lock_);
     if (tsr_tensor *made = own.load(std::memory_order_acquire))
         return made;
-    auto *fresh = new tsr_tensor(Tensor::zeros(spec.dtype, spec.concrete_shape({})));
+    const DeviceId device = program->device();
+    Tensor zeros = Tensor::empty(spec.dtype, spec.concrete_shape({}), device, device.is_cpu() ? nullptr : make_backend_allocator());
+    backend(device).fill(zeros.data(), device.index, 0, zeros.bytes(), nullptr);
+    auto *fresh = new tsr_tensor(std::move(zeros));
     own.store(fresh, std::memory_order_release);
     return fresh;
 }

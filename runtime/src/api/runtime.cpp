@@ -118,6 +118,35 @@ void fill_in(Run &run, tsr_graph *graph, const tsr_run_options *options, const A
     run.workspace = object_of(options->workspace);
     run.cancel = object_of(options->cancel);
     run.trace = object_of(options->trace);
+    run.outputs_on_device = (options->flags & TSR_RUN_OUTPUTS_ON_DEVICE) != 0;
+}
+
+// Puts a run on a GPU's stream, and waits for it when a result is in host memory.
+void run_on_device(Runtime &runtime, tsr_graph *graph, const tsr_run_options *options, const Arguments &arguments,
+                   TensorList &results) {
+    RunContext context = runtime.context_on(graph->program->device(), options ? object_of(options->stream) : nullptr);
+    context.outputs_follow_inputs = true;
+    std::shared_ptr<const CancelFlag> cancel;
+    if (options) {
+        cancel = object_of(options->cancel);
+        context.cancel = cancel.get();
+        if (options->trace)
+            context.trace = options->trace->object.get();
+        context.outputs_follow_inputs = (options->flags & TSR_RUN_OUTPUTS_ON_DEVICE) == 0;
+    }
+    if (context.stream->device() != graph->program->device())
+        fail(Code::Device, "the graph runs on %s, the stream is of %s", text(graph->program->device()).c_str(),
+             text(context.stream->device()).c_str());
+    graph->program->run(context, arguments.pointers, arguments.count, results.data(), results.size());
+    if (!context.pending)
+        return;
+    bool on_host = false;
+    for (size_t i = 0; i < results.size(); ++i)
+        on_host = on_host || results[i].device().is_cpu();
+    if (on_host)
+        context.pending->wait();
+    else
+        runtime.note_pending(std::move(context.pending));
 }
 
 // A run that waits for its turn on a stream, and is waited for.
@@ -222,7 +251,10 @@ tsr_status tsr_runtime_run_with(tsr_runtime *runtime, tsr_graph *graph, const ts
         size_t count = own ? graph->specs(TSR_OUTPUT).size() : static_cast<size_t>(output_count);
         TensorList results(count);
         read_outputs(graph, outputs, count, own, results.data());
-        if (graph->program->device().is_cpu() && !(options && options->stream)) {
+        if (!graph->program->device().is_cpu()) {
+            r.drain_mine();
+            run_on_device(r, graph, options, arguments, results);
+        } else if (!(options && options->stream)) {
             r.drain_mine();
             RunContext context = r.context();
             if (options) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "core/dlpack.h"
+#include "core/transfer.h"
 #include "device/allocators.h"
 #include "device/backend.h"
 
@@ -43,13 +44,14 @@ Tensor from_dl_tensor(const DLTensor &t, Deleter deleter, void *context, bool re
     if (!from_dlpack_dtype(t.dtype, dtype))
         fail(Code::DType, "the DLPack element type (code %d, %d bits, %d lanes) has no Tessera dtype", t.dtype.code,
              t.dtype.bits, t.dtype.lanes);
-    if (t.device.device_type != dlpack_cpu)
-        fail(Code::Device, "the DLPack tensor is on device type %d; only CPU memory can be shared", t.device.device_type);
+    const DeviceId device{static_cast<DeviceType>(t.device.device_type), t.device.device_id};
+    backend(device);
     if (t.ndim < 0 || t.ndim > max_rank)
         fail(Code::Shape, "the DLPack tensor has rank %d", t.ndim);
     char *data = static_cast<char *>(t.data);
     return Tensor::from_blob(data ? data + t.byte_offset : data, dtype,
-                             std::vector<int64_t>(t.shape, t.shape + t.ndim), t.strides, deleter, context, readonly);
+                             std::vector<int64_t>(t.shape, t.shape + t.ndim), t.strides, deleter, context, readonly,
+                             device);
 }
 
 // Takes over a managed tensor of either version.
@@ -86,7 +88,7 @@ template <class Managed> struct Exported {
         e->strides = e->tensor.strides();
         DLTensor &t = e->managed.dl_tensor;
         t.data = e->tensor.data();
-        t.device = {dlpack_cpu, 0};
+        t.device = {static_cast<int32_t>(e->tensor.device().type), e->tensor.device().index};
         t.ndim = static_cast<int32_t>(e->shape.size());
         t.dtype = dlpack_dtype(e->tensor.dtype());
         t.shape = e->shape.data();
@@ -228,7 +230,8 @@ tsr_status tsr_tensor_contiguous(tsr_tensor *tensor, tsr_tensor **contiguous) {
             tensor->retain();
             *contiguous = tensor;
         } else {
-            *contiguous = new tsr_tensor(tensor->tensor.contiguous());
+            *contiguous = new tsr_tensor(tensor->tensor.device().is_cpu() ? tensor->tensor.contiguous()
+                                                                          : to_device(tensor->tensor, tensor->tensor.device()));
         }
     });
 }

@@ -217,6 +217,9 @@ Tensor Tensor::reshaped(std::vector<int64_t> shape) const {
 }
 
 TensorView Tensor::view() const {
+    if (!device().is_cpu())
+        fail(Code::Device, "the tensor %s is on %s, where operators do not run one by one; copy it to the CPU, or compile the "
+                           "graph for that device", type_text(dtype_, shape()).c_str(), text(device()).c_str());
     if (!contiguous_)
         fail(Code::Internal, "view of a tensor that is not contiguous");
     return {dtype_, shape(), data_};

@@ -53,7 +53,7 @@ Tensor to_device(const Tensor &tensor, DeviceId device, std::shared_ptr<Allocato
     if (!tensor.is_contiguous())
         source = tensor.device().is_cpu() ? tensor.contiguous() : gathered_on_host(tensor);
     if (source.device() == device && !tensor.is_contiguous())
-        return source;
+        return source; // the row-major copy
     if (!allocator && !device.is_cpu())
         allocator = make_backend_allocator();
     Tensor out = Tensor::empty(tensor.dtype(), tensor.shape(), device, std::move(allocator));

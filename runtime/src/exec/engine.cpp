@@ -10,10 +10,11 @@ void Engine::give(std::string_view symbol, int64_t) {
          std::string(symbol).c_str());
 }
 
-void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given) {
+void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given, DeviceId device) {
     const char *name = spec.name.c_str();
-    if (!given.device().is_cpu())
-        fail(Code::Device, "output '%s' is on %s, the program runs on the CPU", name, text(given.device()).c_str());
+    if (!given.device().is_cpu() && given.device() != device)
+        fail(Code::Device, "output '%s' is on %s, the program runs on %s", name, text(given.device()).c_str(),
+             device.is_cpu() ? "the CPU" : text(device).c_str());
     if (given.dtype() != spec.dtype)
         fail(Code::DType, "output '%s': expected %s, got %s", name, type_text(spec.dtype, shape).c_str(),
              type_text(given.dtype(), given.shape()).c_str());

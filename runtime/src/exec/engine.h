@@ -37,8 +37,9 @@ class Engine {
     virtual Requirements requirements(const std::vector<int64_t> &sizes) = 0;
 };
 
-// Checks an output tensor that the caller gave: in memory of the CPU, dtype, shape, contiguous, writable.
-void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given);
+// Checks an output tensor that the caller gave: in memory of the CPU or of the program's device, dtype, shape, contiguous,
+// writable.
+void check_output(const TensorSpec &spec, const std::vector<int64_t> &shape, const Tensor &given, DeviceId device = {});
 // Fails when an output that the caller gave overlaps an input, a state, a constant or another output.
 void check_overlap(const Signature &signature, const StateTable &table, const Tensor *const *inputs, size_t input_count,
                    const Tensor *outputs);

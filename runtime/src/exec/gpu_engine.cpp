@@ -52,20 +52,15 @@ void GpuEngine::check(const Tensor *const *inputs, size_t input_count, const Ten
     }
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         if (outputs[i])
-            check_output(signature().outputs[i], prepared->output_prototypes[i].shape(), outputs[i]);
-    check_tensors(inputs, input_count, outputs);
+            check_output(signature().outputs[i], prepared->output_prototypes[i].shape(), outputs[i], device_);
+    check_devices(inputs, input_count);
 }
 
-void GpuEngine::check_tensors(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) const {
-    auto check = [&](const Tensor &t, const char *kind, const std::string &name) {
-        if (t && !t.device().is_cpu() && t.device() != device_)
-            fail(Code::Device, "%s '%s' is on %s, the program runs on %s; copy it there, or load the program for that device", kind,
-                 name.c_str(), text(t.device()).c_str(), text(device_).c_str());
-    };
+void GpuEngine::check_devices(const Tensor *const *inputs, size_t input_count) const {
     for (size_t i = 0; i < input_count; ++i)
-        check(*inputs[i], "input", signature().inputs[i].name);
-    for (size_t i = 0; i < signature().outputs.size(); ++i)
-        check(outputs[i], "output", signature().outputs[i].name);
+        if (const DeviceId there = inputs[i]->device(); !there.is_cpu() && there != device_)
+            fail(Code::Device, "input '%s' is on %s, the program runs on %s; copy it there, or load the program for that device",
+                 signature().inputs[i].name.c_str(), text(there).c_str(), text(device_).c_str());
 }
 
 std::shared_ptr<const GpuPrepared> GpuEngine::prepare(const Tensor *const *inputs, size_t input_count) {
@@ -136,12 +131,12 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     bool given = false;
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         if (outputs[i]) {
-            check_output(signature().outputs[i], s.prepared->output_prototypes[i].shape(), outputs[i]);
+            check_output(signature().outputs[i], s.prepared->output_prototypes[i].shape(), outputs[i], device_);
             given = true;
         }
     if (given)
         check_overlap(signature(), table, inputs, input_count, outputs);
-    check_tensors(inputs, input_count, outputs);
+    check_devices(inputs, input_count);
     gpu::Current current(driver_, device_.index);
     s.frame = &take_frame(s.stream, s.prepared.get());
     s.bound = &s.frame->set_up(s.prepared, table, context.allocator, [&] {
@@ -168,12 +163,19 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
 void GpuEngine::make_outputs(Submission &s) const {
     std::shared_ptr<Stream> order = s.context.own_stream;
     std::shared_ptr<Event> made;
+    bool on_host = s.context.outputs_follow_inputs && s.input_count > 0;
+    for (size_t i = 0; i < s.input_count; ++i)
+        on_host = on_host && s.inputs[i]->device().is_cpu();
     for (size_t i = 0; i < signature().outputs.size(); ++i) {
         if (s.outputs[i])
             continue;
         if (!order)
             order = backend_.home(device_.index);
         const TensorSpec &spec = signature().outputs[i];
+        if (on_host) {
+            s.outputs[i] = Tensor::empty(spec.dtype, s.prepared->output_prototypes[i].shape());
+            continue;
+        }
         try {
             s.outputs[i] = Tensor::empty(spec.dtype, s.prepared->output_prototypes[i].shape(), device_, s.context.allocator, order);
         } catch (const Error &e) {
@@ -358,6 +360,7 @@ void GpuEngine::finish(Submission &s) {
                       "status words");
     s.run->event()->record(*s.context.stream);
     s.frame->last = s.run;
+    s.context.pending = s.run;
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         s.outputs[i].storage()->set_completion(s.run);
     for (size_t i = 0; i < signature().state.size(); ++i)

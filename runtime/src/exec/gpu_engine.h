@@ -38,7 +38,7 @@ class GpuEngine final : public Engine {
     struct Submission; // one run while it is put on its stream
     std::shared_ptr<const GpuPrepared> prepare(const Tensor *const *inputs, size_t input_count);
     std::shared_ptr<const GpuPrepared> prepare(const std::vector<int64_t> &sizes);
-    void check_tensors(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) const;
+    void check_devices(const Tensor *const *inputs, size_t input_count) const;
     GpuFrame &take_frame(void *native_stream, const GpuPrepared *prepared);
     std::shared_ptr<GpuRun> take_run();
     void make_outputs(Submission &s) const;

@@ -7,7 +7,9 @@
 #include <set>
 
 #include "core/error.h"
-#include "device/cpu/cpu_level.h"
+#include "core/transfer.h"
+#include "device/allocators.h"
+#include "exec/gpu_engine.h"
 #include "exec/plan_engine.h"
 #include "exec/portable_engine.h"
 #include "exec/trace_sink.h"
@@ -21,7 +23,6 @@ namespace {
 const std::string coordinate_prefix = "mesh_";
 
 constexpr int64_t format_version = 1;
-constexpr std::string_view plan_prefix = "tessera.plan.cpu.";
 constexpr const char *portable_key = "tessera.portable";
 constexpr const char *constant_prefix = "tessera.constant.";
 
@@ -40,83 +41,28 @@ void check_format(const SafeTensors &file) {
              where, static_cast<long long>(version), static_cast<long long>(format_version));
 }
 
-// The levels for which the file has a plan, the lowest first.
-std::vector<int> plan_levels(const SafeTensors &file) {
-    std::vector<int> out;
-    for (const auto &[key, value] : file.metadata())
-        if (key.compare(0, plan_prefix.size(), plan_prefix) == 0)
-            if (int level = level_number(std::string_view(key).substr(plan_prefix.size())))
-                out.push_back(level);
-    std::sort(out.begin(), out.end());
-    return out;
-}
-
-std::string offered(const SafeTensors &file) {
-    std::string out;
-    for (int level : plan_levels(file))
-        out += std::string(out.empty() ? "" : ", ") + "cpu " + level_name(level);
-    if (file.metadata(portable_key))
-        out += std::string(out.empty() ? "" : ", ") + "portable";
-    return out.empty() ? "no program for a CPU" : out;
-}
-
-// What is to be executed: a level, or 0 for the portable form.
-int choose(const SafeTensors &file, const LoadOptions &options) {
-    const char *where = file.where().c_str();
-    bool portable = file.metadata(portable_key) != nullptr;
-    const std::string &target = options.target;
-    bool native_wanted = target == "cpu" || target.compare(0, 4, "cpu.") == 0;
-    if (!target.empty() && !native_wanted && target != "portable")
-        fail(Code::Device, "%s: target '%s' cannot run here; the file has: %s", where, shown(target).c_str(),
-             offered(file).c_str());
-    if (target == "portable" || !options.allow_native_code) {
-        if (native_wanted)
-            fail(Code::Unsupported, "%s: target '%s' is native code, which was not allowed", where, target.c_str());
-        if (!portable)
-            fail(Code::Unsupported, "%s: the file has no portable program%s; it has: %s. Compile with target \"portable\"",
-                 where, options.allow_native_code ? "" : " and native code was not allowed", offered(file).c_str());
-        return 0;
-    }
-    std::vector<int> levels = plan_levels(file);
-    if (target.size() > 4 && native_wanted) {
-        int level = level_number(std::string_view(target).substr(4));
-        if (!level || std::find(levels.begin(), levels.end(), level) == levels.end())
-            fail(Code::Device, "%s: there is no plan for '%s'; the file has: %s", where, shown(target).c_str(),
-                 offered(file).c_str());
-        if (level > cpu_level())
-            fail(Code::Device, "%s: the code is for %s, this CPU has %s", where, level_name(level), level_name(cpu_level()));
-        return level;
-    }
-    while (!levels.empty() && levels.back() > cpu_level())
-        levels.pop_back();
-    if (!levels.empty())
-        return levels.back();
-    if (portable && !native_wanted)
-        return 0;
-    fail(Code::Device, "%s: no program of the file runs on this CPU (%s); the file has: %s", where,
-         level_name(cpu_level()), offered(file).c_str());
-}
-
-std::unique_ptr<Engine> make_engine(const SafeTensors &file, int level) {
-    if (level == 0) {
+std::unique_ptr<Engine> make_engine(const SafeTensors &file, const Target &target) {
+    if (target.name == "portable") {
         try {
             return std::make_unique<PortableEngine>(*file.metadata(portable_key));
         } catch (const Error &e) {
             throw Error(e.code(), file.where() + ": " + portable_key + ": " + e.message());
         }
     }
-    std::string key = std::string(plan_prefix) + level_name(level);
-    std::string kernels = std::string("tessera.kernels.cpu.") + level_name(level);
+    const std::string which = target.name + "." + target.level, key = "tessera.plan." + which;
+    const std::string kernels = "tessera.kernels." + which;
     const TensorEntry *image = file.find(kernels);
     if (image && image->dtype != DType::U8)
         fail(Code::Format, "%s: '%s' is %s, expected u8", file.where().c_str(), kernels.c_str(), name(image->dtype));
     std::string_view code;
     if (image)
         code = {static_cast<const char *>(file.data(*image)), image->bytes};
-    Plan plan = Plan::parse(*file.metadata(key), file.where() + ": " + key, code);
-    if (plan.level != level_name(level))
+    Plan plan = Plan::parse(*file.metadata(key), file.where() + ": " + key, code, target.name);
+    if (plan.level != target.level)
         fail(Code::Format, "%s: %s: the plan is for level '%s'", file.where().c_str(), key.c_str(),
              shown(plan.level).c_str());
+    if (!target.device.is_cpu())
+        return std::make_unique<GpuEngine>(std::move(plan), code, target.device, file.where());
     return std::make_unique<PlanEngine>(std::move(plan), code.data(), code.size());
 }
 
@@ -129,10 +75,10 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     if (options.verify_hashes)
         file.verify_hashes(true);
     auto program = std::shared_ptr<Program>(new Program());
-    int level = choose(file, options);
-    program->target_ = level ? "cpu" : "portable";
-    program->level_ = level ? level_name(level) : "";
-    program->engine_ = make_engine(file, level);
+    const Target target = choose_target(file, options);
+    program->target_ = target.name;
+    program->level_ = target.level;
+    program->engine_ = make_engine(file, target);
     program->metadata_ = file.metadata();
     for (const auto &[key, value] : program->metadata_)
         if (complete && key == "tessera.mesh")
@@ -178,7 +124,8 @@ void Program::read_tensors(const SafeTensors &file, bool complete) {
             fail(Code::Format, "%s: %s '%s' is %s in the file, the program needs %s", file.where().c_str(), kind,
                  shown(spec.name).c_str(), type_text(entry->dtype, entry->shape).c_str(),
                  type_text(spec.dtype, shape).c_str());
-        return file.tensor(*entry, spec.mutated);
+        // Memory that runs change must not be the file's; a device has memory of its own.
+        return engine_->place(file.tensor(*entry, spec.mutated && device().is_cpu()));
     };
     StateTable table;
     for (const TensorSpec &spec : signature().state) {
@@ -252,8 +199,6 @@ size_t place_of(const std::vector<TensorSpec> &specs, std::string_view name, con
              shape_text(tensor.shape()).c_str());
     if (!tensor.is_contiguous())
         fail(Code::Argument, "%s '%s': the tensor is not contiguous; give a row-major one", kind, spec.name.c_str());
-    if (spec.mutated && tensor.readonly())
-        fail(Code::Argument, "%s '%s': the tensor is read-only but runs change it", kind, spec.name.c_str());
     return i;
 }
 
@@ -261,13 +206,18 @@ size_t place_of(const std::vector<TensorSpec> &specs, std::string_view name, con
 
 void Program::bind_states(const std::vector<std::pair<std::string, Tensor>> &tensors) {
     std::vector<size_t> places;
-    for (const auto &[name, tensor] : tensors)
+    std::vector<Tensor> placed; // where runs can use them
+    for (const auto &[name, tensor] : tensors) {
         places.push_back(place_of(signature().state, name, "state", tensor));
+        placed.push_back(engine_->place(tensor));
+        if (signature().state[places.back()].mutated && placed.back().readonly())
+            fail(Code::Argument, "state '%s': the tensor is read-only but runs change it", name.c_str());
+    }
     StateTables::Snapshot before;
     std::unique_lock<std::mutex> hold = exclusive();
     StateTable table = *tables_.current();
     for (size_t i = 0; i < places.size(); ++i)
-        table.state[places[i]] = tensors[i].second;
+        table.state[places[i]] = std::move(placed[i]);
     note_missing(table);
     before = tables_.publish(std::move(table));
 }
@@ -276,13 +226,26 @@ void Program::bind_state(std::string_view name, const Tensor &tensor) { bind_sta
 
 void Program::set_constant(std::string_view name, const Tensor &tensor) {
     const size_t place = place_of(signature().constants, name, "constant", tensor);
+    Tensor placed = engine_->place(tensor);
     StateTables::Snapshot before;
     std::unique_lock<std::mutex> hold = exclusive();
     StateTable table = *tables_.current();
-    table.constants[place] = tensor;
+    table.constants[place] = std::move(placed);
     note_missing(table);
     before = tables_.publish(std::move(table));
 }
+
+namespace {
+
+// Row-major in host memory: copies of what is on a device, or has strides, as a constant of a traced graph may have.
+std::vector<Tensor> on_host(const std::vector<Tensor> &tensors) {
+    std::vector<Tensor> out;
+    for (const Tensor &t : tensors)
+        out.push_back(!t ? t : t.device().is_cpu() ? t.contiguous() : to_device(t, {}));
+    return out;
+}
+
+} // namespace
 
 void Program::add_sections(std::vector<TensorSection> &out, const std::vector<TensorSpec> &specs,
                            const std::vector<Tensor> &tensors, const std::string &prefix) {
@@ -303,10 +266,8 @@ void Program::save(const std::string &path) const {
     std::unique_lock<std::mutex> hold = exclusive();
     StateTables::Snapshot table = tables_.current();
     std::vector<TensorSection> sections;
-    add_sections(sections, signature().state, table->state, "");
-    std::vector<Tensor> constants; // row-major, as a constant of a traced graph need not be
-    for (const Tensor &t : table->constants)
-        constants.push_back(t ? t.contiguous() : t);
+    const std::vector<Tensor> state = on_host(table->state), constants = on_host(table->constants);
+    add_sections(sections, signature().state, state, "");
     add_sections(sections, signature().constants, constants, constant_prefix);
     for (const auto &[name, tensor] : others_)
         sections.push_back({name, tensor.dtype(), tensor.shape(), tensor.data()});
@@ -319,7 +280,8 @@ void Program::save_state(const std::string &path) const {
     if (!mutates_)
         hold.unlock(); // the snapshot does not change
     std::vector<TensorSection> sections;
-    add_sections(sections, signature().state, table->state, "");
+    const std::vector<Tensor> state = on_host(table->state);
+    add_sections(sections, signature().state, state, "");
     write_safetensors(path, {{"tessera.format", "1"}, {"tessera.content", "state"}}, sections);
 }
 
@@ -347,10 +309,10 @@ void Program::load_state(const std::string &path) {
     // be written. Memory is made before anything is written, so that running out of it changes nothing.
     for (size_t i = 0; i < entries.size(); ++i)
         if (!table.state[i] || table.state[i].readonly() || !mutates_)
-            table.state[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape);
+            table.state[i] = Tensor::empty(entries[i]->dtype, entries[i]->shape, device(),
+                                           device().is_cpu() ? nullptr : make_backend_allocator());
     for (size_t i = 0; i < entries.size(); ++i)
-        if (entries[i]->bytes)
-            std::memcpy(table.state[i].data(), file.data(*entries[i]), entries[i]->bytes);
+        copy_elements(file.tensor(*entries[i], false), table.state[i]);
     note_missing(table);
     before = tables_.publish(std::move(table));
 }

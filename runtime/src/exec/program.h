@@ -12,17 +12,11 @@
 #include "core/process.h"
 #include "core/tensor.h"
 #include "exec/engine.h"
+#include "exec/target.h"
 #include "format/safetensors.h"
 #include "graph/graph.h"
 
 namespace tessera::core {
-
-struct LoadOptions {
-    bool verify_hashes = true;
-    bool allow_native_code = true;
-    bool map = true; // false: the file is read into memory of its own (by whoever makes the Mapping)
-    std::string target; // empty: the best that runs here; "cpu", "cpu.<level>", "portable"
-};
 
 class Program {
   public:

@@ -31,6 +31,7 @@ class Run final : public StreamTask {
     std::shared_ptr<Workspace> workspace;
     std::shared_ptr<const CancelFlag> cancel;
     std::shared_ptr<TraceSink> trace;
+    bool outputs_on_device = false; // also when all inputs are in host memory
 
     void retain() { references_.fetch_add(1, std::memory_order_relaxed); }
     void release();

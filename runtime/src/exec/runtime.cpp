@@ -1,8 +1,11 @@
 #include "exec/runtime.h"
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "core/futex.h"
 #include "device/allocators.h"
+#include "device/gpu/gpu_backend.h"
 
 namespace tessera::core {
 
@@ -21,14 +24,19 @@ void Run::work(RunContext &context) {
 void Run::execute() noexcept {
     begun_ = Clock::now();
     try {
-        RunContext context = runtime_->context();
-        context.stream = stream.get();
+        const bool on_device = program && !program->device().is_cpu();
+        RunContext context = on_device ? runtime_->context_on(program->device(), stream) : runtime_->context();
+        if (!on_device)
+            context.stream = stream.get();
+        context.outputs_follow_inputs = !outputs_on_device;
         context.workspace = workspace.get();
         context.cancel = cancel.get();
         if (trace)
             context.trace = trace.get();
         work(context);
         pending_ = std::move(context.pending);
+        if (pending_)
+            runtime_->note_pending(pending_);
     } catch (...) {
         error_ = std::current_exception();
         runtime_->note_failure(*this);
@@ -39,8 +47,14 @@ void Run::execute() noexcept {
 void Run::wait() {
     if (!is_done())
         queue_->wait_for(*this);
-    if (!error_ && pending_)
-        pending_->wait();
+    if (!error_ && pending_) {
+        try {
+            pending_->wait();
+        } catch (...) {
+            runtime_->forget_pending(pending_);
+            throw;
+        }
+    }
     if (!error_)
         return;
     runtime_->forget_failure(error_);
@@ -59,6 +73,7 @@ void Run::clear() {
     queue_ = nullptr;
     error_ = nullptr;
     pending_ = nullptr;
+    outputs_on_device = false;
 }
 
 void Run::release() {
@@ -86,6 +101,7 @@ Runtime::~Runtime() {
     for (size_t i = 0; i < lane_count; ++i)
         if (lanes_[i].ready.load(std::memory_order_acquire))
             lanes_[i].queue->close();
+    wait_for_devices();
 }
 
 RunContext Runtime::context() {
@@ -94,6 +110,66 @@ RunContext Runtime::context() {
     out.trace = trace_.get();
     out.log = &log_;
     return out;
+}
+
+RunContext Runtime::context_on(DeviceId device, const std::shared_ptr<Stream> &stream) {
+    RunContext out = context();
+    if (stream) {
+        out.stream = stream.get();
+        out.own_stream = gpu::own_stream(stream);
+        return out;
+    }
+    std::lock_guard<std::mutex> hold(device_lock_);
+    for (const std::shared_ptr<Stream> &s : streams_)
+        if (s->device() == device)
+            out.own_stream = s;
+    if (!out.own_stream) {
+        out.own_stream = backend(device).create_stream(device.index);
+        streams_.push_back(out.own_stream);
+    }
+    out.stream = out.own_stream.get();
+    return out;
+}
+
+void Runtime::note_pending(std::shared_ptr<Pending> pending) {
+    std::lock_guard<std::mutex> hold(device_lock_);
+    while (!pending_.empty() && pending_.front()->reached()) {
+        try {
+            pending_.front()->wait();
+        } catch (...) {
+            keep_failure(std::current_exception());
+        }
+        pending_.pop_front();
+    }
+    pending_.push_back(std::move(pending));
+}
+
+void Runtime::forget_pending(const std::shared_ptr<Pending> &pending) {
+    std::lock_guard<std::mutex> hold(device_lock_);
+    pending_.erase(std::remove(pending_.begin(), pending_.end(), pending), pending_.end());
+}
+
+// Failures are kept for `wait`.
+void Runtime::wait_for_devices() noexcept {
+    std::deque<std::shared_ptr<Pending>> all;
+    {
+        std::lock_guard<std::mutex> hold(device_lock_);
+        all.swap(pending_);
+    }
+    for (const std::shared_ptr<Pending> &p : all) {
+        try {
+            p->wait();
+        } catch (...) {
+            keep_failure(std::current_exception());
+        }
+    }
+}
+
+void Runtime::keep_failure(std::exception_ptr error) noexcept {
+    std::lock_guard<std::mutex> hold(failure_lock_);
+    if (!first_failure_)
+        first_failure_ = std::move(error);
+    has_failed_.store(true, std::memory_order_release);
 }
 
 Run *Runtime::new_run() {
@@ -169,10 +245,7 @@ void Runtime::drain() {
 }
 
 void Runtime::note_failure(Run &run) noexcept {
-    std::lock_guard<std::mutex> hold(failure_lock_);
-    if (!first_failure_)
-        first_failure_ = run.error_;
-    has_failed_.store(true, std::memory_order_release);
+    keep_failure(run.error_);
     if (!log_.wants(LogLevel::Error))
         return;
     try {
@@ -192,6 +265,7 @@ void Runtime::forget_failure(const std::exception_ptr &error) {
 
 void Runtime::wait() {
     drain();
+    wait_for_devices();
     if (!has_failed_.load(std::memory_order_acquire))
         return;
     std::exception_ptr failure;

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <deque>
 #include <memory>
 #include <mutex>
+#include <vector>
 
 #include "core/allocator.h"
 #include "core/log.h"
@@ -38,6 +40,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     const Log &log() const { return log_; }
     // For a run on the calling thread.
     RunContext context();
+    // For a run on a GPU: puts it on `stream`, or null: on the runtime's own stream of that device.
+    RunContext context_on(DeviceId device, const std::shared_ptr<Stream> &stream);
+    // Work on a device that `wait` waits for, and whose failure it throws unless that was thrown elsewhere.
+    void note_pending(std::shared_ptr<Pending> pending);
 
     // A run to fill in and submit, with one reference.
     Run *new_run();
@@ -62,7 +68,10 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     static constexpr size_t lane_count = size_t{1} << lane_bits;
     Lane *find_lane(bool make);
     void note_failure(Run &run) noexcept;
+    void keep_failure(std::exception_ptr error) noexcept;
     void forget_failure(const std::exception_ptr &error);
+    void forget_pending(const std::shared_ptr<Pending> &pending);
+    void wait_for_devices() noexcept;
     void recycle(Run *run) noexcept;
 
     const std::shared_ptr<void> kept_; // destroyed last
@@ -73,6 +82,9 @@ class Runtime : public std::enable_shared_from_this<Runtime> {
     WorkspaceCache workspaces_;
     SlotCache<Run> idle_runs_;
     std::unique_ptr<Lane[]> lanes_ = std::make_unique<Lane[]>(lane_count);
+    std::mutex device_lock_; // of the next two
+    std::vector<std::shared_ptr<Stream>> streams_; // the runtime's own, of GPUs
+    std::deque<std::shared_ptr<Pending>> pending_; // in the order in which they were put on streams
     std::mutex failure_lock_;
     std::exception_ptr first_failure_;
     std::atomic<bool> has_failed_{false};

@@ -16,6 +16,32 @@ tsr_dtype parse_dtype(const std::string &name) {
     return dtype;
 }
 
+// "cpu", "cuda", "cuda:1", "rocm:0"
+void parse_device(const std::string &text, int32_t &type, int32_t &index) {
+    const size_t colon = text.find(':');
+    const std::string name = text.substr(0, colon);
+    type = name == "cpu" ? TSR_CPU : name == "cuda" ? TSR_CUDA : name == "rocm" ? TSR_ROCM : 0;
+    index = 0;
+    bool number = colon == std::string::npos;
+    if (!number && colon + 1 < text.size() && text.size() - colon < 6) {
+        number = text.find_first_not_of("0123456789", colon + 1) == std::string::npos;
+        if (number)
+            index = std::stoi(text.substr(colon + 1));
+    }
+    if (type == 0 || !number) {
+        std::string message = "device '" + text + "' is not known; give \"cpu\", \"cuda:0\" or \"rocm:0\"";
+        raise_error(TSR_DEVICE_ERROR, message.c_str());
+    }
+}
+
+nb::str device_text(const tsr_tensor_info &info) {
+    const char *name = info.device_type == TSR_CPU ? "cpu" : info.device_type == TSR_CUDA ? "cuda" : "rocm";
+    std::string text = name;
+    if (info.device_type != TSR_CPU)
+        text += ":" + std::to_string(info.device_index);
+    return nb::str(text.c_str());
+}
+
 tsr_tensor_info describe(const std::vector<int64_t> &shape, tsr_dtype dtype) {
     tsr_tensor_info info{};
     info.size = sizeof info;
@@ -26,8 +52,9 @@ tsr_tensor_info describe(const std::vector<int64_t> &shape, tsr_dtype dtype) {
     return info;
 }
 
-Array empty(const std::vector<int64_t> &shape, const std::string &dtype) {
+Array empty(const std::vector<int64_t> &shape, const std::string &dtype, const std::string &device) {
     tsr_tensor_info info = describe(shape, parse_dtype(dtype));
+    parse_device(device, info.device_type, info.device_index);
     TensorOwner owner;
     check(tsr_tensor_create_uninitialized(&info, owner.out()));
     return Array(std::move(owner));
@@ -148,21 +175,69 @@ Array from_dlpack(nb::object object) {
     nb::object method = nb::getattr(object, "__dlpack__", nb::none());
     if (method.is_none())
         raise_error(TSR_ARGUMENT_ERROR, "from_dlpack: the object has no __dlpack__");
+    nb::object stream = nb::none();
     if (nb::object device = nb::getattr(object, "__dlpack_device__", nb::none()); !device.is_none()) {
-        int type = nb::cast<int>(nb::int_(nb::object(device()[0])));
-        if (type != TSR_CPU) {
-            std::string message = "from_dlpack: the tensor is on DLPack device type " + std::to_string(type) +
-                                  "; only CPU memory can be shared, move it to the CPU first";
-            raise_error(TSR_DEVICE_ERROR, message.c_str());
+        nb::object place = device();
+        int type = nb::cast<int>(nb::int_(nb::object(place[0]))), index = nb::cast<int>(nb::int_(nb::object(place[1])));
+        constexpr int cuda_host = 3, rocm_host = 11; // pinned memory is memory of the host
+        if (type != TSR_CPU && type != cuda_host && type != rocm_host) {
+            void *native = nullptr;
+            check(tsr_device_stream(type, index, &native)); // the producer makes the tensor ready on it
+            stream = nb::int_(reinterpret_cast<uintptr_t>(native));
         }
     }
-    try {
-        return from_capsule(method(nb::arg("max_version") = nb::make_tuple(1, 0)));
-    } catch (nb::python_error &e) {
-        if (!e.matches(PyExc_TypeError)) // a producer from before DLPack 1 does not know the argument
-            throw;
+    Array out = [&] {
+        nb::dict arguments;
+        if (!stream.is_none())
+            arguments["stream"] = stream;
+        try {
+            nb::dict newer(arguments);
+            newer["max_version"] = nb::make_tuple(1, 0);
+            return from_capsule(method(**newer));
+        } catch (nb::python_error &e) {
+            if (!e.matches(PyExc_TypeError)) // a producer from before DLPack 1 does not know the argument
+                throw;
+        }
+        return from_capsule(method(**arguments));
+    }();
+    if (!stream.is_none())
+        check(tsr_tensor_written_on(out.tensor.get(), reinterpret_cast<void *>(nb::cast<uintptr_t>(stream))));
+    return out;
+}
+
+Array to(const Array &self, const std::string &device) {
+    int32_t type = 0, index = 0;
+    parse_device(device, type, index);
+    TensorOwner out;
+    tsr_status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = tsr_tensor_to(self.tensor.get(), type, index, out.out());
     }
-    return from_capsule(method());
+    check(status);
+    return Array(std::move(out));
+}
+
+void copy_from(const Array &self, const Array &source) {
+    tsr_status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = tsr_tensor_wait(self.tensor.get());
+        if (status == TSR_OK)
+            status = tsr_tensor_wait(source.tensor.get());
+        if (status == TSR_OK)
+            status = tsr_tensor_copy(source.tensor.get(), self.tensor.get(), nullptr);
+    }
+    check(status);
+}
+
+void wait(const Array &self) {
+    tsr_status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = tsr_tensor_wait(self.tensor.get());
+    }
+    check(status);
 }
 
 // A capsule whose tensor is freed with it unless a consumer took it over.
@@ -186,10 +261,18 @@ template <class Managed, const char *const &name> nb::object capsule_of(Managed 
 }
 
 nb::object to_dlpack(const Array &self, nb::object stream, nb::object max_version, nb::object dl_device, nb::object copy) {
-    if (!stream.is_none() && nb::cast<int>(stream) != -1)
+    const bool on_cpu = self.info.device_type == TSR_CPU;
+    const int64_t wanted = stream.is_none() ? 0 : nb::cast<int64_t>(stream);
+    if (on_cpu && !stream.is_none() && wanted != -1)
         raise_error(TSR_ARGUMENT_ERROR, "__dlpack__: a tensor in CPU memory has no stream");
-    if (!dl_device.is_none() && nb::cast<int>(nb::int_(nb::object(dl_device[0]))) != TSR_CPU)
-        raise_error(TSR_DEVICE_ERROR, "__dlpack__: the tensor is in CPU memory; copying it elsewhere is not supported");
+    if (!dl_device.is_none() && (nb::cast<int>(nb::int_(nb::object(dl_device[0]))) != self.info.device_type ||
+                                 nb::cast<int>(nb::int_(nb::object(dl_device[1]))) != self.info.device_index)) {
+        std::string message = "__dlpack__: the tensor is on " + std::string(device_text(self.info).c_str()) +
+                              "; copying it elsewhere is not supported, use .to(device) first";
+        raise_error(TSR_DEVICE_ERROR, message.c_str());
+    }
+    if (!on_cpu && wanted != -1) // none is the default stream, as for CUDA's own 0; -1: the consumer takes care
+        check(tsr_tensor_order_after(self.tensor.get(), reinterpret_cast<void *>(wanted)));
     if (!copy.is_none() && nb::cast<bool>(copy))
         raise_error(TSR_ARGUMENT_ERROR, "__dlpack__: copy=True is not supported; copy the array first");
     bool versioned = !max_version.is_none() && nb::cast<int>(nb::object(max_version[0])) >= 1;
@@ -217,8 +300,14 @@ nb::tuple tuple_of(const int64_t *values, int32_t count) {
 } // namespace
 
 void bind_array(nb::module_ &m) {
-    nb::class_<Array>(m, "Array", nb::is_weak_referenceable(), "A concrete tensor in CPU memory.")
-        .def_static("empty", &empty, nb::arg("shape"), nb::arg("dtype"), "Uninitialised memory, 64-byte aligned.")
+    nb::class_<Array>(m, "Array", nb::is_weak_referenceable(), "A concrete tensor, in memory of the CPU or of a GPU.")
+        .def_static("empty", &empty, nb::arg("shape"), nb::arg("dtype"), nb::arg("device") = "cpu",
+                    "Uninitialised memory, 64-byte aligned.")
+        .def_prop_ro("device", [](const Array &a) { return device_text(a.info); }, "Where the memory is: ``cpu``, ``cuda:0``, ``rocm:0``.")
+        .def("to", &to, nb::arg("device"),
+             "A row-major copy on a device (``cpu``, ``cuda:0``, ``rocm:0``), or the array itself when it is that already.")
+        .def("copy_from", &copy_from, nb::arg("source"), "Copies the elements of an array of the same dtype and shape, on any device.")
+        .def("wait", &wait, "Waits for the work that writes the array; raises what made it fail.")
         .def_static("from_numpy", &from_numpy, nb::arg("array"),
                     "Shares a NumPy array's memory; copies only what cannot be shared (unaligned or byte-swapped).")
         .def_static("from_buffer", &from_buffer, nb::arg("pointer"), nb::arg("shape"), nb::arg("strides").none(),
@@ -242,7 +331,8 @@ void bind_array(nb::module_ &m) {
         .def("__dlpack__", &to_dlpack, nb::kw_only(), nb::arg("stream").none() = nb::none(),
              nb::arg("max_version").none() = nb::none(), nb::arg("dl_device").none() = nb::none(),
              nb::arg("copy").none() = nb::none(), "A DLPack capsule that shares the memory.")
-        .def("__dlpack_device__", [](const Array &) { return nb::make_tuple(int(TSR_CPU), 0); }, "The CPU.");
+        .def("__dlpack_device__", [](const Array &a) { return nb::make_tuple(a.info.device_type, a.info.device_index); },
+             "DLPack's device type and the number of the device.");
 }
 
 } // namespace tessera::python

@@ -1,4 +1,4 @@
-// The Python class Array: a concrete tensor in CPU memory.
+// The Python class Array: a concrete tensor.
 #pragma once
 
 #include "handles.h"

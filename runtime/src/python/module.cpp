@@ -1,6 +1,8 @@
 // The Python module tessera._core.
 #include <string>
 
+#include <nanobind/stl/string.h>
+
 #include "handles.h"
 
 namespace tessera::python {
@@ -37,6 +39,21 @@ nb::object doctor() {
     return nb::module_::import_("json").attr("loads")(nb::str(report.c_str()));
 }
 
+void set_device_library(const std::string &kind, const std::string &file) {
+    check(tsr_device_library(kind == "cuda" ? TSR_CUDA : TSR_ROCM, file.c_str()));
+}
+
+// The driver libraries that the environment names.
+void read_settings() {
+    nb::module_ config = nb::module_::import_("tessera.config");
+    for (const char *kind : {"cuda", "rocm"}) {
+        const char *variable = kind[0] == 'c' ? "CUDA_LIBRARY" : "HIP_LIBRARY";
+        std::string file = nb::cast<std::string>(config.attr(variable).attr("text")());
+        if (!file.empty())
+            set_device_library(kind, file);
+    }
+}
+
 } // namespace
 
 } // namespace tessera::python
@@ -52,5 +69,6 @@ NB_MODULE(_core, m) {
     bind_portable(m);
     m.def("hash64", &hash64, nb::arg("buffer"), "XXH64 of a contiguous buffer.");
     m.def("cpu_level", [] { return nb::str(tsr_cpu_level()); }, "The code level of this CPU.");
+    read_settings();
     m.def("doctor", &doctor, "Devices and optional libraries found, and why not.");
 }

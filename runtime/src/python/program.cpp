@@ -177,7 +177,25 @@ tsr_tensor *handle_of(nb::handle object, const char *kind, Py_ssize_t index) {
     return nb::inst_ptr<Array>(object)->tensor.get();
 }
 
-nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::object outputs) {
+// A caller's stream for one run.
+class StreamOption {
+  public:
+    StreamOption(const Program &p, nb::handle native) {
+        options.size = sizeof options;
+        options.flags = TSR_RUN_OUTPUTS_ON_DEVICE;
+        if (native.is_none())
+            return;
+        int32_t type = 0, index = 0;
+        check(tsr_graph_device(p.graph.get(), &type, &index));
+        check(tsr_stream_wrap(type, index, reinterpret_cast<void *>(nb::cast<uintptr_t>(native)), &options.stream));
+    }
+    ~StreamOption() { tsr_stream_release(options.stream); }
+    StreamOption(const StreamOption &) = delete;
+    StreamOption &operator=(const StreamOption &) = delete;
+    tsr_run_options options{};
+};
+
+nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::object outputs, nb::object stream) {
     PyObject *given = inputs.ptr();
     const Py_ssize_t input_count = PyList_GET_SIZE(given), output_count = p.outputs;
     HandleList in(static_cast<size_t>(input_count)), out(static_cast<size_t>(output_count));
@@ -198,11 +216,12 @@ nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::obje
     // A program with inputs that is given none must not fall back to its own tensors.
     if (input_count == 0 && p.inputs > 0)
         raise_error(TSR_NAME_MISSING_ERROR, "no inputs are given");
+    StreamOption order(p, stream);
     tsr_status status;
     {
         nb::gil_scoped_release unlocked;
-        status = tsr_runtime_run(runtime.runtime.get(), p.graph.get(), in.data(), static_cast<int32_t>(input_count),
-                                 out.data(), static_cast<int32_t>(output_count));
+        status = tsr_runtime_run_with(runtime.runtime.get(), p.graph.get(), &order.options, in.data(),
+                                      static_cast<int32_t>(input_count), out.data(), static_cast<int32_t>(output_count));
     }
     check(status);
     nb::list results;
@@ -242,6 +261,8 @@ nb::object default_runtime() {
 void bind_program(nb::module_ &m) {
     nb::class_<Runtime>(m, "Runtime", "Threads that run programs.")
         .def(nb::init<int>(), nb::arg("threads") = 0)
+        .def("wait", [](const Runtime &r) { unlocked([&] { return tsr_runtime_wait(r.runtime.get()); }); },
+             "Waits for all runs, also those on GPUs; raises the first failure that nobody has seen.")
         .def_prop_ro("threads", [](const Runtime &r) { return tsr_runtime_threads(r.runtime.get()); },
                      "Threads that take part in a run, the caller's included.");
 
@@ -290,7 +311,17 @@ void bind_program(nb::module_ &m) {
         .def("requirements", &requirements, nb::arg("sizes"),
              "Bytes that one run on the default runtime needs, for sizes of the symbolic dimensions by name.")
         .def("run", &run, nb::arg("runtime"), nb::arg("inputs"), nb::arg("outputs").none() = nb::none(),
-             "Runs on the calling thread; outputs that are None are made.")
+             nb::arg("stream").none() = nb::none(),
+             "Runs on the calling thread; outputs that are None are made. On a GPU the run is put on `stream`, a CUstream or "
+             "hipStream_t as an integer, or on the runtime's own, and not waited for.")
+        .def_prop_ro("device",
+                     [](const Program &p) {
+                         int32_t type = 0, index = 0;
+                         check(tsr_graph_device(p.graph.get(), &type, &index));
+                         std::string text = type == TSR_CPU ? "cpu" : type == TSR_CUDA ? "cuda" : "rocm";
+                         return nb::str((type == TSR_CPU ? text : text + ":" + std::to_string(index)).c_str());
+                     },
+                     "Where runs take place: ``cpu``, ``cuda:0``, ``rocm:0``.")
         .def("save_state",
              [](Program &p, const std::string &path) { unlocked([&] { return tsr_graph_save_state(p.graph.get(), path.c_str()); }); },
              nb::arg("path"), "All state as a safetensors file, written atomically.")

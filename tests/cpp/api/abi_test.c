@@ -110,14 +110,14 @@ AT(tsr_call, line, 48);
 AT(tsr_call, operand_count, 52);
 AT(tsr_call, dim_count, 56);
 
-SIZE(tsr_trace, 56);
-AT(tsr_trace, name, 8);
-AT(tsr_trace, output_names, 16);
-AT(tsr_trace, outputs, 24);
-AT(tsr_trace, parameters, 32);
-AT(tsr_trace, updates, 40);
-AT(tsr_trace, output_count, 48);
-AT(tsr_trace, update_count, 52);
+SIZE(tsr_graph_trace_options, 56);
+AT(tsr_graph_trace_options, name, 8);
+AT(tsr_graph_trace_options, output_names, 16);
+AT(tsr_graph_trace_options, outputs, 24);
+AT(tsr_graph_trace_options, parameters, 32);
+AT(tsr_graph_trace_options, updates, 40);
+AT(tsr_graph_trace_options, output_count, 48);
+AT(tsr_graph_trace_options, update_count, 52);
 
 _Static_assert(TSR_F64 == 0 && TSR_F32 == 1 && TSR_BF16 == 2 && TSR_F16 == 3 && TSR_F8E4M3 == 4 && TSR_F8E5M2 == 5 &&
                    TSR_I64 == 6 && TSR_I32 == 7 && TSR_I16 == 8 && TSR_I8 == 9 && TSR_U8 == 10 && TSR_BOOL == 11,

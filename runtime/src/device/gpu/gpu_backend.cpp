@@ -153,6 +153,11 @@ void GpuBackend::wait(Stream &stream, std::shared_ptr<Event> event) {
     }
 }
 
+std::shared_ptr<Stream> own_stream(const std::shared_ptr<Stream> &stream) {
+    auto *native = dynamic_cast<GpuStream *>(stream.get());
+    return native && native->is_own() ? stream : nullptr;
+}
+
 GpuBackend &gpu_backend(DeviceId device) {
     if (device.is_cpu())
         fail(Code::Internal, "the CPU is no GPU");

@@ -50,6 +50,9 @@ class GpuBackend final : public Backend {
     std::vector<std::unique_ptr<Device>> devices_;
 };
 
+// The stream itself when it is Tessera's own, so that memory may be released in its order later; null for a caller's.
+std::shared_ptr<Stream> own_stream(const std::shared_ptr<Stream> &stream);
+
 // The GPU backend of a device; InternalError for the CPU.
 GpuBackend &gpu_backend(DeviceId device);
 

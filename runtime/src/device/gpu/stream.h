@@ -17,6 +17,7 @@ class GpuStream final : public Stream {
     GpuStream(const Driver &driver, DeviceId device, Handle native) : Stream(device), driver_(driver), handle_(native) {}
     ~GpuStream() override;
 
+    bool is_own() const { return own_; }
     void *native() const override { return handle_; }
     void wait() override;
     bool idle() override;

@@ -35,8 +35,8 @@ CACHE_DIR = Variable("TESSERA_CACHE_DIR", "", "Folder of the persistent compilat
 COLLECTIVE_TIMEOUT = Variable(
     "TESSERA_COLLECTIVE_TIMEOUT", "300", "Seconds that a device of a mesh waits for the others before all fail."
 )
-CUDA_LIBRARY = Variable("TESSERA_CUDA_LIBRARY", "", "File of the CUDA driver library; empty: the system's libcuda.so.1.")
-HIP_LIBRARY = Variable("TESSERA_HIP_LIBRARY", "", "File of the HIP runtime library; empty: the system's libamdhip64.so.")
+CUDA_LIBRARY = Variable("TESSERA_CUDA_LIBRARY", "", "File of the CUDA driver library; empty: libcuda.so.1.")
+HIP_LIBRARY = Variable("TESSERA_HIP_LIBRARY", "", "File of the HIP runtime library; empty: libamdhip64.so.")
 
 VARIABLES: tuple[Variable, ...] = (
     THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, CUDA_LIBRARY, HIP_LIBRARY,

@@ -189,6 +189,38 @@ void streams_of_the_caller(Host &host) {
     CHECK(good == 30);
 }
 
+// A run becomes part of a graph that the caller captures.
+void captured_by_the_caller(Host &host) {
+    auto engine = engine_of(double_sum());
+    const gpu::Driver &driver = gpu::gpu_backend(device()).driver();
+    auto callers = backend(device()).create_stream(0);
+    auto wrapped = backend(device()).wrap_stream(0, callers->native());
+    std::vector<float> x = ramp(300), y = ramp(300, 2);
+    Tensor a = on_device(x), b = on_device(y), out = on_device(x);
+    gpu::Handle graph = nullptr, executable = nullptr;
+    {
+        gpu::Current current(driver, 0);
+        CHECK(driver.call().capture_begin(callers->native(), 0) == gpu::success);
+        run(*engine, host.context_on(*wrapped), {}, {a, b}, out);
+        CHECK(contains(error_of([&] { run(*engine, host.context_on(*wrapped), {}, {a, b}); }, Code::Argument), "output 'out'"));
+        CHECK(contains(error_of([&] { run(*engine, host.context_on(*wrapped), {}, {a, on_host(y)}, out); }, Code::Argument), "input 'y'"));
+        CHECK(driver.call().capture_end(callers->native(), &graph) == gpu::success);
+        CHECK(driver.call().graph_instantiate(&executable, graph, 0) == gpu::success);
+    }
+    CHECK(values_of(out) == x); // nothing has run yet
+    run(*engine, host.context(), {}, {b, b}); // other runs of the program do not disturb it
+    for (int i = 0; i < 2; ++i) {
+        copy_elements(on_host(i ? y : x), a);
+        gpu::Current current(driver, 0);
+        CHECK(driver.call().graph_launch(executable, callers->native()) == gpu::success);
+        callers->wait();
+        CHECK(values_of(out) == expected(i ? y : x, y));
+    }
+    gpu::Current current(driver, 0);
+    driver.call().graph_release(executable);
+    driver.call().graph_destroy(graph);
+}
+
 // The inputs are let go at once; the run still reads them.
 void inputs_live_as_long_as_needed(Host &host) {
     auto engine = engine_of(double_sum());
@@ -368,6 +400,7 @@ int main(int argc, char **argv) {
         any_size_from_any_place(host);
         repeated_runs_replay_a_graph(host);
         streams_of_the_caller(host);
+        captured_by_the_caller(host);
         inputs_live_as_long_as_needed(host);
         checks_and_state(host);
         scratch_and_shared_memory(host);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -114,14 +114,23 @@ def _runner(path: str | os.PathLike[str], parameters: Mapping[str, Parameter], a
     from tessera.errors import DeviceError
     from tessera.interop.array import as_array
     from tessera.interop.parameters import bind_parameters
+    from tessera.op.parameter import moves
 
     try:
         program = Program.load_file(os.fspath(path), verify=False, allow_native_code=allow_native_code)
     except DeviceError:
         return None
-    bind_parameters(program, parameters)
     runtime = default_runtime()
-    return lambda given: program.run(runtime, [as_array(x) for x in given], None)
+    bound = -1
+
+    def run(given: Sequence[Any]) -> Any:
+        nonlocal bound
+        if bound != moves():  # at first, and when a program on another device has taken parameters with it
+            bind_parameters(program, parameters)
+            bound = moves()
+        return program.run(runtime, [as_array(x) for x in given], None)
+
+    return run
 
 
 def _with_data(graph: Graph, artifact: Artifact) -> Graph:

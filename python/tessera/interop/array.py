@@ -124,7 +124,7 @@ def as_dtype_or_raise(dtype: np.dtype) -> DType:
 
 
 def from_dlpack(obj: Any) -> Array:
-    """An Array that shares memory with any object that has ``__dlpack__`` (PyTorch, JAX, NumPy, …), on the CPU or a GPU.
+    """An Array that shares memory with any object that has ``__dlpack__`` (PyTorch, JAX, NumPy, …), on CPU or GPU.
 
     On a GPU, runs that read it come after the work that its library had put on the current stream.
     """

@@ -138,6 +138,10 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
         check_overlap(signature(), table, inputs, input_count, outputs);
     check_devices(inputs, input_count);
     gpu::Current current(driver_, device_.index);
+    if (is_captured(context)) {
+        run_in_capture(s);
+        return;
+    }
     s.frame = &take_frame(s.stream, s.prepared.get());
     s.bound = &s.frame->set_up(s.prepared, table, context.allocator, [&] {
         if (s.frame->last)
@@ -149,13 +153,60 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     order(s);
     bind_inputs(s);
     bind_outputs(s);
-    for (const Patch &p : s.prepared->input_patches)
-        s.bound->addresses[p.slot] = s.bound->bound[static_cast<size_t>(p.binding)];
-    for (const Patch &p : s.prepared->output_patches)
-        s.bound->addresses[p.slot] = s.bound->bound[input_count + static_cast<size_t>(p.binding)];
-    encode_maps(*s.bound);
+    fill_in_addresses(s);
     execute(s);
     finish(s);
+}
+
+void GpuEngine::fill_in_addresses(Submission &s) const {
+    BoundPlan &b = *s.bound;
+    for (const Patch &p : s.prepared->input_patches)
+        b.addresses[p.slot] = b.bound[static_cast<size_t>(p.binding)];
+    for (const Patch &p : s.prepared->output_patches)
+        b.addresses[p.slot] = b.bound[s.input_count + static_cast<size_t>(p.binding)];
+    encode_maps(b);
+}
+
+// Whether the caller is capturing a graph on its stream.
+bool GpuEngine::is_captured(const RunContext &context) const {
+    int status = 0;
+    if (!context.own_stream)
+        driver_.check(driver_.call().stream_capturing(context.stream->native(), &status), "the caller's stream");
+    return status != 0;
+}
+
+// The launches become part of the caller's graph, and with them the memory of a frame. Nothing tells when the graph runs,
+// so nothing can be copied, made or reported.
+void GpuEngine::run_in_capture(Submission &s) {
+    if (checks_)
+        fail(Code::Unsupported, "a run that is captured in a graph cannot report a failed range check, and this program has "
+                                "checks; run it outside the capture");
+    struct Relaxed { // memory is made while the capture is under way, which is no part of it
+        const gpu::Driver &driver;
+        int mode = gpu::capture_relaxed;
+        explicit Relaxed(const gpu::Driver &d) : driver(d) { driver.call().capture_mode(&mode); }
+        ~Relaxed() { driver.call().capture_mode(&mode); }
+    } relaxed(driver_);
+    captured_frames_.push_back(std::make_unique<GpuFrame>(*plan_, device_, checks_));
+    s.frame = captured_frames_.back().get();
+    s.bound = &s.frame->set_up(s.prepared, s.table, s.context.allocator, [] {});
+    auto bind = [&](const Tensor &t, const char *kind, const std::string &name, size_t place) {
+        if (!t || t.device() != device_ || !t.is_contiguous() || !is_aligned(t.data()) ||
+            shares_mutated_state(signature(), s.table, t))
+            fail(Code::Argument, "%s '%s': a run that is captured in a graph takes tensors on %s, row-major, at multiples of %d "
+                                 "bytes, for all inputs and outputs",
+                 kind, name.c_str(), text(device_).c_str(), static_cast<int>(alignment));
+        std::shared_ptr<Completion> writer = t.storage()->completion();
+        if (writer && writer->native_stream() != s.stream && !writer->reached())
+            fail(Code::Argument, "%s '%s' is still being written; wait for it before the capture", kind, name.c_str());
+        s.bound->bound[place] = t.data();
+    };
+    for (size_t i = 0; i < s.input_count; ++i)
+        bind(*s.inputs[i], "input", signature().inputs[i].name, i);
+    for (size_t i = 0; i < signature().outputs.size(); ++i)
+        bind(s.outputs[i], "output", signature().outputs[i].name, s.input_count + i);
+    fill_in_addresses(s);
+    launch_all(s, s.stream);
 }
 
 // New outputs are made in the order of the runtime's own stream; for a stream of the caller's, which may be gone when they

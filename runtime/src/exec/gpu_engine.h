@@ -44,11 +44,14 @@ class GpuEngine final : public Engine {
     void make_outputs(Submission &s) const;
     void bind_inputs(Submission &s) const;
     void bind_outputs(Submission &s) const;
+    void fill_in_addresses(Submission &s) const;
     void encode_maps(BoundPlan &bound) const;
     void order(Submission &s) const;
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
     void launch_all(Submission &s, gpu::Handle stream) const;
+    bool is_captured(const RunContext &context) const;
+    void run_in_capture(Submission &s);
     CapturedGraph *find_graph(BoundPlan &bound) const;
     CapturedGraph &capture(Submission &s);
     void finish(Submission &s);
@@ -62,6 +65,7 @@ class GpuEngine final : public Engine {
     std::mutex lock_; // of all below; held while a run is put on its stream
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first
     std::vector<std::unique_ptr<GpuFrame>> frames_;
+    std::vector<std::unique_ptr<GpuFrame>> captured_frames_; // memory that belongs to graphs of the callers
     std::vector<std::shared_ptr<GpuRun>> runs_;
     std::shared_ptr<Stream> capture_stream_;
     uint64_t uses_ = 0;

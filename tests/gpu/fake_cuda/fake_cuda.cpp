@@ -485,6 +485,11 @@ int encode(void *map, int type, uint32_t rank, uint64_t base, const uint64_t *sh
     return success;
 }
 
+int capture_mode(int *mode) {
+    static thread_local int current_mode = 0;
+    std::swap(current_mode, *mode);
+    return success;
+}
 int capture_begin(Handle handle, int) {
     BEGIN("cuStreamBeginCapture");
     STREAM(stream, handle);
@@ -575,6 +580,7 @@ const std::map<std::string, void *> &entry_points() {
         {"cuStreamQuery", p(stream_query)},
         {"cuStreamWaitEvent", p(stream_wait_event)},
         {"cuStreamIsCapturing", p(stream_capturing)},
+        {"cuThreadExchangeStreamCaptureMode", p(capture_mode)},
         {"cuStreamBeginCapture", p(capture_begin)},
         {"cuStreamEndCapture", p(capture_end)},
         {"cuLaunchHostFunc", p(host_call)},

@@ -137,6 +137,7 @@ HIP(hipStreamWaitEvent, (Handle stream, Handle event, unsigned flags), cuda("cuS
 HIP(hipStreamIsCapturing, (Handle stream, int *status), cuda("cuStreamIsCapturing", stream, status))
 HIP(hipLaunchHostFunc, (Handle stream, void (*function)(void *), void *argument),
     cuda("cuLaunchHostFunc", stream, function, argument))
+HIP_PLAIN(hipThreadExchangeStreamCaptureMode, (int *mode), cuda("cuThreadExchangeStreamCaptureMode", mode))
 HIP(hipStreamBeginCapture, (Handle stream, int mode), cuda("cuStreamBeginCapture", stream, mode))
 HIP(hipStreamEndCapture, (Handle stream, Handle *graph), cuda("cuStreamEndCapture", stream, graph))
 HIP(hipGraphDestroy, (Handle graph), cuda("cuGraphDestroy", graph))

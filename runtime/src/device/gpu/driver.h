@@ -76,6 +76,7 @@ static_assert(sizeof(PoolProperties) == 88, "CUmemPoolProps, hipMemPoolProps");
     X(stream_wait_event, (Handle stream, Handle event, unsigned flags), "cuStreamWaitEvent", "hipStreamWaitEvent")       \
     X(stream_capturing, (Handle stream, int *status), "cuStreamIsCapturing", "hipStreamIsCapturing")                     \
     X(host_call, (Handle stream, void (*function)(void *), void *argument), "cuLaunchHostFunc", "hipLaunchHostFunc")     \
+    X(capture_mode, (int *mode), "cuThreadExchangeStreamCaptureMode", "hipThreadExchangeStreamCaptureMode")              \
     X(capture_begin, (Handle stream, int mode), "cuStreamBeginCapture", "hipStreamBeginCapture")                         \
     X(capture_end, (Handle stream, Handle *graph), "cuStreamEndCapture", "hipStreamEndCapture")                          \
     X(graph_destroy, (Handle graph), "cuGraphDestroy", "hipGraphDestroy")                                                \

@@ -2,12 +2,12 @@
 # Builds the runtime and runs the tests of the GPU on this machine's device: as CUDA, as HIP through the shim, under
 # compute-sanitizer, and from Python. Needs CMake, ninja, nanobind, pytest and PyTorch; JAX where it is installed.
 #
-#   tests/gpu/run.sh [build | native | sanitize | python]...     without arguments: all
+#   tests/gpu/run.sh [build | native | sanitize | python | operators]...     without arguments: all
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=$(command -v "${PYTHON:-python3}")
 build=build/gpu
-parts=${*:-build native sanitize python}
+parts=${*:-build native sanitize python operators}
 failed=0
 
 run() {
@@ -40,6 +40,11 @@ for part in $parts; do
         run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
             run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py
+        ;;
+    operators) # every operator and gradient; with pytest-xdist in several processes
+        export PYTHONPATH=python
+        workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 12" || true)
+        run timeout 560 "$python" -m pytest -q $workers --no-header -rs -W ignore tests/gpu/check_operators.py
         ;;
     esac
 done

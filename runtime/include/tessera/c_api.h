@@ -630,6 +630,8 @@ TSR_API tsr_status tsr_graph_text_gradient(const char *text, size_t bytes, const
 /* Uses this file as the driver library of a kind of device (TSR_CUDA, TSR_ROCM) in place of the system's; before that
  * kind is used for the first time. For tests and unusual installations. */
 TSR_API tsr_status tsr_device_library(int32_t device_type, const char *file);
+/* The architecture of a GPU: "sm_90", "gfx942". */
+TSR_API tsr_status tsr_device_architecture(int32_t device_type, int32_t device_index, tsr_text **name);
 /* The device that a graph's runs take place on. */
 TSR_API tsr_status tsr_graph_device(const tsr_graph *graph, int32_t *device_type, int32_t *device_index);
 /* The tensor itself when it is row-major and lies on that device, else a row-major copy there; waited for. */

@@ -40,6 +40,14 @@ tsr_status tsr_device_library(int32_t device_type, const char *file) {
     });
 }
 
+tsr_status tsr_device_architecture(int32_t device_type, int32_t device_index, tsr_text **name) {
+    return guarded([&] {
+        require(name, "name");
+        const DeviceId device{static_cast<DeviceType>(device_type), device_index};
+        *name = new tsr_text{gpu::gpu_backend(device).properties(device_index).level};
+    });
+}
+
 tsr_status tsr_device_stream(int32_t device_type, int32_t device_index, void **native_stream) {
     return guarded([&] {
         require(native_stream, "native_stream");

@@ -45,7 +45,7 @@ std::string offered(const SafeTensors &file) {
             add(std::string(target) + " " + shown(level));
     if (file.metadata(portable_key))
         add("portable");
-    return out.empty() ? "no program" : out;
+    return out.empty() ? "no program for a CPU or a GPU" : out;
 }
 
 // What the user asked for.

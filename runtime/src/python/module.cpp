@@ -54,6 +54,25 @@ void read_settings() {
     }
 }
 
+// The levels of plans that suit this machine's GPUs; none without a driver.
+nb::list gpu_levels(const std::string &target) {
+    nb::list out;
+    const int32_t type = target == "ptx" ? TSR_CUDA : TSR_ROCM;
+    int32_t count = 0;
+    if (tsr_device_count(type, &count) != TSR_OK)
+        return out;
+    for (int32_t i = 0; i < count; ++i) {
+        tsr_text *text = nullptr;
+        check(tsr_device_architecture(type, i, &text));
+        std::string level = tsr_text_data(text);
+        tsr_text_release(text);
+        if (level == "sm_90" || level.rfind("sm_1", 0) == 0)
+            level += "a"; // with what this architecture alone has
+        out.append(nb::str(level.c_str()));
+    }
+    return out;
+}
+
 } // namespace
 
 } // namespace tessera::python
@@ -70,5 +89,7 @@ NB_MODULE(_core, m) {
     m.def("hash64", &hash64, nb::arg("buffer"), "XXH64 of a contiguous buffer.");
     m.def("cpu_level", [] { return nb::str(tsr_cpu_level()); }, "The code level of this CPU.");
     read_settings();
+    m.def("gpu_levels", &gpu_levels, nb::arg("target"),
+          "The code levels of this machine's GPUs for the target ``ptx`` or ``hsaco``; none without a driver.");
     m.def("doctor", &doctor, "Devices and optional libraries found, and why not.");
 }

@@ -256,6 +256,8 @@ void checks_and_state(Host &host) {
         std::string text = error_of([&] { wait_for(wrong); }, Code::IndexRange);
         CHECK(contains(text, "label at position [3] is outside 0 to 9") && contains(text, "train.py:4"));
         CHECK(contains(error_of([&] { to_device(wrong, {}); }, Code::IndexRange), "label")); // each time
+        run(*engine, host.context(), table, {on_host(bad), input}); // the last to write the state, which it did not
+        CHECK(values_of<int64_t>(table.state[0]) == std::vector<int64_t>{5 + 3 * (round + 1)});
         CHECK(values_of(after) == values_of(out));
     }
     CHECK(values_of<int64_t>(table.state[0]) == std::vector<int64_t>{5 + 9});

@@ -416,7 +416,7 @@ void GpuEngine::finish(Submission &s) {
         s.outputs[i].storage()->set_completion(s.run);
     for (size_t i = 0; i < signature().state.size(); ++i)
         if (signature().state[i].mutated)
-            s.table.state[i].storage()->set_completion(s.run);
+            s.table.state[i].storage()->set_completion(GpuRun::state_writes(s.run));
 }
 
 } // namespace tessera::core

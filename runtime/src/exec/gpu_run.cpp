@@ -41,6 +41,11 @@ void GpuRun::wait() {
     throw_failure();
 }
 
+void GpuRun::StateWrites::wait() {
+    run_.event_->wait();
+    run_.settle();
+}
+
 bool GpuRun::reached() {
     try {
         return event_->reached();

@@ -41,6 +41,9 @@ class GpuRun final : public Completion {
     const std::shared_ptr<Event> &event() const override { return event_; }
     void *native_stream() const override { return stream_.load(std::memory_order_acquire); }
 
+    // The same of the run's writes to state, which a failed range check leaves as it was: only the device can fail.
+    static std::shared_ptr<Completion> state_writes(const std::shared_ptr<GpuRun> &run) { return {run, &run->state_writes_}; }
+
     // From here on the engine's own calls. Ready for another run.
     void begin(std::shared_ptr<const GpuPrepared> prepared, void *native_stream);
     // Where the device writes the words of the run: the flag, then one of each check.
@@ -51,6 +54,17 @@ class GpuRun final : public Completion {
     bool settle();
 
   private:
+    class StateWrites final : public Completion {
+      public:
+        explicit StateWrites(GpuRun &run) : run_(run) {}
+        void wait() override;
+        bool reached() override { return run_.reached(); }
+        const std::shared_ptr<Event> &event() const override { return run_.event(); }
+        void *native_stream() const override { return run_.native_stream(); }
+
+      private:
+        GpuRun &run_;
+    };
     void throw_failure();
 
     std::shared_ptr<const Plan> plan_;
@@ -58,6 +72,7 @@ class GpuRun final : public Completion {
     std::unique_ptr<PinnedWords> status_;
     std::shared_ptr<const GpuPrepared> prepared_;
     std::atomic<void *> stream_{nullptr};
+    StateWrites state_writes_{*this};
     std::mutex lock_; // of what is held
     std::vector<Tensor> held_;
 };

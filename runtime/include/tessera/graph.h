@@ -127,6 +127,12 @@ class Graph {
     }
     std::string target() const { return tsr_graph_target(handle()); }
     std::string level() const { return tsr_graph_level(handle()); }
+    // Where its runs take place.
+    Device device() const {
+        int32_t type = TSR_CPU, index = 0;
+        check(tsr_graph_device(handle(), &type, &index));
+        return {static_cast<Device::Type>(type), index};
+    }
     std::vector<ValueInfo> inputs() const { return values(TSR_INPUT); }
     std::vector<ValueInfo> outputs() const { return values(TSR_OUTPUT); }
     std::vector<ValueInfo> state() const { return values(TSR_STATE); }

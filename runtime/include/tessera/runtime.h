@@ -133,6 +133,9 @@ struct RunOptions {
     std::optional<Workspace> workspace;
     std::optional<CancelToken> cancel;
     std::optional<Trace> trace;
+    // Of a run on a GPU: outputs that it makes lie there also when all inputs are in host memory. Without it they then lie
+    // there too, and Runtime::run waits for them.
+    bool outputs_on_device = false;
 };
 
 namespace detail {
@@ -144,6 +147,7 @@ inline tsr_run_options read(const RunOptions &options) {
     c.workspace = options.workspace ? options.workspace->handle() : nullptr;
     c.cancel = options.cancel ? options.cancel->handle() : nullptr;
     c.trace = options.trace ? options.trace->handle() : nullptr;
+    c.flags = options.outputs_on_device ? TSR_RUN_OUTPUTS_ON_DEVICE : 0;
     return c;
 }
 

@@ -150,9 +150,12 @@ class Tensor {
 
     // The caller's memory, row-major or with `strides` in elements. `deleter` is called once, when no tensor uses the
     // memory any more; without one the caller keeps it alive. If this throws, the deleter is not called.
+    // `device`: where the memory lies; runs that read it come after what the caller has put on the device by then only if
+    // they are given the same stream, or an event to wait for.
     static Tensor from_blob(void *data, const std::vector<int64_t> &shape, DType dtype,
-                            std::function<void()> deleter = nullptr, const std::vector<int64_t> &strides = {}) {
-        tsr_tensor_info info = describe(shape, dtype, {});
+                            std::function<void()> deleter = nullptr, const std::vector<int64_t> &strides = {},
+                            Device device = {}) {
+        tsr_tensor_info info = describe(shape, dtype, device);
         info.data = data;
         if (!strides.empty()) {
             if (strides.size() != shape.size())
@@ -168,7 +171,7 @@ class Tensor {
         return adopt(handle);
     }
 
-    // Takes over a DLPack tensor in CPU memory without copying; its deleter is called at the end, on failure too.
+    // Takes over a DLPack tensor without copying; its deleter is called at the end, on failure too.
     static Tensor from_dlpack(DLManagedTensor *managed) {
         tsr_tensor *handle = nullptr;
         check(tsr_tensor_from_dlpack(managed, &handle));
@@ -215,13 +218,18 @@ class Tensor {
     // Whether this is the result of an operator that has not run.
     bool is_lazy() const { return (info().flags & TSR_TENSOR_LAZY) != 0; }
 
-    // The elements. T must fit the dtype (uint16_t for bf16 and f16, uint8_t for 8-bit floats); void fits all.
+    // The elements. T must fit the dtype (uint16_t for bf16 and f16, uint8_t for 8-bit floats); void fits all. Of a tensor on
+    // a GPU there is data<void>(), the device address; to(Device{}) gives a copy that the host can read.
     template <class T> T *data() const {
         tsr_tensor_info i = info();
-        if constexpr (!std::is_void<T>::value)
+        if constexpr (!std::is_void<T>::value) {
+            if (i.device_type != TSR_CPU)
+                throw Error(TSR_DEVICE_ERROR, "data: the elements are on a GPU; to(Device{}) copies them to the host, and "
+                                              "data<void>() gives the device address");
             if (!detail::is_element<std::remove_cv_t<T>>(static_cast<DType>(i.dtype)))
                 throw Error(TSR_DTYPE_ERROR, std::string("data: the elements are ") + tsr_dtype_name(i.dtype) +
                                                  ", which is not the type asked for");
+        }
         if (i.flags & TSR_TENSOR_LAZY)
             throw Error(TSR_ARGUMENT_ERROR, "data: the tensor has not been computed; submit it to a Runtime and wait");
         if ((i.flags & TSR_TENSOR_READONLY) && !std::is_const<T>::value)
@@ -235,6 +243,16 @@ class Tensor {
         check(tsr_tensor_contiguous(handle(), &out));
         return adopt(out);
     }
+
+    // This tensor if it is row-major and lies on that device, else a row-major copy there, made after the work that writes
+    // the tensor, and waited for. Throws what made that work fail.
+    Tensor to(Device device) const {
+        tsr_tensor *out = nullptr;
+        check(tsr_tensor_to(handle(), device.type, device.index, &out));
+        return adopt(out);
+    }
+    // Waits for the work on a GPU that writes the tensor; throws what made it fail.
+    void wait() const { check(tsr_tensor_wait(handle())); }
 
   private:
     static tsr_tensor_info describe(const std::vector<int64_t> &shape, DType dtype, Device device) {

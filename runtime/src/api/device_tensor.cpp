@@ -6,28 +6,6 @@
 
 using namespace tessera::core;
 
-namespace {
-
-// Work of another library on its stream, up to now.
-class ForeignWork final : public Completion {
-  public:
-    ForeignWork(DeviceId device, void *native_stream) : stream_(native_stream) {
-        gpu::GpuBackend &b = gpu::gpu_backend(device);
-        event_ = b.create_plain_event(device.index);
-        event_->record(*b.wrap_stream(device.index, native_stream));
-    }
-    bool reached() override { return event_->reached(); }
-    void wait() override { event_->wait(); }
-    const std::shared_ptr<Event> &event() const override { return event_; }
-    void *native_stream() const override { return stream_; }
-
-  private:
-    std::shared_ptr<Event> event_;
-    void *stream_;
-};
-
-} // namespace
-
 tsr_status tsr_device_library(int32_t device_type, const char *file) {
     return guarded([&] {
         require(file, "file");
@@ -105,7 +83,9 @@ tsr_status tsr_tensor_written_on(tsr_tensor *tensor, void *native_stream) {
     return guarded([&] {
         require(tensor, "tensor");
         const Tensor value = tensor->concrete();
-        if (!value.device().is_cpu())
-            value.storage()->set_completion(std::make_shared<ForeignWork>(value.device(), native_stream));
+        if (value.device().is_cpu())
+            return;
+        gpu::GpuBackend &b = gpu::gpu_backend(value.device());
+        value.storage()->set_completion(b.work_so_far(*b.wrap_stream(value.device().index, native_stream)));
     });
 }

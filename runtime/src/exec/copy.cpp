@@ -3,6 +3,8 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "core/transfer.h"
+#include "device/gpu/gpu_backend.h"
 
 namespace tessera::core {
 
@@ -62,6 +64,13 @@ void check_tensors(const Tensor &source, const Tensor &target) {
         fail(Code::Argument, "copy: a strided source and target overlap");
 }
 
+// What is put on a GPU's stream from now on comes after the work that writes the tensor.
+void order_after(Stream &stream, const Tensor &tensor) {
+    std::shared_ptr<Completion> writer = tensor.storage()->completion();
+    if (writer && writer->native_stream() != stream.native() && !writer->reached())
+        backend(stream.device()).wait(stream, writer->event());
+}
+
 } // namespace
 
 void copy_tensor(const Tensor &source, const Tensor &target, const std::shared_ptr<Stream> &stream) {
@@ -78,14 +87,23 @@ void copy_tensor(const Tensor &source, const Tensor &target, const std::shared_p
             copy_now(source, target);
         return;
     }
+    if (!stream || stream->device().is_cpu()) {
+        wait_for(source);
+        wait_for(target);
+    } else {
+        order_after(*stream, source);
+        order_after(*stream, target);
+    }
     const DeviceId runs_on = stream && !stream->device().is_cpu() ? stream->device() : working;
     if (stream && stream->device().is_cpu()) { // in the order of the host's stream
         stream->call([=] { backend(runs_on).copy(target.data(), to, source.data(), from, source.bytes(), nullptr); });
         return;
     }
     backend(runs_on).copy(target.data(), to, source.data(), from, source.bytes(), stream.get());
-    if (stream)
-        stream->call([source, target] {}); // keeps them
+    if (!stream)
+        return;
+    target.storage()->set_completion(gpu::gpu_backend(stream->device()).work_so_far(*stream));
+    stream->call([source, target] {}); // keeps them
 }
 
 } // namespace tessera::core

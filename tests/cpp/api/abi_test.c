@@ -82,11 +82,12 @@ AT(tsr_trace_options, function, 8);
 AT(tsr_trace_options, context, 16);
 AT(tsr_trace_options, destroy, 24);
 
-SIZE(tsr_run_options, 40);
+SIZE(tsr_run_options, 48);
 AT(tsr_run_options, stream, 8);
 AT(tsr_run_options, workspace, 16);
 AT(tsr_run_options, cancel, 24);
 AT(tsr_run_options, trace, 32);
+AT(tsr_run_options, flags, 40);
 
 SIZE(tsr_run_info, 32);
 AT(tsr_run_info, queued_ns, 8);

@@ -10,6 +10,19 @@ namespace {
 
 Address address_of(const void *pointer) { return reinterpret_cast<Address>(pointer); }
 
+class StreamWork final : public Completion {
+  public:
+    StreamWork(std::shared_ptr<Event> event, void *native_stream) : event_(std::move(event)), stream_(native_stream) {}
+    bool reached() override { return event_->reached(); }
+    void wait() override { event_->wait(); }
+    const std::shared_ptr<Event> &event() const override { return event_; }
+    void *native_stream() const override { return stream_; }
+
+  private:
+    std::shared_ptr<Event> event_;
+    void *stream_;
+};
+
 } // namespace
 
 GpuBackend::GpuBackend(DeviceType type, const Driver &driver) : Backend(type), driver_(driver) {
@@ -139,6 +152,12 @@ std::shared_ptr<Event> GpuBackend::create_event(int32_t index) {
 std::shared_ptr<GpuEvent> GpuBackend::create_plain_event(int32_t index) {
     ready(index);
     return std::make_shared<GpuEvent>(driver_, device(index), false);
+}
+
+std::shared_ptr<Completion> GpuBackend::work_so_far(Stream &stream) {
+    std::shared_ptr<GpuEvent> event = create_plain_event(stream.device().index);
+    event->record(stream);
+    return std::make_shared<StreamWork>(event, stream.native());
 }
 
 void GpuBackend::wait(Stream &stream, std::shared_ptr<Event> event) {

@@ -5,6 +5,7 @@
 #include <mutex>
 #include <vector>
 
+#include "core/completion.h"
 #include "device/backend.h"
 #include "device/gpu/driver.h"
 #include "device/gpu/stream.h"
@@ -34,6 +35,8 @@ class GpuBackend final : public Backend {
     const DeviceProperties &properties(int32_t index);
     // The stream of work that no caller's stream orders: new tensors, copies that are waited for.
     const std::shared_ptr<Stream> &home(int32_t index);
+    // What has been put on a stream up to now, also of another library's.
+    std::shared_ptr<Completion> work_so_far(Stream &stream);
     // The same as create_event, without times: cheaper to record.
     std::shared_ptr<GpuEvent> create_plain_event(int32_t index);
 

@@ -64,7 +64,8 @@ static void test_headers() {
         CHECK_ERROR(load(c.bytes), Error, Code::Format, c.words);
     CHECK_ERROR(load(build_artifact({{"tessera.format", "2"}}, {})), Error, Code::Version, "newer");
     CHECK_ERROR(load(build_artifact({{"tessera.format", "1"}}, {})), Error, Code::Device, "no program for a CPU");
-    CHECK_ERROR(load(test_artifact(), true, "ptx"), Error, Code::Device, "target 'ptx' cannot run here; the file has: cpu x86-64-v2");
+    CHECK_ERROR(load(test_artifact(), true, "tpu"), Error, Code::Device, "target 'tpu' cannot run here; the file has: cpu x86-64-v2");
+    CHECK_ERROR(load(test_artifact(), true, "ptx"), Error, Code::Device, "no plan for 'ptx'; the file has: cpu x86-64-v2");
     CHECK_ERROR(load(test_artifact(), true, "cpu.x86-64-v3"), Error, Code::Device, "no plan for");
     CHECK_ERROR(load(test_artifact(), true, "portable"), Error, Code::Unsupported, "no portable program");
     LoadOptions safe;

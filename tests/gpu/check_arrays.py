@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -315,6 +316,12 @@ def test_jax_in_the_same_process() -> None:
         np.testing.assert_array_equal(out.numpy(), np.asarray(x + y))
         back = jax.dlpack.from_dlpack(run(program, x, y))
         np.testing.assert_array_equal(np.asarray(back), np.asarray(x + y))
+
+
+def test_the_page_of_the_guide() -> None:
+    page = Path(__file__).parents[2] / "docs/guide/streams_and_memory.md"
+    for block in re.findall(r"^```py\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL):
+        exec(block.replace("cuda:0", DEVICE), {})
 
 
 def test_wrong_streams() -> None:

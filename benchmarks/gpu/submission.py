@@ -1,4 +1,4 @@
-"""What a call costs on a GPU: one tiny kernel, and the guide's MLP at small batches, beside PyTorch in the same process.
+"""What a call costs on a GPU: one tiny kernel, and the guide's MLP at small batches, beside PyTorch.
 
     python -m benchmarks.gpu.submission
 

@@ -103,23 +103,31 @@ GpuFrame &GpuEngine::take_frame(void *native_stream, const GpuPrepared *prepared
     return *frames_.back();
 }
 
-// A run that nobody looks at any more, or another one. Lets go of what runs that have ended held.
+// A run that has ended and that nobody looks at any more, or another one. The oldest are looked at first, a few each time;
+// those that have ended let go of what they held.
 std::shared_ptr<GpuRun> GpuEngine::take_run() {
-    std::shared_ptr<GpuRun> out;
-    for (auto &r : runs_)
-        if (r->settle() && !out && r.use_count() == 1)
-            out = r;
-    if (!out && runs_.size() >= max_under_way) {
-        // Those whose outputs are kept belong to them; at least one must have ended.
-        if (!runs_.front()->reached())
-            runs_.front()->event()->wait();
-        runs_.erase(std::remove_if(runs_.begin(), runs_.end(), [](auto &r) { return r->settle(); }), runs_.end());
+    constexpr int tries = 3;
+    for (int i = 0; i < tries && !runs_.empty(); ++i) {
+        std::shared_ptr<GpuRun> &oldest = runs_[oldest_];
+        if (!oldest->settle())
+            break;
+        const bool free = oldest.use_count() == 1;
+        std::shared_ptr<GpuRun> out = oldest;
+        oldest_ = (oldest_ + 1) % runs_.size();
+        if (free)
+            return out;
     }
-    if (!out) {
-        out = std::make_shared<GpuRun>(plan_, device_, checks_);
-        runs_.push_back(out);
+    auto fresh = std::make_shared<GpuRun>(plan_, device_, checks_);
+    if (runs_.size() < max_under_way) {
+        runs_.insert(runs_.begin() + static_cast<std::ptrdiff_t>(oldest_), fresh); // the newest is the last to be looked at
+        oldest_ = (oldest_ + 1) % runs_.size();
+        return fresh;
     }
-    return out;
+    runs_[oldest_]->event()->wait();
+    runs_[oldest_]->settle();
+    runs_[oldest_] = fresh; // the one before belongs to those who keep its outputs
+    oldest_ = (oldest_ + 1) % runs_.size();
+    return fresh;
 }
 
 void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,

@@ -66,7 +66,8 @@ class GpuEngine final : public Engine {
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first
     std::vector<std::unique_ptr<GpuFrame>> frames_;
     std::vector<std::unique_ptr<GpuFrame>> captured_frames_; // memory that belongs to graphs of the callers
-    std::vector<std::shared_ptr<GpuRun>> runs_;
+    std::vector<std::shared_ptr<GpuRun>> runs_; // a ring in the order of submission
+    size_t oldest_ = 0;
     std::shared_ptr<Stream> capture_stream_;
     uint64_t uses_ = 0;
 };

@@ -112,7 +112,7 @@ void repeated_runs_replay_a_graph(Host &host) {
     auto engine = engine_of(double_sum());
     std::vector<float> x = ramp(500), y = ramp(500, 1);
     Tensor a = on_device(x), b = on_device(y), out = on_device(x);
-    for (int i = 0; i < 10; ++i)
+    for (int i = 0; i < 40; ++i)
         run(*engine, host.context(), {}, {a, b}, out);
     CHECK(values_of(out) == expected(x, y));
     const char *makers[] = {"cuMemAllocFromPoolAsync", "cuMemHostAlloc", "cuStreamCreate", "cuEventCreate", "cuStreamBeginCapture",

@@ -133,6 +133,19 @@ void failures_and_state() {
     CHECK(other.data<int64_t>()[0] == 100);
 }
 
+// Operators that are applied one by one to tensors of a GPU give tensors there.
+void operators() {
+    t::Tensor a = filled(6, 1).to(place()), b = filled(6, 2);
+    t::Tensor sum = a + b; // one on the host
+    t::Tensor c = t::op::exp(t::op::matmul(t::op::reshape(sum, {2, 3}), t::op::reshape(a, {3, 2})) * 0.0);
+    t::Runtime rt(1);
+    rt.submit(c);
+    rt.submit(sum);
+    rt.wait();
+    CHECK(c.device().type == place().type && holds(c, 1, 0));
+    CHECK(holds(sum, 3, 2));
+}
+
 // `rt.submit(g)` on the graph's own tensors.
 void own_tensors() {
     PlanText p = double_sum();
@@ -162,6 +175,7 @@ int main(int argc, char **argv) {
     runs();
     failures_and_state();
     own_tensors();
+    operators();
     CHECK(live_blocks() == 0);
     CHECK(misuses() == "");
     return finish();

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/transfer.h"
 #include "exec/run_context.h"
 #include "front/definition.h"
 #include "ops/portable.h"
@@ -95,8 +96,14 @@ void Node::compute(core::RunContext &context) {
     } else {
         std::vector<Tensor> tensors;
         std::vector<core::TensorView> views, outputs;
+        core::DeviceId place; // of the operands, where the results go
         for (const Value &operand : operands_) {
-            tensors.push_back(operand.node->computed(operand.index).contiguous());
+            Tensor tensor = operand.node->computed(operand.index);
+            if (!tensor.device().is_cpu()) { // operators run one by one on the CPU, through host memory
+                place = tensor.device();
+                tensor = core::to_device(tensor, {});
+            }
+            tensors.push_back(tensor.contiguous());
             views.push_back(tensors.back().view());
         }
         for (const TensorType &type : types) {
@@ -104,6 +111,9 @@ void Node::compute(core::RunContext &context) {
             outputs.push_back(results.back().view());
         }
         run_operator(*this, views, outputs, &context.pool);
+        if (!place.is_cpu())
+            for (Tensor &result : results)
+                result = core::to_device(result, place, context.allocator);
     }
     results_ = std::move(results);
     if (!open_) {

@@ -287,5 +287,5 @@ def test_an_entry_of_a_kernel_with_other_arguments_is_refused(tmp_path):
         first, second = plan["kernels"][:2]
         first["entry"], second["entry"] = second["entry"], first["entry"]
 
-    with pytest.raises(FormatError, match=r"takes \d buffers and 0 sizes, the call gives \d and 0|'writes' names an argument"):
+    with pytest.raises(FormatError, match=r"takes \d buffers and 0 sizes, the call gives|'writes' names an argument"):
         compiled_with(swap, tmp_path)

@@ -101,4 +101,4 @@ def test_training_in_cpp_goes_on_in_python(tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()
     assert float(first.rsplit(" ", 1)[1]) < 1e-6
-    assert float(second.split("loss ")[1].split(",")[0]) < 0.1 and second.endswith("target cpu")
+    assert float(second.split("loss ")[1].split(",")[0]) < 0.1 and "target cpu" in second

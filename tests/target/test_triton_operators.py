@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pytest
+from tessera import op
 from tessera.ir.dtype import i32, i64
 from tessera.ir.graph import Graph
 from tessera.op.opdef import REGISTRY
 from tessera.op.reference import evaluate
 from tessera.schedule.machine import GPU
+from tessera.target.triton import scatter
 from tessera.target.triton.check import COUNT, guarded_copy, range_check
 from tessera.tile import interpret
 from tessera.tile.ir import Kernel
@@ -94,6 +96,24 @@ def test_random_graph(seed: int) -> None:
         assert_close(array, expected[name], 100.0, name)
     for name, array in after.items():
         assert_close(array, state[name], 100.0, name)
+
+
+@pytest.mark.parametrize("dtype", ["f32", "bf16", "u8"])
+def test_scatter_in_order(dtype: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Updates put in order first: several axes of updates, many for one row, a symbolic number of them."""
+    monkeypatch.setattr(scatter, "FEWEST", 2)
+    random = seeded("scatter", dtype)
+    for shape, rows, axis in (((41,), 3, 0), ((5, 7), 9, 1)):
+        outer, inner = (2,) * axis, (6,)
+        n = op.dim("n", min=1, max=100)
+        i = op.tensor((n,) if axis == 0 else shape, "i64", name="i")
+        base = op.tensor((*outer, rows, *inner), dtype, name="base")
+        updates = op.tensor((*outer, *i.shape, *inner), dtype, name="updates")
+        graph = Graph({"y": op.index_add(base, i, updates, axis=axis)})
+        feeds = {"i": random.integers(0, rows, shape)}
+        for v, s in ((base, (*outer, rows, *inner)), (updates, (*outer, *shape, *inner))):
+            feeds[v.node.attrs["name"]] = random.integers(0, 9, s).astype(v.dtype.numpy)
+        assert_close(run(graph, feeds)["y"], evaluate(graph, feeds)["y"], 4.0)
 
 
 def test_range_check() -> None:

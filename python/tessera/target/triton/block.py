@@ -122,7 +122,7 @@ class Block:
 
     # Memory.
 
-    def _address(self, buffer: int, index: Sequence[Dim | Ref]) -> tuple[str, frozenset[int]]:
+    def address(self, buffer: int, index: Sequence[Dim | Ref]) -> tuple[str, frozenset[int]]:
         """The text of a pointer to an element, and what it varies over."""
         b = self.buffers[buffer]
         offset: Dim = 0
@@ -154,7 +154,7 @@ class Block:
         return list(dict.fromkeys(a.mask for a in inside if a.mask is not None and a.dims <= dims))
 
     def _load(self, op: Load) -> Variable:
-        address, dims = self._address(op.buffer, op.index)
+        address, dims = self.address(op.buffer, op.index)
         used = [s for d in op.index if isinstance(d, Expr) for s in symbols(d)]
         masks = self.masks(dims, used)
         own = None
@@ -190,7 +190,7 @@ class Block:
 
     def store(self, op: Store) -> None:
         """Write a value; later loads of the same place in this block find it without memory."""
-        address, dims = self._address(op.buffer, op.index)
+        address, dims = self.address(op.buffer, op.index)
         value = self.values[op.value]
         own = frozenset() if op.mask is None else self.values[op.mask].dims
         if not (value.dims | own) <= dims:  # along an axis of one element

@@ -16,5 +16,5 @@ def generate(kernel: Kernel, options: Options) -> Generated:
     if isinstance(kernel, AttentionKernel):
         return attention.generate(kernel, options)
     if scatter.is_scatter(kernel):
-        return Generated((scatter.generate(kernel, options),))
+        return scatter.generate(kernel, options)
     return Generated((loops.generate(kernel, options),))

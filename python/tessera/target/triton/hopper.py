@@ -307,7 +307,7 @@ class _Epilogue(Block):
         text = self.writer.assign("stored", f"tl.convert_layout({text}, rows)")
         held = dict(self.axes)
         self.axes.update(self.row_axes)
-        address, dims = self._address(op.buffer, op.index)
+        address, dims = self.address(op.buffer, op.index)
         masks = self.masks(dims, self.inside)
         self.axes.update(held)
         mask = f", mask={' & '.join(f'({m})' for m in masks)}" if masks else ""

@@ -96,7 +96,8 @@ class _Stages:
             memo = dict(self.block.memo)
         inside = list(self.block.inside)
         with ExitStack() as stack:
-            for axis in stage.axes:
+            # What needs no loop stands before the loops, where later stages reach it.
+            for axis in sorted(stage.axes, key=lambda a: not _is_whole(a, self._size(a))):
                 stack.enter_context(self._axis(axis))
             if scans and len(stage.axes) != 1:
                 raise AssertionError("a scan runs along one axis")

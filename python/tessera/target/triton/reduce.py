@@ -68,10 +68,11 @@ class Combination:
     def along(self, writer: Writer, text: str, dim: int | None, keep: bool) -> str:
         """The text of the combination along a dimension; None: along all."""
         more = f"axis={dim}" + (", keep_dims=True" if keep else "")
+        own = "" if self.dtype.is_float or self.dtype.bits >= 32 else f".to({register_type(self.dtype)})"
         if self.combine == "sum":
-            return f"tl.sum({text}, {more})"
+            return f"tl.sum({text}, {more}){own}"
         if not self.dtype.is_float and self.combine != "prod":
-            return f"tl.{'max' if self.combine in ('max', 'or') else 'min'}({text}, {more})"
+            return f"tl.{'max' if self.combine in ('max', 'or') else 'min'}({text}, {more}){own}"
         writer.functions[_FUNCTIONS[self.combine]] = None
         return f"tl.reduce({text}, {dim}, {_FUNCTIONS[self.combine]}{', keep_dims=True' if keep else ''})"
 

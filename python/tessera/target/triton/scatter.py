@@ -1,9 +1,9 @@
 """Scatters in Triton: every program owns some rows of the result, and adds the updates that fall on them in order.
 
 No two programs write the same element, so no atomic operations are needed and results are the same in every run. Where
-the row of an update is the same for all lanes (``index_add``), a program looks through the row numbers many at a time
-and adds those updates that are its own; otherwise it goes through the updates one by one, each lane with its own row;
-a scatter without other axes compares its rows with many updates at a time.
+the row of an update is the same for all lanes (``index_add``), many updates are put in order first (see
+``sorted_scatter``), and of few a program looks for those that are its own. Where each lane has a row of its own, it
+goes through the updates one by one; a scatter without other axes compares its rows with many updates at a time.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import from_memory, is_narrow, to_memory
 from tessera.target.triton.expression import AxisValue, Expressions, fits
 from tessera.target.triton.head import Head, Options, block_numbers, positions
-from tessera.target.triton.launch import Program
+from tessera.target.triton.launch import Generated, Program
 from tessera.target.triton.reduce import Combination
+from tessera.target.triton.sorted_scatter import FEWEST, SortedScatter
 from tessera.target.triton.tiles import power, warps_for
 from tessera.tile.ir import Axis, Compute, Load, LoopKernel, Random, Ref, Stage, Store
 
@@ -35,9 +36,10 @@ def is_scatter(kernel: LoopKernel) -> bool:
     return any(isinstance(op, Store) and op.mode == "add" for s in kernel.stages for op in s.ops)
 
 
-def generate(kernel: LoopKernel, options: Options) -> Program:
-    """The program of a scatter."""
-    return _Scatter(kernel, options).program()
+def generate(kernel: LoopKernel, options: Options) -> Generated:
+    """The programs of a scatter."""
+    scatter = _Scatter(kernel, options)
+    return scatter.ordered() or Generated((scatter.program(),))
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,16 @@ class _Scatter:
         bases = [a.extent for s in kernel.stages[: self.number] for a in s.axes]
         self.rows: Dim = buffer.shape[at[0]] if at else bases[0] if bases else 1
         self.dense = not kernel.grid and self.target is not None
+
+    def ordered(self) -> Generated | None:
+        """The scatter of many rows in the order of their numbers; None when it has few, or is of another form."""
+        simple = self.store.mask is None and self.stage.ops[-1] is self.store and self.number <= 1
+        if not simple or self.target is None or not self.kernel.grid or not self._uniform():
+            return None
+        if typical(self._count()) < FEWEST:
+            return None
+        needed = self._needed(self.target), self._needed(self.store.value)
+        return SortedScatter(self.kernel, self.head.options, self.number, self.target, self.rows, *needed).generated()
 
     # How the work is divided.
 

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, Expr, Symbol, add, bounds, mul, product, substitute, sym, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
 from tessera.schedule.cost import typical
 from tessera.tile.ir import Axis, Buffer, Load, LoopKernel, Ref, Store
 from tessera.tile.rewrite import accesses, axes
@@ -149,14 +148,3 @@ def _columns(every: dict[Symbol, Axis], looped: dict[Symbol, Axis], best: Symbol
     rows = min(COLUMN_ROWS * COLUMNS // columns, _extent(looped[longest]), 1024)
     sizes = {best: (1, columns), longest: (0, rows)}
     return Blocks(sizes, 2, warps_for(rows * columns, 32, 8))
-
-
-def blocks_of(items: Iterable[tuple[Axis, Blocks]]) -> Dim:
-    """The number of blocks of all these axes together."""
-    return product([_count(axis, blocks) for axis, blocks in items])
-
-
-def _count(axis: Axis, blocks: Blocks) -> Dim:
-    from tessera.ir.dims import ceildiv
-
-    return ceildiv(axis.extent, blocks.sizes.get(axis.symbol, (0, 1))[1])

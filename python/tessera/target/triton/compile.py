@@ -23,8 +23,11 @@ from tessera.target.triton.launch import (
     Program,
     TensorMapArgument,
 )
+from tessera.target.triton.worker import compile_in_processes
 
 _ALIGN = 64
+_MANY, _CORES, _PROCESSES = 8, 4, 16
+"""Programs from which, and cores on which, it is worth while to start processes; how many at most."""
 _APPENDED = (AppendedArgument("global_scratch"), AppendedArgument("profile_scratch"))
 
 
@@ -106,19 +109,28 @@ def _passed(arguments: Sequence[Argument]) -> list[Argument]:
 
 
 def _compile_missing(programs: dict[str, Program], architecture: Architecture) -> None:
+    """Compile what is not known yet: a few programs in threads, many in processes."""
     global _pool
+    cores = len(os.sched_getaffinity(0))
+    missing = dict(programs)
+    if len(missing) >= _MANY and cores >= _CORES:
+        jobs = [(p, architecture.backend, architecture.number, architecture.warp) for p in missing.values()]
+        processes = min(cores, _PROCESSES, len(jobs) // 2)
+        for key, binary in zip(list(missing), compile_in_processes(jobs, processes)):
+            if binary is not None:
+                _cache.add(key, binary)
+                del missing[key]
 
     def one(item: tuple[str, Program]) -> None:
         key, program = item
         _cache.add(key, compile_program(program, architecture.backend, architecture.number, architecture.warp))
 
-    if len(programs) == 1:
-        one(*programs.items())
-        return
-    if not programs:
+    if len(missing) <= 1:
+        for item in missing.items():
+            one(item)
         return
     with _lock:
         if _pool is None:
-            _pool = ThreadPoolExecutor(max_workers=min(16, len(os.sched_getaffinity(0))), thread_name_prefix="compile")
-    for done in [_pool.submit(one, item) for item in programs.items()]:
+            _pool = ThreadPoolExecutor(max_workers=min(16, cores), thread_name_prefix="compile")
+    for done in [_pool.submit(one, item) for item in missing.items()]:
         done.result()

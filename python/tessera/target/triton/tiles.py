@@ -20,8 +20,9 @@ ROW_ELEMENTS = 32
 """Elements of a row for each thread."""
 COLUMNS, COLUMN_ROWS = 64, 64
 """The block of a reduction over rows: columns, and rows at a time."""
-SIDE = 64
-"""The sides of a block that is read along one axis and written along another."""
+SIDE, LARGE = 64, 1 << 24
+"""The sides of a block that is read along one axis and written along another; elements of 16 bits from which they are
+twice as long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +104,9 @@ def _pointwise(kernel: LoopKernel, every: dict[Symbol, Axis], votes: dict[Symbol
     others = [s for s in every if s != best]
     second = max(others, key=lambda s: (votes.get(s, 0), list(every).index(s)), default=None)
     if second is not None and votes.get(second, 0) > 0.2 * votes.get(best, 0):
-        sides = {best: min(SIDE, _extent(every[best])), second: min(SIDE, _extent(every[second]))}
+        points = typical(every[best].extent) * typical(every[second].extent)
+        side = 2 * SIDE if widest <= 2 and points >= LARGE else SIDE
+        sides = {best: min(side, _extent(every[best])), second: min(side, _extent(every[second]))}
         return Blocks({second: (0, sides[second]), best: (1, sides[best])}, 2, 4)
     size = min(elements, _extent(every[best]))
     if size == elements or second is None:

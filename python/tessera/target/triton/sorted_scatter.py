@@ -20,11 +20,12 @@ from tessera.target.triton.head import Head, Options, block_numbers, positions
 from tessera.target.triton.launch import BufferArgument, Generated, Program
 from tessera.target.triton.reduce import Combination
 from tessera.target.triton.tiles import power
+from tessera.tile.collapse import collapse
 from tessera.tile.ir import Axis, LoopKernel, Ref, Stage, Store
 
 FEWEST = 256
 """Updates from which ordering them is worth while."""
-_RANKED, _COMPARED = 32, 512
+_RANKED, _COMPARED = 16, 256
 """Updates whose places a program finds, and those that it compares them with at a time."""
 _SUMMED, _LANES = 16, 256
 """Updates of one row that are added at a time, and lanes of a program."""
@@ -100,13 +101,13 @@ class SortedScatter:
         first = f"tl.program_id(0).to({self._kind}) * {_RANKED}"
         own = writer.assign("update", f"{first} + tl.arange(0, {_RANKED})[:, None]")
         inside, key = self._keys(head, count, own, 0, shape)
-        place = writer.assign("place", f"tl.zeros(({_RANKED}, 1), tl.int32)")
+        before = writer.assign("before", f"tl.zeros(({_RANKED}, {_COMPARED}), tl.int32)")
         start = "0" if self.key == i32 else "tl.full((), 0, tl.int64)"
         with writer.block(f"for first in range({start}, {count}, {_COMPARED}):"):
             other = writer.assign("other", f"first + tl.arange(0, {_COMPARED})[None, :]")
             there, second = self._keys(head, count, other, 1, shape)
-            before = f"(({second} < {key}) & {there}).to(tl.int32)"
-            writer.line(f"{place} = {place} + tl.sum({before}, axis=1, keep_dims=True)")
+            writer.line(f"{before} = {before} + (({second} < {key}) & {there}).to(tl.int32)")
+        place = writer.assign("place", f"tl.sum({before}, axis=1, keep_dims=True)")
         writer.line(f"tl.store({keys} + {place}, {key}, mask={inside})")
         return head.program((ceildiv(self.count, _RANKED),), warps=4)
 
@@ -116,6 +117,8 @@ class SortedScatter:
         stage = stages[-1]
         grid = (*stage.axes, *self.kernel.grid)
         base = replace(self.kernel, name=f"{self.kernel.name}_base", grid=grid, stages=(Stage((), stage.ops),))
+        base = collapse(base)
+        assert isinstance(base, LoopKernel)
         return loops.generate(base, self.options)
 
     def _sums(self) -> Program:

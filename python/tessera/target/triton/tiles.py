@@ -99,7 +99,7 @@ def _extent(axis: Axis) -> int:
 
 
 def _pointwise(kernel: LoopKernel, every: dict[Symbol, Axis], votes: dict[Symbol, float], best: Symbol) -> Blocks:
-    widest = max((b.dtype.itemsize for b in kernel.buffers), default=4)
+    widest = max((kernel.buffers[op.buffer].dtype.itemsize for _, _, op in accesses(kernel)), default=4)
     elements = THREADS * max(2, min(16, THREAD_BYTES // widest))
     others = [s for s in every if s != best]
     second = max(others, key=lambda s: (votes.get(s, 0), list(every).index(s)), default=None)

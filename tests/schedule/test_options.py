@@ -27,6 +27,7 @@ from tests.schedule.harness import check, graph_of, plan_of, tensor
         ({"tiles": (1, 2048, 4096)}, ArgumentError, r"\[Schedule\] tiles"),
         ({"memory_budget": -1}, ArgumentError, r"\[Schedule\] memory_budget = -1: give a number of bytes"),
         ({"memory_budget": "1 GB"}, ArgumentError, r"\[Schedule\] memory_budget = '1 GB'"),
+        ({"float32": "tf16"}, ArgumentError, r"\[Schedule\] float32 = 'tf16': use 'ieee' or 'tf32'"),
         ({"recompute": "some"}, ArgumentError, r"\[Schedule\] recompute = 'some': use 'auto', 'none' or 'all'"),
         ({"threads": -2}, ArgumentError, r"\[Schedule\] threads = -2"),
         ({"deterministic": 1}, ArgumentError, r"\[Schedule\] deterministic = 1: use True or False"),

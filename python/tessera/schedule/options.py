@@ -30,6 +30,10 @@ class Schedule:
     deterministic   True: results do not depend on the number of threads. False permits that they do; the CPU target
                     makes no use of it: its results never depend on threads.
     level           CPU code level; None: that of the running CPU.
+    float32         How GPUs multiply matrices of f32. ``"ieee"``: each product and sum is one of f32, as on the CPU.
+                    ``"tf32"``: factors are rounded to 10 bits behind the point, and the matrix units multiply them
+                    (errors near 3e-4 of the result, many times faster). gfx90a has no such units and stays with
+                    ``"ieee"``.
 
     Raises ArgumentError for a value that is not legal.
     """
@@ -41,6 +45,7 @@ class Schedule:
     threads: int = 0
     deterministic: bool = True
     level: str | None = None
+    float32: str = "ieee"
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -64,6 +69,8 @@ class Schedule:
             raise ArgumentError(f"[Schedule] deterministic = {self.deterministic!r}: use True or False")
         if self.level is not None and self.level not in LEVELS:
             raise ArgumentError(f"[Schedule] level = {self.level!r}: use one of {', '.join(LEVELS)}, or None")
+        if self.float32 not in ("ieee", "tf32"):
+            raise ArgumentError(f"[Schedule] float32 = {self.float32!r}: use 'ieee' or 'tf32'")
 
 
 def _are_tiles(tiles: object) -> bool:

@@ -157,6 +157,8 @@ class Plan:
     """Per kernel, text that is equal for kernels that do the same."""
     threads: int = 0
     """The most threads that a kernel is spread over; 0: no limit."""
+    float32: str = "ieee"
+    """How GPUs multiply matrices of f32: ``ieee`` or ``tf32``."""
     tiles: tuple[int, int, int] | None = None
     """Sizes (m, n, k) of the blocks of products; None: the target chooses."""
 

@@ -53,7 +53,7 @@ def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine =
     best: Plan | None = None
     for recompute in levels:
         plan = _Builder(graph, options, recompute, machine).build()
-        plan.threads, plan.tiles = options.threads, options.tiles
+        plan.threads, plan.tiles, plan.float32 = options.threads, options.tiles, options.float32
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
             best = plan
         if options.memory_budget is None or _highest(plan.arena) <= options.memory_budget:

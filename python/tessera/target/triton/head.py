@@ -17,12 +17,16 @@ _FLAG = StatusArgument("flag")
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How a kernel is generated. ``guarded``: it does nothing once a check of the run has failed."""
+    """How a kernel is generated.
+
+    ``guarded``: it does nothing once a check of the run has failed. ``float32``: how matrices of f32 are multiplied.
+    """
 
     architecture: str = "sm_90a"
     guarded: bool = False
     deterministic: bool = True
     tiles: tuple[int, int, int] | None = None
+    float32: str = "ieee"
 
 
 class Head:

@@ -100,7 +100,7 @@ class _Product:
             a = self._factor(0, kernel.a, {kernel.m.symbol: rows}, first, (sizes.m, sizes.k), 1)
             b = self._factor(1, kernel.b, {kernel.n.symbol: columns}, first, (sizes.k, sizes.n), 0)
             if self.operand is not None:
-                precision = ', input_precision="ieee"' if self.operand == f32 else ""
+                precision = f', input_precision="{_float32(self.head.options)}"' if self.operand == f32 else ""
                 self.writer.line(f"{total} = tl.dot({a}, {b}, {total}{precision})")
             else:
                 products = f"{a}[:, :, None] * {b}[None, :, :]"
@@ -130,16 +130,21 @@ class _Product:
         return register_type(self.kernel.acc) if self.operand is None else narrow.get(self.operand, "tl.float32")
 
 
+def _float32(options: Options) -> str:
+    return "ieee" if options.architecture == "gfx90a" else options.float32
+
+
 def _most(kernel: DotKernel, operand: DType, options: Options) -> Sizes:
     """The block, for sizes that fill it."""
-    if operand not in (bf16, f16):
+    if operand == f32 and _float32(options) == "ieee":
         return _FAST
     m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
     batch = math.prod(typical(a.extent) for a in kernel.batch)
     if options.architecture.startswith("gfx"):  # less shared memory, and no copies ahead into it
         return _FAST
     if m <= _FEW and k >= 1024:
-        return _THIN if batch * n >= _PROGRAMS * _THIN.n else _THIN_NARROW
+        thin = _THIN if batch * n >= _PROGRAMS * _THIN.n else _THIN_NARROW
+        return replace(thin, stages=3) if operand == f32 else thin
     large = batch * (m // _LARGE.m) * (n // _LARGE.n)
     return _LARGE if large >= _PROGRAMS else _FAST
 

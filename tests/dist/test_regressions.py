@@ -158,6 +158,27 @@ def test_vocabulary_parallel_embedding_and_cross_entropy():
     np.testing.assert_allclose(got["grad"], want["grad"], rtol=1e-4, atol=1e-6)
 
 
+def test_what_is_added_to_is_counted_once():
+    """Indices split over devices that add to something that is not zero, also when it was partial before."""
+    mesh = Mesh(["dp"], 3)
+    data, index = RNG.normal(size=(6, 4)).astype(np.float32), np.array([0, 3, 3, 1, 0, 2, 3])
+    updates = RNG.normal(size=(7, 4)).astype(np.float32)
+    x = dist.constrain(op.tensor((6, 4), name="x"), rows(mesh, "dp"), mesh)
+    places = dist.constrain(op.tensor((7,), "i64", name="index"), rows(mesh, "dp"), mesh)
+    more = dist.constrain(op.tensor((7, 4), name="updates"), rows(mesh, "dp"), mesh)
+    gram = x.T @ x  # partial over dp
+    top = op.max(x, 0, keepdims=True) + op.zeros((4, 4))
+    got = graph.compile({
+        "sum": op.index_add(gram, places, more, 0), "max": op.index_add(top, places, more, 0),
+        "zero": op.index_add(op.zeros((4, 4)), places, more, 0),
+    })(x=data, index=index, updates=updates)
+    added = np.zeros((4, 4), np.float32)
+    np.add.at(added, index, updates)
+    np.testing.assert_allclose(got["zero"], added, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(got["sum"], data.T @ data + added, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(got["max"], data.max(0) + added, rtol=1e-5, atol=1e-6)
+
+
 def test_a_mesh_of_the_wrong_size_is_an_error_not_a_number():
     with pytest.raises(TesseraError):
         dist.tensor((4, 4), layout=ShardSpec((0,), ("dp",)), mesh=Mesh(["tp"], 2))

@@ -41,6 +41,13 @@ def extra_axes(prefix: Split | None, longer: Split | None, mesh: MeshShape) -> t
     return rest if nested else None
 
 
+def _sliceable(have: Split | None, want: Split | None, mesh: MeshShape) -> tuple[str, ...] | None:
+    """The axes over which a part can be cut from what a device holds; symbolic bounds are proved from the whole only."""
+    if have is not None and want is not None and not isinstance(want.block, int):
+        return None
+    return extra_axes(have, want, mesh)
+
+
 def _set(sharding: Sharding, dim: int, split: Split | None) -> Sharding:
     return replace(sharding, dims=tuple(split if i == dim else s for i, s in enumerate(sharding.dims)))
 
@@ -79,7 +86,7 @@ def _reductions(now: Sharding, target: Sharding, steps: list[Step]) -> Sharding:
 
 def _slices(now: Sharding, target: Sharding, steps: list[Step]) -> Sharding:
     for dim, want in enumerate(target.dims):
-        extra = extra_axes(now.dims[dim], want, now.mesh)
+        extra = _sliceable(now.dims[dim], want, now.mesh)
         if extra and not (now.used | now.partial_axes) & set(extra):
             now = _set(now, dim, want)
             steps.append(Step("slice", extra, dim, now))
@@ -102,7 +109,7 @@ def _moves(now: Sharding, target: Sharding, steps: list[Step]) -> Sharding:
 def _gathers(now: Sharding, target: Sharding, steps: list[Step]) -> Sharding:
     for dim, want in enumerate(target.dims):
         have = now.dims[dim]
-        if have is None or have == want or extra_axes(have, want, now.mesh):
+        if have is None or have == want or _sliceable(have, want, now.mesh):
             # Splitting further waits until its axes are free.
             continue
         leaving = extra_axes(want, have, now.mesh)

@@ -8,7 +8,7 @@ from tessera.dist.factors import Factors, Slot
 from tessera.dist.layout import sharding_of
 from tessera.ir.dims import floordiv, mul
 from tessera.ir.graph import Graph
-from tessera.ir.sharding import Sharding, Split
+from tessera.ir.sharding import Sharding, Split, effective
 from tessera.ir.value import LEAVES, Node, Value
 
 FactorsOf = Mapping[Node, Factors]
@@ -19,7 +19,7 @@ def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Sharding]:
     hints: dict[Value, Sharding] = {}
     for param, value in graph.updates.items():
         if param.type.sharding is not None:
-            hints.setdefault(value, param.type.sharding)
+            hints.setdefault(value, effective(param.type.sharding))
     for node in reversed(graph.nodes()):
         if node.op in LEAVES:
             continue

@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.errors import ArgumentError, NameMissingError
 from tessera.ir.dims import Dim
-from tessera.ir.sharding import MeshShape, Sharding, split_over
+from tessera.ir.sharding import MeshShape, Sharding, effective, split_over
 from tessera.dist.mesh import Mesh
 
 Entry = str | int | None
@@ -123,4 +123,4 @@ def sharding_of(attrs: Any, shape: Sequence[Dim]) -> Sharding:
     """The sharding that attributes of ``constrain`` state for a tensor of this shape."""
     mesh = MeshShape(tuple((name, size) for name, size in attrs["mesh"]))
     dims = [split_over(d, axes, mesh) if axes else None for d, axes in zip(shape, attrs["dims"], strict=True)]
-    return Sharding(mesh, tuple(dims))
+    return effective(Sharding(mesh, tuple(dims)))

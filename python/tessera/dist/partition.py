@@ -18,7 +18,7 @@ from tessera.ir.attribute import attributes_key
 from tessera.ir.dims import Dim, add, mul
 from tessera.ir.graph import Graph
 from tessera.ir.provenance import location
-from tessera.ir.sharding import MeshShape, Sharding, split_over, whole
+from tessera.ir.sharding import MeshShape, Sharding, effective, split_over, whole
 from tessera.ir.value import CONSTANT, INPUT, LEAVES, PARAM, Node, TensorType, Value
 from tessera.op.opdef import build
 
@@ -80,8 +80,7 @@ class _Partitioner:
         sharding = value.type.sharding
         if sharding is None and node.op == INPUT:
             sharding = self.hints.get(value)
-        if sharding is None:
-            sharding = whole(self.mesh, value.ndim)
+        sharding = whole(self.mesh, value.ndim) if sharding is None else effective(sharding)
         shape = sharding.local_shape(value.shape)
         held = sharding.padded_shape(value.shape) if node.op == PARAM else shape
         made = Node(node.op, (), node.attrs, (TensorType(value.dtype, held),), node.loc, node.payload).results[0]
@@ -157,12 +156,10 @@ class _Partitioner:
 
     def _divide(self, node: Node) -> None:
         have = [self.lies.get(v) for v in node.operands]
-        complete = have[0] is None or not have[0].partial if have else True
         key = self._situation(node, have)
         ranked = self.ranked.get(key)
         if ranked is None:
-            factors = self.factors[node] if complete else node_factors(node, False)
-            options = strategies(node, factors, have, self.hints.get(node.results[0]), self.mesh)
+            options = strategies(node, self.factors[node], have, self.hints.get(node.results[0]), self.mesh)
             costs = [self._cost(node, have, option) for option in options]
             ranked = self.ranked[key] = [options[i] for i in sorted(range(len(options)), key=lambda i: (costs[i], i))]
         for option in ranked:
@@ -288,7 +285,7 @@ def _all_factors(nodes: Sequence[Node]) -> dict[Node, Factors]:
             zero = bool(node.operands) and is_zero(node.operands[0])
             key = (node.op, tuple(v.type for v in node.operands), attributes_key(node.attrs), zero)
             if key not in known:
-                known[key] = node_factors(node, True)
+                known[key] = node_factors(node)
             found[node] = known[key]
     return found
 

@@ -24,16 +24,12 @@ _GATHERS = frozenset({"take", "take_along_axis"})
 _SCATTERS = frozenset({"index_add", "scatter_add"})
 
 
-def node_factors(node: Node, complete: bool) -> Factors:
-    """The factors of a node; for operators with an index also that of the dimension it points into.
-
-    ``complete``: whether the first operand is complete; if not, or if it is zero, parts of updates may be added on
-    each device.
-    """
+def node_factors(node: Node) -> Factors:
+    """The factors of a node; for operators with an index also that of the dimension it points into."""
     found = factors_of(node)
     if node.op in _GATHERS and node.operands[0].dtype.bits >= 8 and not node.operands[0].dtype.name.startswith("f8"):
         return _gathering(node, found)
-    return _scattering(node, found, complete) if node.op in _SCATTERS else found
+    return _scattering(node, found) if node.op in _SCATTERS else found
 
 
 def _with_axis(slots: Sequence[Slot | None], axis: int, size: Dim) -> tuple[Slot | None, ...]:
@@ -47,14 +43,14 @@ def _gathering(node: Node, found: Factors) -> Factors:
     return replace(found, operands=operands, contracted=frozenset({_AXIS}), combine=combine)
 
 
-def _scattering(node: Node, found: Factors, complete: bool) -> Factors:
+def _scattering(node: Node, found: Factors) -> Factors:
     x, axis = node.operands[0], node.attrs["axis"]
     first = _with_axis(found.operands[0], axis, x.shape[axis])
     result = _with_axis(found.results[0], axis, x.shape[axis])
     index, updates = list(found.operands[1]), list(found.operands[2])
     contracted: set[str] = set()
-    if not complete or is_zero(x):
-        # Each device adds its part of the updates.
+    if is_zero(x):
+        # Each device adds its part of the updates; anything else than zeros would be added by each of them.
         places = {i: axis + i for i in range(len(index))} if node.op == "index_add" else {axis: axis}
         for i, j in places.items():
             if node.operands[1].shape[i] != 1:

@@ -145,8 +145,8 @@ def split_over(size: Dim, axes: Sequence[str], mesh: MeshShape) -> Split:
 
 @lru_cache(maxsize=4096)
 def is_even(size: Dim, split: Split, mesh: MeshShape) -> bool:
-    """Whether every device holds a full block."""
-    return mul(split.block, mesh.count(split.axes)) == size
+    """Whether every device holds a full block; for a symbolic size always no, as bounds then need the minimum."""
+    return isinstance(size, int) and mul(split.block, mesh.count(split.axes)) == size
 
 
 @lru_cache(maxsize=4096)
@@ -183,6 +183,16 @@ def _content(d: Dim) -> int:
 def concrete_range(size: int, block: int, number: int) -> tuple[int, int]:
     """[start, stop) of device ``number`` along a dimension."""
     return min(number * block, size), min((number + 1) * block, size)
+
+
+def effective(sharding: Sharding) -> Sharding:
+    """The same without axes of one device, which split nothing."""
+    mesh = sharding.mesh
+    dims: list[Split | None] = []
+    for split in sharding.dims:
+        axes = () if split is None else tuple(a for a in split.axes if mesh.size(a) > 1)
+        dims.append(Split(axes, split.block) if split is not None and axes else None)
+    return Sharding(mesh, tuple(dims), tuple(p for p in sharding.partial if mesh.size(p[0]) > 1))
 
 
 def check_sharding(sharding: Sharding, rank: int) -> None:

@@ -61,6 +61,30 @@ def forward_copy(
 
 
 @gluon.jit
+def masked(scores, rows, columns, keys, causal: tl.constexpr):
+    """Scores, -inf where a query may not attend or there is no key."""
+    if causal:
+        scores = tl.where(columns[None, :] <= rows[:, None], scores, float("-inf"))
+    return tl.where((columns < keys)[None, :], scores, float("-inf"))
+
+
+@gluon.jit
+def shift_of(top, factor):
+    """What is taken off scores before powers of 2 are formed: the largest; 0 where all are -inf."""
+    return tl.where(top == float("-inf"), 0.0, top * factor)
+
+
+@gluon.jit
+def store_result(value, out_map, out_block, head, first, element: tl.constexpr, size: tl.constexpr):
+    """Have 64 rows copied to memory, after what the block in shared memory held before."""
+    flat: tl.constexpr = tl.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=2)
+    tma.store_wait(0)
+    out_block._reinterpret(element, [64, size], flat).store(value.to(element))
+    hopper.fence_async_shared()
+    tma.async_copy_shared_to_global(out_map, [head, first, 0], out_block)
+
+
+@gluon.jit
 def forward_multiply(
     out_map, sums, heads, length, keys, factor, q_block, k_blocks, v_blocks, out_block, q_ready, q_free, k_ready,
     k_free, v_ready, v_free, part: tl.constexpr, element: tl.constexpr, causal: tl.constexpr, size: tl.constexpr,
@@ -87,12 +111,9 @@ def forward_multiply(
         scores = hopper.warpgroup_mma(queries, some, none, use_acc=False, is_async=True)
         scores = hopper.warpgroup_mma_wait(0, deps=(scores,))
         mbarrier.arrive(k_free.index(step), count=1)
-        column = (count - 1) * 128 + columns
-        if causal:
-            scores = tl.where(column[None, :] <= rows[:, None], scores, float("-inf"))
-        scores = tl.where((column < keys)[None, :], scores, float("-inf"))
+        scores = masked(scores, rows, (count - 1) * 128 + columns, keys, causal)
         top = tl.max(scores, 1)
-        shift = tl.where(top == float("-inf"), 0.0, top * factor)
+        shift = shift_of(top, factor)
         powers = tl.exp2(scores * factor - shift[:, None])
         total = tl.sum(powers, 1)
         narrow = tl.convert_layout(powers.to(element), of_powers)
@@ -112,7 +133,7 @@ def forward_multiply(
             scores = hopper.warpgroup_mma_wait(1, deps=(scores,))
             mbarrier.arrive(k_free.index(step), count=1)
             new = tl.maximum(top, tl.max(scores, 1))
-            shift = tl.where(new == float("-inf"), 0.0, new * factor)
+            shift = shift_of(new, factor)
             shrink = tl.exp2(top * factor - shift)
             powers = tl.exp2(scores * factor - shift[:, None])
             total = total * shrink + tl.sum(powers, 1)
@@ -134,10 +155,7 @@ def forward_multiply(
         finished = hopper.warpgroup_mma_wait(0, deps=(result,))
         mbarrier.arrive(v_free.index(v_step), count=1)
         finished = finished * tl.convert_layout(1.0 / total, result_rows)[:, None]
-        tma.store_wait(0)
-        out_block._reinterpret(element, [64, size], flat).store(finished.to(element))
-        hopper.fence_async_shared()
-        tma.async_copy_shared_to_global(out_map, [head, block * 128 + part * 64, 0], out_block)
+        store_result(finished, out_map, out_block, head, block * 128 + part * 64, element, size)
         logarithm = (top * factor + tl.log2(total)) * 0.6931471805599453
         tl.store(sums + head.to(tl.int64) * length + rows, logarithm, mask=rows < length)
     tma.store_wait(0)
@@ -294,6 +312,28 @@ def read_queries(space, layout: tl.constexpr, size: tl.constexpr):
 
 
 @gluon.jit
+def store_queries(
+    value, dq, head, first, length, part: tl.constexpr, layout: tl.constexpr, element: tl.constexpr, size: tl.constexpr,
+):
+    """Write the gradient of 64 queries, half the columns."""
+    row = first + tl.arange(0, 64, layout=tl.SliceLayout(1, layout))
+    column = part * (size // 2) + tl.arange(0, size // 2, layout=tl.SliceLayout(0, layout))
+    place = dq + head.to(tl.int64) * length * size + (row.to(tl.int64)[:, None] * size + column[None, :])
+    tl.store(place, value.to(element), mask=(row < length)[:, None])
+
+
+@gluon.jit
+def masked_weights(weights, first, query, key, number, keys, causal: tl.constexpr):
+    """Weights of keys (rows) and queries from ``first``, 0 where a query may not attend or there is no key."""
+    if causal:  # noqa: SIM102  # two questions: one for the compiler, one for the block
+        if first < (number + 1) * 128:
+            weights = tl.where((first + query)[None, :] >= key[:, None], weights, 0.0)
+    if (number + 1) * 128 > keys:
+        weights = tl.where((key < keys)[:, None], weights, 0.0)
+    return weights
+
+
+@gluon.jit
 def gradient_multiply(
     dk_map, dv_map, dq, space, shared, number, start, length, keys, factor, scale, k_block, v_block, q_blocks, g_blocks,
     sum_rows, delta_rows, changes, out_block, kv_ready, q_ready, q_free, g_ready, g_free, changed, may_add, added,
@@ -331,11 +371,7 @@ def gradient_multiply(
             row_sums = sum_rows.index(step).load(columns)
             scores = hopper.warpgroup_mma_wait(1, deps=(scores,))
             weights = tl.exp2(scores * factor - row_sums[None, :])
-            if causal:  # noqa: SIM102  # two questions: one for the compiler, one for the block
-                if block * 64 < (number + 1) * 128:
-                    weights = tl.where((block * 64 + query)[None, :] >= key[:, None], weights, 0.0)
-            if (number + 1) * 128 > keys:
-                weights = tl.where((key < keys)[:, None], weights, 0.0)
+            weights = masked_weights(weights, block * 64, query, key, number, keys, causal)
             dv = hopper.warpgroup_mma(tl.convert_layout(weights.to(element), operand), given, dv, is_async=True)
             row_delta = delta_rows.index(step).load(columns)
             slope = hopper.warpgroup_mma_wait(1, deps=(slope,))
@@ -358,10 +394,7 @@ def gradient_multiply(
             if number == 0:
                 if before > 0:
                     dq_sum = dq_sum + read_queries(my_space, of_queries, size)
-                row = block * 64 + tl.arange(0, 64, layout=tl.SliceLayout(1, of_queries))
-                column = part * (size // 2) + tl.arange(0, size // 2, layout=tl.SliceLayout(0, of_queries))
-                place = dq + head.to(tl.int64) * length * size + (row.to(tl.int64)[:, None] * size + column[None, :])
-                tl.store(place, (dq_sum * scale).to(element), mask=(row < length)[:, None])
+                store_queries(dq_sum * scale, dq, head, block * 64, length, part, of_queries, element, size)
             else:
                 add_to_queries(dq_sum, my_space, before, size)
             mbarrier.arrive(added, count=1)
@@ -373,15 +406,9 @@ def gradient_multiply(
                 turn = turn ^ 1
     for_keys = hopper.warpgroup_mma_wait(0, deps=(dk,))
     for_values = hopper.warpgroup_mma_wait(0, deps=(dv,))
-    at = [shared, number * 128 + part * 64, 0]
-    staged = out_block._reinterpret(element, [64, size], flat)
-    staged.store(for_values.to(element))
-    hopper.fence_async_shared()
-    tma.async_copy_shared_to_global(dv_map, at, out_block)
-    tma.store_wait(0)
-    staged.store((for_keys * scale).to(element))
-    hopper.fence_async_shared()
-    tma.async_copy_shared_to_global(dk_map, at, out_block)
+    first = number * 128 + part * 64
+    store_result(for_values, dv_map, out_block, shared, first, element, size)
+    store_result(for_keys * scale, dk_map, out_block, shared, first, element, size)
     tma.store_wait(0)
 
 

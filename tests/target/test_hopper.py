@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -189,3 +190,22 @@ def test_only_on_hopper() -> None:
 def test_choice(sizes: tuple[int, int, int], columns: int, parts: int) -> None:
     form = dot.choose(matmul(*sizes))
     assert (form.tile.columns, form.parts) == (columns, parts)
+
+
+def test_an_optimizers_update_is_a_kernel_of_its_own() -> None:
+    kernel = matmul(1024, 1024, 1024)
+    rows, columns = sym(kernel.m.symbol), sym(kernel.n.symbol)
+    buffers = [*kernel.buffers]
+    epilogue: list[Any] = []
+    for _ in range(3):  # weights and two moments
+        buffers.append(Buffer(f"b{len(buffers)}", f32, (1024, 1024), (1024, 1), "inout"))
+        at = len(epilogue)
+        epilogue += [
+            Load(len(buffers) - 1, (rows, columns)), Compute("add", (Ref(2, at), Ref(3, 0)), f32),
+            Store(len(buffers) - 1, (rows, columns), Ref(2, at + 1)),
+        ]
+    update = replace(kernel, buffers=tuple(buffers), epilogue=tuple(epilogue))
+    generated = dot.generate(update, HOPPER)
+    assert dot.choose(update).parts == 1 and generated is not None
+    assert len(generated.programs) == 2 and generated.workspace == 1024 * 1024 * 4
+    assert len(compile_kernels([update], "sm_90a").launches[0]) == 2

@@ -35,6 +35,8 @@ _STORE = 16
 """Results that the epilogue handles in a cycle."""
 _MEMORY = 13
 """Bytes from and to memory in a cycle, for each multiprocessor."""
+_MOST_TENSORS, _MOST_WORK = 4, 24
+"""Tensors of the result's size, and operations, up to which an epilogue is run on the tile."""
 _START = 2500
 _LAUNCH = 6000
 _SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -54,7 +56,7 @@ def generate(kernel: DotKernel, options: Options) -> Generated | None:
     if options.architecture != "sm_90a" or not _suits(kernel):
         return None
     form = choose(kernel)
-    if form.parts == 1:
+    if form.parts == 1 and not is_heavy(kernel):
         program = _program(kernel, options, form.tile)
         return None if program is None else Generated((program,))
     first, second, workspace = split(kernel, form.parts)
@@ -92,11 +94,22 @@ def _suits(kernel: DotKernel) -> bool:
     for op in kernel.epilogue:
         if isinstance(op, (Load, Store)) and any(isinstance(e, Ref) for e in op.index):
             return False
-        if isinstance(op, Store):
-            used = {s for e in op.index if isinstance(e, Expr) for s in symbols(e)}
-            if op.mode != "set" or not {kernel.m.symbol, kernel.n.symbol} <= used:
-                return False
+        if isinstance(op, Store) and (op.mode != "set" or not {kernel.m.symbol, kernel.n.symbol} <= _symbols(op)):
+            return False
     return True
+
+
+def is_heavy(kernel: DotKernel) -> bool:
+    """Whether the epilogue is better a kernel of its own: an optimizer's update reads and writes more than the product,
+    and nothing is multiplied meanwhile. It would also be compiled for each piece of a tile.
+    """
+    both = {kernel.m.symbol, kernel.n.symbol}
+    tensors = [o for o in kernel.epilogue if isinstance(o, (Load, Store)) and both <= _symbols(o)]
+    return len(tensors) > _MOST_TENSORS or sum(isinstance(o, Compute) for o in kernel.epilogue) > _MOST_WORK
+
+
+def _symbols(op: Load | Store) -> set[Symbol]:
+    return {s for e in op.index if isinstance(e, Expr) for s in symbols(e)}
 
 
 def choose(kernel: DotKernel) -> Form:

@@ -171,7 +171,7 @@ class _Partitioner:
     def _situation(self, node: Node, have: Sequence[Sharding | None]) -> Hashable:
         """All that the choice of a strategy depends on: equal for the same node of another layer."""
         operands = [
-            (v.type, s, self.forms.get(v, ()), self.readers[v], s is None and is_zero(v))
+            (v.type, s, self.forms.get(v, ()), self.readers[v], is_zero(v))
             for v, s in zip(node.operands, have, strict=True)
         ]
         return node.op, attributes_key(node.attrs), tuple(operands), self.hints.get(node.results[0])

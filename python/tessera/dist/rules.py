@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.dist.factors import Factors, Slot, factors_of
 from tessera.dist.strategy import Strategy, is_zero
-from tessera.errors import InternalError
+from tessera.errors import InternalError, ShapeError
 from tessera.ir.dims import Dim, add
 from tessera.ir.dtype import DType
 from tessera.ir.sharding import Sharding, is_even, local_start
@@ -69,7 +69,9 @@ def local_node(node: Node, operands: tuple[Value, ...], strategy: Strategy) -> t
     for value, t, sharding in zip(results, node.types, strategy.results, strict=True):
         expected = sharding.local_shape(t.shape)
         if value.shape != expected or value.dtype != t.dtype:
-            raise InternalError(f"[{node.op}] on one device gives {value.type}, expected {t.dtype}{list(expected)}")
+            # A custom operator may depend on sizes in ways that its factor string does not say.
+            kind = ShapeError if "::" in node.op else InternalError
+            raise kind(f"[{node.op}] on one device gives {value.type}, expected {t.dtype}{list(expected)}")
     return results
 
 

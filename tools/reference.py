@@ -48,6 +48,8 @@ FORMS = {
     "tessera.op.random": "Random numbers",
     "tessera.op.parameter": "Parameters",
     "tessera.op.modules": "Modules",
+    "tessera.op.custom": "Custom operators",
+    "tessera.ir.value": "Types",
 }
 """Headings of the operator families, in the order of the page."""
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from tessera import dist, errors, graph, op, optim
     from tessera.graph.load import load
     from tessera.interop.array import Array, array, from_dlpack
+    from tessera.op.custom_ops import load_library
     from tessera.op.random import manual_seed
 
 _MODULES = frozenset({"dist", "errors", "graph", "op", "optim"})
@@ -23,6 +24,7 @@ _NAMES = {
     "array": "tessera.interop.array",
     "from_dlpack": "tessera.interop.array",
     "load": "tessera.graph.load",
+    "load_library": "tessera.op.custom_ops",
     "manual_seed": "tessera.op.random",
 }
 
@@ -35,6 +37,7 @@ __all__ = [
     "from_dlpack",
     "graph",
     "load",
+    "load_library",
     "manual_seed",
     "op",
     "optim",

@@ -1,4 +1,4 @@
-"""The ``tessera`` command: ``inspect``, ``run``, ``doctor``."""
+"""The ``tessera`` command: ``inspect``, ``run``, ``op-check``, ``op-stub``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -33,6 +33,14 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--save-state", metavar="FILE", help="write the state after the run as a safetensors file")
     run.add_argument("--no-native-code", action="store_true", help="never load the file's kernels")
 
+    check = commands.add_parser("op-check", help="try a library of custom operators on its samples")
+    check.add_argument("library", help="a shared library, or a Python file that declares operators")
+    check.add_argument("--json", action="store_true", help="machine-readable")
+
+    stub = commands.add_parser("op-stub", help="types of a library's operators, as a .pyi file")
+    stub.add_argument("library", help="a shared library, or a Python file that declares operators")
+    stub.add_argument("-o", "--output", metavar="FILE", help="where to write it; default: standard output")
+
     doctor = commands.add_parser("doctor", help="devices and optional libraries found, and why not")
     doctor.add_argument("--json", action="store_true", help="machine-readable")
     return top
@@ -65,6 +73,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     save_state=options.save_state,
                 )
             )
+        elif options.command == "op-check":
+            from tessera.cli.op_check import op_check
+
+            table, held = op_check(options.library, as_json=options.json)
+            print(table)
+            return 0 if held else 1
+        elif options.command == "op-stub":
+            from tessera.cli.op_stub import op_stub
+
+            print(op_stub(options.library, options.output))
         else:
             from tessera.cli.doctor import doctor
 

@@ -88,6 +88,10 @@ def describe(artifact: Artifact) -> dict[str, Any]:
         "format": int(artifact.metadata[layout.FORMAT]),
         "producer": artifact.metadata.get(layout.PRODUCER, ""),
         **interface,
+        "custom_operators": [
+            {key: str(entry.get(key, "")) for key in ("name", "schema", "library")}
+            for entry in json.loads(artifact.metadata.get(layout.CUSTOM_OPS, "[]"))
+        ],
         "weights": weights,
         "weight_bytes": sum(w["bytes"] for w in weights),
         "targets": _targets(artifact),
@@ -97,7 +101,7 @@ def describe(artifact: Artifact) -> dict[str, Any]:
 
 
 def _interface(text: str) -> dict[str, Any]:
-    """Inputs, outputs, dimensions and custom operators, from the graph's text."""
+    """Inputs, outputs and dimensions, from the graph's text."""
     import tessera.op  # noqa: F401 - the parser infers types with the registered operators
     from tessera.ir.parser import parse_graph
 
@@ -112,7 +116,6 @@ def _interface(text: str) -> dict[str, Any]:
             {"name": s.name, "min": s.min, "max": s.max, "multiple_of": s.multiple_of} for s in graph.symbols()
         ],
         "operators": len(graph.nodes()),
-        "custom_operators": sorted({n.op for n in graph.nodes() if "." in n.op}),
     }
 
 
@@ -190,7 +193,8 @@ def _text(found: dict[str, Any]) -> str:
                     for d in found["dimensions"]
                 ],
             )
-        lines.append(f"custom operators: {', '.join(found.get('custom_operators', [])) or 'none'}")
+    custom = [f"{c['name']} of {c['library']}" for c in found["custom_operators"]]
+    lines.append(f"custom operators: {', '.join(custom) or 'none'}")
     section(
         f"weights ({_bytes(found['weight_bytes'])})",
         [

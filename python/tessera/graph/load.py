@@ -25,6 +25,7 @@ from tessera.ir.parser import parse_graph
 from tessera.ir.provenance import location
 from tessera.ir.value import CONSTANT, PARAM, Node, Value
 from tessera.op import as_tensor
+from tessera.op.custom_ops import check_requirements
 from tessera.op.parameter import Parameter, aligned_empty
 
 
@@ -98,6 +99,8 @@ def load(path: str | os.PathLike[str], *, verify: bool = True, allow_native_code
     text = artifact.metadata.get(layout.GRAPH)
     if text is None:
         raise FormatError(f"{artifact.where}: the file holds no graph (entry {layout.GRAPH!r})")
+    if (needed := artifact.metadata.get(layout.CUSTOM_OPS)) is not None:
+        check_requirements(artifact.where, needed)
     graph = _with_data(parse_graph(text), artifact)
     loaded = Loaded(artifact.where, graph, artifact.user_metadata(), None)
     compiled = any(name.startswith(layout.PLAN) for name in artifact.metadata)

@@ -21,6 +21,7 @@ from tessera.errors import UnsupportedError
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
 from tessera.ir.value import Value
+from tessera.op.custom_ops import requirements
 from tessera.schedule.options import Schedule
 from tessera.target.cpu.levels import level_named
 from tessera.transform.pipeline import to_gpu_operators, to_primitives
@@ -207,6 +208,8 @@ def _build(graph: Graph, text: str, options: Options) -> Built:
         layout.GRAPH: text,
         layout.STATE: json.dumps([leaf.node.attrs["name"] for leaf in graph.updates]),
     }
+    if needed := requirements([*(n.op for n in graph.nodes()), *(n.op for n in primitives.nodes())]):
+        metadata[layout.CUSTOM_OPS] = needed
     kernels: dict[str, bytes] = {}
     schedules: dict[str, Callable[[], str]] = {}
     if "cpu" in options.targets:

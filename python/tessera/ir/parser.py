@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 from tessera.errors import GraphError, NameMissingError, TesseraError, VersionError
@@ -49,6 +49,16 @@ def parse_graph(text: str, payloads: Mapping[str, Any] | None = None) -> Graph:
     VersionError for a text that needs a newer reader.
     """
     return _Parser(text, payloads or {}).parse()
+
+
+def parse_attributes(text: str, symbols: Iterable[Symbol] = ()) -> dict[str, Any]:
+    """The attributes of a text such as ``{axes = [0], size = <B>}``; empty text has none. Raises GraphError."""
+    return _Parser.over(symbols).attributes(text)
+
+
+def parse_type(text: str, symbols: Iterable[Symbol] = ()) -> TensorType:
+    """The type of a text such as ``f32[B, 64]``. Raises GraphError."""
+    return _Parser.over(symbols).type(text)
 
 
 class _Line:
@@ -123,6 +133,27 @@ class _Parser:
         self._outputs: dict[str, Value] = {}
         self._updates: dict[Value, Value] = {}
         self._mesh: MeshShape | None = None
+
+    @classmethod
+    def over(cls, symbols: Iterable[Symbol]) -> _Parser:
+        """A parser of parts of a graph that declares these symbols."""
+        out = cls("", {})
+        for symbol in symbols:
+            out._dims[symbol.name] = symbol
+            out._dim_texts[symbol.name] = sym(symbol)
+        return out
+
+    def attributes(self, text: str) -> dict[str, Any]:
+        line = _Line(text, 1)
+        found = self._attributes(line)
+        line.end()
+        return found
+
+    def type(self, text: str) -> TensorType:
+        line = _Line(text, 1)
+        found = self._type(line)
+        line.end()
+        return found
 
     def parse(self) -> Graph:
         lines = iter(self._lines)

@@ -218,6 +218,12 @@ from tessera.op.modules import (
     mlp,
     rms_norm,
 )
+from tessera.ir.value import (
+    TensorType,
+)
+from tessera.op.custom import (
+    custom,
+)
 from tessera.op import initializer as initializer
 from tessera.op import random as random
 from tessera.op import operators as operators

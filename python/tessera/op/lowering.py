@@ -115,6 +115,15 @@ class Collective(Portable):
 
 
 @dataclass(frozen=True, slots=True)
+class Custom(Portable):
+    """A custom operator, called as it is on every target; ``scratch``: operand types and attributes to the bytes of
+    memory that its kernel needs.
+    """
+
+    scratch: Callable[[tuple[TensorType, ...], Mapping[str, Any]], Dim]
+
+
+@dataclass(frozen=True, slots=True)
 class Composite:
     """Defined by a graph: ``body(*operands, **attrs)`` builds it with operators and returns one value or several."""
 
@@ -123,5 +132,5 @@ class Composite:
 
 Lowering = (
     Pointwise | Reduction | Scan | View | Pad | Concat | Iota | Fill | Dot | Take | TakeAlongAxis
-    | IndexAdd | ScatterAdd | Random | CheckRange | Portable | Composite
+    | IndexAdd | ScatterAdd | Random | CheckRange | Portable | Custom | Composite
 )

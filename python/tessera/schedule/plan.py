@@ -105,6 +105,13 @@ class CollectiveCall:
     loc: Location | None
 
 
+@dataclass(slots=True)
+class CustomCall(PortableCall):
+    """Run the kernel of a custom operator; ``scratch`` is the bytes of memory that it needs."""
+
+    scratch: Dim = 0
+
+
 Instruction = KernelCall | RangeCheck | Copy | PortableCall | CollectiveCall
 
 
@@ -241,6 +248,11 @@ def plain_instruction(i: Instruction) -> dict[str, Any]:
             "results": [_operand(i.result)], "bytes": dim(i.bytes), "loc": place(i.loc),
         }
     assert isinstance(i, PortableCall)
+    if isinstance(i, CustomCall):
+        return {
+            "custom": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],
+            "results": [_operand(o) for o in i.results], "scratch": dim(i.scratch), "loc": place(i.loc),
+        }
     return {
         "portable": i.op, "attrs": i.attrs, "operands": [_operand(o) for o in i.operands],
         "results": [_operand(o) for o in i.results], "loc": place(i.loc),

@@ -21,6 +21,7 @@ from tessera.schedule.pieces import CHECK, PORTABLE, cut
 from tessera.schedule.plan import (
     CollectiveCall,
     Copy,
+    CustomCall,
     Instruction,
     KernelCall,
     Operand,
@@ -138,13 +139,16 @@ class _Builder:
             root = self.placement.root(v)
             return Operand(self.binding.of[id(v if root is None else root)], v.dtype, v.shape)
 
-        results = tuple(map(operand, node.results))
-        if isinstance(get(node.op).lower, low.Collective):
+        operands, results = tuple(map(operand, node.operands)), tuple(map(operand, node.results))
+        rule, text = get(node.op).lower, attributes_text(node.attrs)
+        if isinstance(rule, low.Collective):
             return CollectiveCall(
-                node.op, tuple(node.attrs["axes"]), attributes_text(node.attrs), operand(node.operands[0]), results[0],
-                received_bytes(node), node.loc,
+                node.op, tuple(node.attrs["axes"]), text, operands[0], results[0], received_bytes(node), node.loc
             )
-        return PortableCall(node.op, attributes_text(node.attrs), tuple(map(operand, node.operands)), results, node.loc)
+        if isinstance(rule, low.Custom):
+            scratch = rule.scratch(tuple(v.type for v in node.operands), node.attrs)
+            return CustomCall(node.op, text, operands, results, node.loc, scratch)
+        return PortableCall(node.op, text, operands, results, node.loc)
 
 
 def _join_kernels(

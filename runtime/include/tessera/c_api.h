@@ -338,6 +338,10 @@ TSR_API int32_t tsr_dim_constant(const tsr_dim *dim, int64_t *value);
 TSR_API int32_t tsr_dim_equal(const tsr_dim *a, const tsr_dim *b);
 /* Whether a dimension is certainly at least 0 for all legal sizes; 0 when that cannot be proved. */
 TSR_API int32_t tsr_dim_nonnegative(const tsr_dim *dim);
+/* Reads an expression over the symbols of the `count` known dimensions. */
+TSR_API tsr_status tsr_dim_parse(const char *text, const tsr_dim *const *known, int32_t count, tsr_dim **dim);
+/* The symbols of a dimension, by their first appearance; 0 beyond the last, else 1. `info` lives as long as the dim. */
+TSR_API int32_t tsr_dim_symbol_at(const tsr_dim *dim, int32_t index, tsr_symbol_info *info);
 TSR_API void tsr_dim_retain(tsr_dim *dim);
 TSR_API void tsr_dim_release(tsr_dim *dim);
 
@@ -645,6 +649,52 @@ TSR_API tsr_status tsr_tensor_order_after(tsr_tensor *tensor, void *native_strea
 TSR_API tsr_status tsr_tensor_written_on(tsr_tensor *tensor, void *native_stream);
 /* A stream of Tessera's own on a device, on which other libraries can be told to make tensors ready. */
 TSR_API tsr_status tsr_device_stream(int32_t device_type, int32_t device_index, void **native_stream);
+
+/* ---- Custom operators (since ABI 2); what a library of them exports is in tessera/custom_op_abi.h ---- */
+
+/* Loads a shared library of operators and registers all of them, or none. `names` (may be NULL) receives the names, one
+ * a line. A library that is loaded already is no error. Operators stay for the life of the process. */
+TSR_API tsr_status tsr_library_load(const char *path, tsr_text **names);
+/* Registers one operator of the running program itself; the struct is copied, its strings too. The name must be new.
+ * op->release is called when the operator is gone, which is now when this fails. */
+struct tsr_custom_op;
+TSR_API tsr_status tsr_custom_op_register(const struct tsr_custom_op *op, const char *library);
+/* The registered operators, in the order of their registration; NULL beyond the last. */
+TSR_API const char *tsr_custom_op_name(int32_t index);
+
+enum {
+    TSR_CUSTOM_CPU = 1,
+    TSR_CUSTOM_CUDA = 2,
+    TSR_CUSTOM_HIP = 4,
+    TSR_CUSTOM_GRADIENT = 8 /* has one: a function or an operator */
+};
+
+typedef struct tsr_custom_op_info {
+    size_t size;
+    const char *name;
+    const char *schema;
+    const char *doc;
+    const char *version;
+    const char *shard;       /* "" when none is given */
+    const char *samples;     /* JSON; "" when none are given */
+    const char *gradient_op; /* "" when the gradient is a function, or none */
+    const char *no_gradient; /* why there is none; "" when there is one */
+    const char *library;     /* path of the library */
+    uint64_t hash;           /* of name, schema, shard and version */
+    uint32_t flags;          /* TSR_CUSTOM_CPU, ... */
+    int32_t result_count;
+} tsr_custom_op_info;
+
+/* Strings stay valid for the life of the process. */
+TSR_API tsr_status tsr_custom_op_describe(const char *name, tsr_custom_op_info *info);
+/* Result types of a call, one a line ("f32[B, 64]"), and after an empty line the bytes of scratch memory. `inputs` is the
+ * text of a graph whose inputs are the operands; its symbols may stand in `attributes`. */
+TSR_API tsr_status tsr_custom_op_infer(const char *name, const char *inputs, const char *attributes, tsr_text **types);
+/* The gradient of a call as the text of a graph: of the inputs "operand_0", ... and, for each result whose character in
+ * `cotangents` is '1', "cotangent_0", ...; with an output "gradient_0", ... for each operand that has one. `inputs` and
+ * `attributes` as above. */
+TSR_API tsr_status tsr_custom_op_gradient(const char *name, const char *inputs, const char *attributes,
+                                          const char *cotangents, tsr_text **graph);
 
 #ifdef __cplusplus
 }

@@ -55,6 +55,35 @@ tsr_status tsr_dim_apply(int32_t function, const tsr_dim *a, const tsr_dim *b, t
     });
 }
 
+tsr_status tsr_dim_parse(const char *text, const tsr_dim *const *known, int32_t count, tsr_dim **dim) {
+    return guarded([&] {
+        require(text, "text");
+        require(dim, "dim");
+        SymbolTable table;
+        for (int32_t i = 0; i < count; ++i) {
+            require(known ? known[i] : nullptr, "known");
+            for (const SymbolPtr &symbol : known[i]->symbols)
+                if (!find_symbol(table, symbol->name))
+                    table.push_back(symbol);
+        }
+        *dim = new tsr_dim(Dim::parse(text, table));
+    });
+}
+
+int32_t tsr_dim_symbol_at(const tsr_dim *dim, int32_t index, tsr_symbol_info *info) {
+    if (!dim || !info || index < 0 || info->size < sizeof(tsr_symbol_info))
+        return 0;
+    const SymbolTable &symbols = dim->symbols;
+    if (static_cast<size_t>(index) >= symbols.size())
+        return 0;
+    const Symbol &symbol = *symbols[static_cast<size_t>(index)];
+    info->name = symbol.name.c_str();
+    info->min = symbol.min;
+    info->max = symbol.max.value_or(-1);
+    info->multiple_of = symbol.multiple_of;
+    return 1;
+}
+
 const char *tsr_dim_text(const tsr_dim *dim) { return dim ? dim->text.c_str() : ""; }
 
 int32_t tsr_dim_constant(const tsr_dim *dim, int64_t *value) {

@@ -70,8 +70,9 @@ struct tsr_text {
 };
 
 struct tsr_dim : tessera::core::Counted {
-    explicit tsr_dim(tessera::core::Dim d) : dim(std::move(d)), text(dim.text()) {}
+    explicit tsr_dim(tessera::core::Dim d) : dim(std::move(d)), text(dim.text()), symbols(dim.symbols()) {}
 
     const tessera::core::Dim dim;
     const std::string text;
+    const tessera::core::SymbolTable symbols;
 };

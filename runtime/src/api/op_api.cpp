@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "api/graph_handle.h"
+#include "custom/registry.h"
 #include "front/call.h"
 #include "front/gradient.h"
 #include "front/trace.h"
@@ -75,6 +76,17 @@ void give(const Values &values, tsr_tensor **results) {
         throw;
     }
     std::copy(made.begin(), made.end(), results);
+}
+
+// The operands of a custom operator, which are tensors.
+Values tensors_of(const tsr_call &call) {
+    Values out;
+    for (int32_t i = 0; i < call.operand_count; ++i) {
+        if (call.operands[i].kind != TSR_OPERAND_TENSOR)
+            fail(Code::Argument, "[%s] operand %d is no tensor", call.function, i);
+        out.push_back(front::from_handle(call.operands[i].tensor));
+    }
+    return out;
 }
 
 core::SymbolTable symbols_of(tsr_dim *const *dims, int32_t count) {
@@ -178,7 +190,9 @@ tsr_status tsr_op_call(const tsr_call *call, tsr_tensor **results, int32_t capac
             operands.push_back(given_of(call->operands[i]));
         front::Attributes arguments = graph::parse_attributes(call->arguments ? call->arguments : "",
                                                               symbols_of(call->dims, call->dim_count));
-        const Values made = front::call({call->function, std::move(operands), std::move(arguments)});
+        const Values made = custom::is_custom(call->function)
+                                ? front::apply(call->function, tensors_of(*call), std::move(arguments))
+                                : front::call({call->function, std::move(operands), std::move(arguments)});
         if (capacity < static_cast<int32_t>(made.size()))
             fail(Code::Argument, "[%s] has %zu results, there is room for %d", call->function, made.size(), capacity);
         give(made, results);

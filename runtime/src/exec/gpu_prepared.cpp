@@ -13,7 +13,6 @@ using Number = long long;
 
 constexpr int64_t max_grid_x = std::numeric_limits<int32_t>::max(), max_grid_yz = 65535;
 
-std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
 
 // CUtensorMapDataType; element types that CUDA does not know are moved as integers of their width.
 int tensor_map_type(DType dtype) {

@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/json.h"
+#include "custom/registry.h"
 #include "graph/parser.h"
 
 namespace tessera::core {
@@ -438,6 +439,8 @@ class PlanReader {
             read_portable(j, place, in);
         else if (j.find("collective"))
             read_collective(j, place, in);
+        else if (j.find("custom"))
+            read_custom(j, place, in);
         else
             error(place, "is of no known kind");
         return in;
@@ -503,6 +506,25 @@ class PlanReader {
         in.operands = operands(j, "operands", place, false);
         in.results = operands(j, "results", place, true);
         expect(in.results.size() == 1, place, "a primitive has one result");
+    }
+
+    void read_custom(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Custom;
+        const std::string name = text(j, "custom", place);
+        in.definition = &custom::get(name);
+        const int32_t device = plan_.target == "ptx" ? TSR_CUDA : plan_.target == "hsaco" ? TSR_ROCM : TSR_CPU;
+        if (!in.definition->has_kernel(device))
+            fail(Code::Unsupported, "%s: %s: [%s] has no %s kernel; %s has to declare one", where_.c_str(), place.c_str(),
+                 name.c_str(), device == TSR_CUDA ? "CUDA" : device == TSR_ROCM ? "HIP" : "CPU",
+                 in.definition->library().c_str());
+        try {
+            in.attributes = graph::parse_attributes(optional_text(j, "attrs", place), plan_.signature.symbols);
+            in.definition->schema().complete(name, in.attributes);
+        } catch (const Error &e) {
+            error(place, e.message());
+        }
+        in.operands = operands(j, "operands", place, false);
+        in.results = operands(j, "results", place, true);
     }
 
     void read_collective(const Json &j, const std::string &place, Instruction &in) const {
@@ -580,6 +602,8 @@ bool Plan::has_collectives() const {
 bool Plan::changes_state() const {
     return std::any_of(signature.state.begin(), signature.state.end(), [](const TensorSpec &s) { return s.mutated; });
 }
+
+std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
 
 Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image, const std::string &target) {
     return PlanReader(where, image, target).read(Json::parse(json, where));

@@ -11,6 +11,7 @@
 #include "collective/communicator.h"
 #include "core/dims.h"
 #include "core/dtype.h"
+#include "custom/definition.h"
 #include "exec/gpu_plan.h"
 #include "exec/signature.h"
 #include "ops/portable.h"
@@ -41,7 +42,7 @@ struct PlanOperand {
     std::vector<Dim> shape;
 };
 
-enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective };
+enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective, Custom };
 
 struct Instruction {
     InstructionKind kind = InstructionKind::Kernel;
@@ -60,10 +61,17 @@ struct Instruction {
     std::string what;
     // portable
     std::shared_ptr<const portable::Primitive> primitive;
+    // custom
+    const custom::Definition *definition = nullptr;
+    graph::Attributes attributes;
+    // both
     std::vector<PlanOperand> operands, results;
     // collective, with one operand and one result
     std::shared_ptr<const Collective> collective;
 };
+
+// "\n  at train.py:12", or nothing.
+std::string at_line(const Instruction &in);
 
 struct Plan {
     std::string target, level; // "cpu", "ptx", "hsaco"

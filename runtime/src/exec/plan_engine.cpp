@@ -15,8 +15,6 @@ namespace {
 // Size tuples whose evaluation is kept; a program that meets more of them evaluates the oldest again.
 constexpr size_t max_prepared = 64;
 
-std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
-
 void check_range(const Plan &plan, const Prepared &prepared, const PreparedInstruction &in, const void *data) {
     const Instruction &source = *in.source;
     int64_t position = find_out_of_range(data, source.dtype, in.count, in.low, in.high, source.ignore);
@@ -51,6 +49,18 @@ void run_collective(RunContext &context, const PreparedInstruction &in, void *co
         context.communicator->run(*in.source->collective, operand, result);
     else
         run_alone(*in.source->collective, operand, result);
+}
+
+void run_custom(RunContext &context, const PreparedInstruction &in, void *const *addresses, void *scratch) {
+    custom::Place place;
+    place.pool = &context.pool;
+    place.cancel = context.cancel;
+    place.scratch = scratch;
+    try {
+        in.call->run(addresses, place);
+    } catch (const Error &e) {
+        throw Error(e.code(), e.message() + at_line(*in.source));
+    }
 }
 
 // Large blocks are copied and cleared by all threads.
@@ -99,6 +109,10 @@ TraceEvent describe(const Plan &plan, const Instruction &in) {
     case InstructionKind::Collective:
         out.category = "collective";
         out.name = in.collective->name.c_str();
+        break;
+    case InstructionKind::Custom:
+        out.category = "custom";
+        out.name = in.definition->name().c_str();
         break;
     }
     return out;
@@ -248,6 +262,9 @@ void PlanEngine::execute_instruction(RunContext &context, const Prepared &prepar
         break;
     case InstructionKind::Collective:
         run_collective(context, in, addresses);
+        break;
+    case InstructionKind::Custom:
+        run_custom(context, in, addresses, frame.scratch(0));
         break;
     }
 }

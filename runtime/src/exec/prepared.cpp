@@ -50,6 +50,7 @@ bool writes_state(const Plan &plan, const Instruction &in) {
         return mutated(in.buffers[0]);
     case InstructionKind::Portable:
     case InstructionKind::Collective:
+    case InstructionKind::Custom:
         return std::any_of(in.results.begin(), in.results.end(), [&](const PlanOperand &o) { return mutated(o.buffer); });
     }
     return true;
@@ -179,9 +180,12 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
         out.first_slot = add_slots(in.buffers);
         break;
     case InstructionKind::Collective:
-    case InstructionKind::Portable: {
+    case InstructionKind::Portable:
+    case InstructionKind::Custom: {
         out.operands = views(plan, in.operands, in);
         out.results = views(plan, in.results, in);
+        if (in.kind == InstructionKind::Custom)
+            prepare_custom(in, out);
         std::vector<int> buffers;
         for (const PlanOperand &o : in.operands)
             buffers.push_back(o.buffer);
@@ -192,6 +196,16 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
     }
     }
     instructions.push_back(std::move(out));
+}
+
+void Prepared::prepare_custom(const Instruction &in, PreparedInstruction &out) {
+    try {
+        out.call = std::make_shared<const custom::Call>(*in.definition, in.attributes.evaluate(sizes), out.operands,
+                                                        out.results);
+    } catch (const Error &e) {
+        throw Error(e.code(), e.message() + at_line(in));
+    }
+    scratch_bytes = std::max(scratch_bytes, static_cast<int64_t>(out.call->scratch_bytes()));
 }
 
 bool SizedBuffers::matches(const Signature &signature, const Tensor *const *inputs, size_t count) const {

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "custom/call.h"
 #include "exec/kernel_image.h"
 #include "exec/plan.h"
 
@@ -20,6 +21,7 @@ struct PreparedInstruction {
     int64_t grid = 0, grain = 1;
     int64_t count = 0, low = 0, high = 0; // check_range; `count` is the bytes of copy and zero
     std::vector<TensorView> operands, results; // portable; their addresses are in the table
+    std::shared_ptr<const custom::Call> call;  // custom
 };
 
 // Where an input's or output's address goes in the table.
@@ -65,6 +67,7 @@ struct Prepared : SizedBuffers {
 
   private:
     void prepare_instruction(const Plan &plan, const KernelImage &image, const Instruction &in);
+    void prepare_custom(const Instruction &in, PreparedInstruction &out);
     size_t add_slots(const std::vector<int> &buffers);
     std::vector<TensorView> views(const Plan &plan, const std::vector<PlanOperand> &operands, const Instruction &in) const;
 

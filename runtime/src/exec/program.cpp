@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/transfer.h"
+#include "custom/registry.h"
 #include "device/allocators.h"
 #include "exec/gpu_engine.h"
 #include "exec/plan_engine.h"
@@ -24,6 +25,7 @@ const std::string coordinate_prefix = "mesh_";
 
 constexpr int64_t format_version = 1;
 constexpr const char *portable_key = "tessera.portable";
+constexpr const char *custom_ops_key = "tessera.custom_ops";
 constexpr const char *constant_prefix = "tessera.constant.";
 
 void check_format(const SafeTensors &file) {
@@ -74,6 +76,8 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     check_format(file);
     if (options.verify_hashes)
         file.verify_hashes(true);
+    if (const std::string *needed = file.metadata(custom_ops_key))
+        custom::check_requirements(where, *needed);
     auto program = std::shared_ptr<Program>(new Program());
     const Target target = choose_target(file, options);
     program->target_ = target.name;
@@ -102,6 +106,8 @@ std::shared_ptr<Program> Program::from_graph(const std::string &text, graph::Gra
                           {"tessera.graph", text},
                           {"tessera.state", updated.dump()},
                           {portable_key, graph::to_text(primitives)}};
+    if (std::string needed = custom::requirements_of(primitives); !needed.empty())
+        program->metadata_.emplace_back(custom_ops_key, std::move(needed));
     program->engine_ = std::make_unique<PortableEngine>(portable::Program(std::move(primitives)));
     StateTable table;
     table.state = std::move(state);

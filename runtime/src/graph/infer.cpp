@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "custom/registry.h"
 #include "graph/infer_rules.h"
 
 namespace tessera::graph {
@@ -160,6 +161,13 @@ TensorType infer(std::string_view op, const std::vector<TensorType> &operands, c
                                                              : std::to_string(expected) + " operands") +
                                       ", got " + std::to_string(operands.size()));
     return found->second.rule(call);
+}
+
+std::vector<TensorType> infer_results(std::string_view op, const std::vector<TensorType> &operands,
+                                      const Attributes &attrs) {
+    if (custom::is_custom(op))
+        return custom::get(op).infer(operands, attrs).results;
+    return {infer(op, operands, attrs)};
 }
 
 bool is_primitive(std::string_view op) { return primitives().count(op) != 0; }

@@ -12,6 +12,10 @@ namespace tessera::graph {
 // operator, else ShapeError, DTypeError, ArgumentError or GraphError with the operator's name in front.
 TensorType infer(std::string_view op, const std::vector<TensorType> &operands, const Attributes &attrs);
 
+// The result types of a primitive or, for a name with "::", of a custom operator.
+std::vector<TensorType> infer_results(std::string_view op, const std::vector<TensorType> &operands,
+                                      const Attributes &attrs);
+
 bool is_primitive(std::string_view op);
 // All primitives, sorted.
 const std::vector<std::string_view> &primitive_names();

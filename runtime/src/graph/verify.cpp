@@ -19,6 +19,13 @@ void verify_leaf(const Node &node, std::set<std::string> &names) {
         fail(Code::Graph, "there are two of %s '%s'", node.op.c_str(), core::shown(name).c_str());
 }
 
+std::string types_text(const std::vector<TensorType> &types) {
+    std::string out;
+    for (const TensorType &type : types)
+        out += (out.empty() ? "" : ", ") + type.text();
+    return types.size() == 1 ? out : "(" + out + ")";
+}
+
 void verify_node(const Graph &graph, const Node &node, std::set<std::string> &names) {
     if (node.is_leaf())
         return verify_leaf(node, names);
@@ -26,10 +33,10 @@ void verify_node(const Graph &graph, const Node &node, std::set<std::string> &na
     operands.reserve(node.operands.size());
     for (ValueId operand : node.operands)
         operands.push_back(graph.type(operand));
-    const TensorType inferred = infer(node.op, operands, node.attrs);
-    if (node.types.size() != 1 || node.types[0] != inferred)
+    const std::vector<TensorType> inferred = infer_results(node.op, operands, node.attrs);
+    if (node.types != inferred)
         fail(Code::Graph, "%s: the stated type is %s but the operator gives %s", node.op.c_str(),
-             node.types.size() == 1 ? node.types[0].text().c_str() : "not one type", inferred.text().c_str());
+             types_text(node.types).c_str(), types_text(inferred).c_str());
 }
 
 } // namespace

@@ -5,7 +5,7 @@
 
 namespace tessera::graph {
 
-// Every node is a leaf or a primitive whose stated types are the inferred ones; names of leaves are unique; an update
+// Every node is a leaf, a primitive or a custom operator whose stated types are the inferred ones; names of leaves are unique; an update
 // has its parameter's type. Throws what the type rules throw, with the user's line; GraphError for a wrong stated type.
 void verify(const Graph &graph);
 

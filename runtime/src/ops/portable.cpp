@@ -2,6 +2,8 @@
 
 #include <map>
 
+#include "custom/call.h"
+#include "custom/registry.h"
 #include "graph/infer.h"
 #include "graph/parser.h"
 #include "graph/verify.h"
@@ -40,38 +42,69 @@ std::vector<graph::TensorType> types_of(const std::vector<TensorView> &tensors) 
     return out;
 }
 
+void run_custom(const custom::Definition &definition, const graph::Attributes &attrs,
+                const std::vector<TensorView> &operands, const std::vector<TensorView> &results, ThreadPool *pool) {
+    const custom::Call call(definition, attrs, operands, results);
+    std::vector<void *> addresses;
+    for (const std::vector<TensorView> *list : {&operands, &results})
+        for (const TensorView &v : *list)
+            addresses.push_back(v.data);
+    custom::Place place;
+    std::shared_ptr<core::Storage> scratch;
+    if (call.scratch_bytes())
+        place.scratch = (scratch = core::Storage::allocate(call.scratch_bytes()))->data();
+    place.pool = pool;
+    call.run(addresses.data(), place);
+}
+
 } // namespace
 
 Primitive::Primitive(std::string op, graph::Attributes attrs, std::optional<graph::Location> loc)
-    : op_(std::move(op)), attrs_(std::move(attrs)), loc_(std::move(loc)), symbolic_(attrs_.is_symbolic()),
-      kernel_(find_kernel(op_)) {}
+    : op_(std::move(op)), attrs_(std::move(attrs)), loc_(std::move(loc)), symbolic_(attrs_.is_symbolic()) {
+    if (custom::is_custom(op_))
+        custom_ = &custom::get(op_);
+    else
+        kernel_ = find_kernel(op_);
+}
 
 Primitive::Primitive(std::string op, std::string_view attributes, const core::SymbolTable &symbols,
                      std::optional<graph::Location> loc)
     : Primitive(std::move(op), graph::parse_attributes(attributes, symbols), std::move(loc)) {}
 
-graph::TensorType Primitive::result_type(const std::vector<graph::TensorType> &operands) const {
+std::vector<graph::TensorType> Primitive::result_types(const std::vector<graph::TensorType> &operands) const {
     try {
-        return graph::infer(op_, operands, attrs_);
+        return graph::infer_results(op_, operands, attrs_);
     } catch (const core::Error &error) {
         throw graph::located(error, loc_);
     }
 }
 
-void Primitive::run(const std::vector<TensorView> &operands, const TensorView &result, ThreadPool *pool,
+graph::TensorType Primitive::result_type(const std::vector<graph::TensorType> &operands) const {
+    std::vector<graph::TensorType> types = result_types(operands);
+    if (types.size() != 1)
+        core::fail(Code::Argument, "[%s] has %zu results, one was asked for", op_.c_str(), types.size());
+    return std::move(types[0]);
+}
+
+void Primitive::run(const std::vector<TensorView> &operands, const std::vector<TensorView> &results, ThreadPool *pool,
                     const std::vector<int64_t> &sizes) const {
     try {
         if (symbolic_)
-            run_evaluated(attrs_.evaluate(sizes), operands, result, pool);
+            run_evaluated(attrs_.evaluate(sizes), operands, results, pool);
         else
-            run_evaluated(attrs_, operands, result, pool);
+            run_evaluated(attrs_, operands, results, pool);
     } catch (const core::Error &error) {
         throw graph::located(error, loc_);
     }
 }
 
 void Primitive::run_evaluated(const graph::Attributes &attrs, const std::vector<TensorView> &operands,
-                              const TensorView &result, ThreadPool *pool) const {
+                              const std::vector<TensorView> &results, ThreadPool *pool) const {
+    if (custom_)
+        return run_custom(*custom_, attrs, operands, results, pool);
+    if (results.size() != 1)
+        core::fail(Code::Argument, "[%s] has one result, %zu are to be written", op_.c_str(), results.size());
+    const TensorView &result = results[0];
     const graph::TensorType expected = graph::infer(op_, types_of(operands), attrs);
     const graph::TensorType given = type_of(result);
     if (given != expected)

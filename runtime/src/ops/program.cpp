@@ -78,8 +78,9 @@ void Program::plan() {
             std::string loc = node.loc ? node.loc->text() : "";
             collective = std::make_shared<core::Collective>(core::Collective::read(node.op, node.attrs, loc));
         }
-        steps_.push_back({Primitive(node.op, node.attrs, node.loc), collective, node.operands, node.first, {}});
-        last_use[node.first] = steps_.size() - 1; // of no use at all: dropped at once
+        steps_.push_back({Primitive(node.op, node.attrs, node.loc), collective, node.operands, node.first, node.types.size(), {}});
+        for (size_t i = 0; i < node.types.size(); ++i)
+            last_use[node.first + i] = steps_.size() - 1; // of no use at all: dropped at once
         for (ValueId operand : node.operands)
             last_use[operand] = steps_.size() - 1;
     }
@@ -88,25 +89,31 @@ void Program::plan() {
             steps_[last_use[value]].last_uses.push_back(value);
 }
 
-Tensor Program::compute(const Step &step, const std::vector<int64_t> &sizes, const std::vector<Tensor> &values,
-                        ThreadPool *pool, core::Communicator *communicator) const {
+std::vector<Tensor> Program::compute(const Step &step, const std::vector<int64_t> &sizes,
+                                     const std::vector<Tensor> &values, ThreadPool *pool,
+                                     core::Communicator *communicator) const {
     std::vector<TensorView> operands;
     operands.reserve(step.operands.size());
     for (ValueId operand : step.operands)
         operands.push_back(values[operand].view());
-    const graph::TensorType &type = graph_.type(step.result);
-    std::vector<int64_t> shape;
-    shape.reserve(type.rank());
-    for (const core::Dim &d : type.shape)
-        shape.push_back(d.evaluate(sizes));
-    Tensor result = Tensor::empty(type.dtype, std::move(shape));
+    std::vector<Tensor> results;
+    std::vector<TensorView> views;
+    for (size_t i = 0; i < step.result_count; ++i) {
+        const graph::TensorType &type = graph_.type(step.result + static_cast<ValueId>(i));
+        std::vector<int64_t> shape;
+        shape.reserve(type.rank());
+        for (const core::Dim &d : type.shape)
+            shape.push_back(d.evaluate(sizes));
+        results.push_back(Tensor::empty(type.dtype, std::move(shape)));
+        views.push_back(results.back().view());
+    }
     if (step.collective && communicator)
-        communicator->run(*step.collective, operands[0], result.view());
+        communicator->run(*step.collective, operands[0], views[0]);
     else if (step.collective)
-        core::run_alone(*step.collective, operands[0], result.view());
+        core::run_alone(*step.collective, operands[0], views[0]);
     else
-        step.primitive.run(operands, result.view(), pool, sizes);
-    return result;
+        step.primitive.run(operands, views, pool, sizes);
+    return results;
 }
 
 void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs,
@@ -121,7 +128,8 @@ void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &
     set(state_, state);
     set(constants_, constants);
     for (const Step &step : steps_) {
-        values[step.result] = compute(step, sizes, values, pool, communicator);
+        std::vector<Tensor> results = compute(step, sizes, values, pool, communicator);
+        std::move(results.begin(), results.end(), values.begin() + step.result);
         for (ValueId value : step.last_uses)
             values[value] = Tensor();
     }

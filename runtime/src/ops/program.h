@@ -1,4 +1,4 @@
-// A graph of primitives, executed operator by operator: the "portable" target.
+// A graph of primitives and custom operators, executed operator by operator: the "portable" target.
 #pragma once
 
 #include <memory>
@@ -40,13 +40,15 @@ class Program {
         Primitive primitive;
         std::shared_ptr<const core::Collective> collective; // null for all other operators
         std::vector<graph::ValueId> operands;
-        graph::ValueId result;
+        graph::ValueId result; // the first
+        size_t result_count;
         std::vector<graph::ValueId> last_uses; // values that nothing needs after this step
     };
     void describe();
     void plan();
-    core::Tensor compute(const Step &step, const std::vector<int64_t> &sizes, const std::vector<core::Tensor> &values,
-                         ThreadPool *pool, core::Communicator *communicator) const;
+    std::vector<core::Tensor> compute(const Step &step, const std::vector<int64_t> &sizes,
+                                      const std::vector<core::Tensor> &values, ThreadPool *pool,
+                                      core::Communicator *communicator) const;
 
     graph::Graph graph_;
     core::Signature signature_;

@@ -71,5 +71,6 @@ void bind_array(nb::module_ &m);
 void bind_program(nb::module_ &m);
 void bind_portable(nb::module_ &m);
 void bind_mesh(nb::module_ &m);
+void bind_custom(nb::module_ &m);
 
 } // namespace tessera::python

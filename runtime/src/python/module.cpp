@@ -86,6 +86,7 @@ NB_MODULE(_core, m) {
     bind_mesh(m);
     bind_program(m);
     bind_portable(m);
+    bind_custom(m);
     m.def("hash64", &hash64, nb::arg("buffer"), "XXH64 of a contiguous buffer.");
     m.def("cpu_level", [] { return nb::str(tsr_cpu_level()); }, "The code level of this CPU.");
     read_settings();

@@ -12,38 +12,43 @@ namespace tessera::python {
 
 namespace {
 
-nb::list run_primitive(const std::string &name, const std::string &attributes, nb::list operands, int threads) {
+nb::list run_primitive(const std::string &name, const std::string &attributes, nb::list operands, int threads,
+                       size_t result_count) {
     std::vector<tsr_tensor *> handles;
     for (nb::handle operand : operands)
         handles.push_back(nb::cast<const Array &>(operand).tensor.get());
     tsr_runtime_options options{};
     options.size = sizeof options;
     options.threads = threads;
-    TensorOwner result;
+    std::vector<tsr_tensor *> lazy(result_count, nullptr);
     tsr_status status;
     {
         nb::gil_scoped_release unlocked;
         status = tsr_op_apply(name.c_str(), attributes.c_str(), handles.data(), static_cast<int32_t>(handles.size()),
-                              result.out(), 1);
+                              lazy.data(), static_cast<int32_t>(result_count));
         tsr_runtime *runtime = nullptr;
         if (status == TSR_OK)
             status = tsr_runtime_create(&options, &runtime);
         if (status == TSR_OK) {
-            tsr_tensor *lazy = result.get();
-            status = tsr_runtime_submit_tensors(runtime, &lazy, 1, nullptr);
+            status = tsr_runtime_submit_tensors(runtime, lazy.data(), static_cast<int32_t>(result_count), nullptr);
             if (status == TSR_OK)
                 status = tsr_runtime_wait(runtime);
             tsr_runtime_release(runtime);
         }
     }
+    std::vector<TensorOwner> owners;
+    for (tsr_tensor *tensor : lazy)
+        owners.emplace_back(tensor);
     check(status);
-    // A plain tensor with the memory of the one that was lazy.
-    DLManagedTensor *managed = nullptr;
-    TensorOwner computed;
-    check(tsr_tensor_to_dlpack(result.get(), &managed));
-    check(tsr_tensor_from_dlpack(managed, computed.out()));
     nb::list results;
-    results.append(Array(std::move(computed)));
+    for (const TensorOwner &result : owners) {
+        // A plain tensor with the memory of the one that was lazy.
+        DLManagedTensor *managed = nullptr;
+        TensorOwner computed;
+        check(tsr_tensor_to_dlpack(result.get(), &managed));
+        check(tsr_tensor_from_dlpack(managed, computed.out()));
+        results.append(Array(std::move(computed)));
+    }
     return results;
 }
 
@@ -88,8 +93,8 @@ nb::list primitive_names() {
 
 void bind_portable(nb::module_ &m) {
     m.def("run_primitive", &run_primitive, nb::arg("name"), nb::arg("attributes"), nb::arg("operands"),
-          nb::arg("threads") = 0,
-          "The results of one primitive by its portable kernel; attributes as text of Graph IR.");
+          nb::arg("threads") = 0, nb::arg("results") = 1,
+          "The results of one primitive or custom operator by its kernel; attributes as text of Graph IR.");
     m.def("normalize_graph_text", &normalize_graph_text, nb::arg("text"),
           "Text of Graph IR, read and printed in C++; operators and types are not judged.");
     m.def("decompose_graph_text", &decompose_graph_text, nb::arg("text"), nb::arg("merge") = false,

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "tessera/c_api.h"
+#include "tessera/custom_op_abi.h"
 
 #define SIZE(type, bytes) _Static_assert(sizeof(type) == bytes, #type " changed its size")
 #define AT(type, field, bytes) _Static_assert(offsetof(type, field) == bytes, #type "." #field " moved")
@@ -119,6 +120,100 @@ AT(tsr_graph_trace_options, parameters, 32);
 AT(tsr_graph_trace_options, updates, 40);
 AT(tsr_graph_trace_options, output_count, 48);
 AT(tsr_graph_trace_options, update_count, 52);
+
+SIZE(tsr_custom_op_info, 96);
+AT(tsr_custom_op_info, name, 8);
+AT(tsr_custom_op_info, library, 72);
+AT(tsr_custom_op_info, hash, 80);
+AT(tsr_custom_op_info, flags, 88);
+AT(tsr_custom_op_info, result_count, 92);
+
+SIZE(tsr_attribute, 56);
+AT(tsr_attribute, kind, 8);
+AT(tsr_attribute, count, 12);
+AT(tsr_attribute, integer, 16);
+AT(tsr_attribute, real, 24);
+AT(tsr_attribute, text, 32);
+AT(tsr_attribute, dim, 40);
+AT(tsr_attribute, items, 48);
+
+SIZE(tsr_custom_type, 24);
+AT(tsr_custom_type, dtype, 8);
+AT(tsr_custom_type, rank, 12);
+AT(tsr_custom_type, shape, 16);
+
+SIZE(tsr_custom_types, 56);
+AT(tsr_custom_types, operands, 8);
+AT(tsr_custom_types, attributes, 16);
+AT(tsr_custom_types, operand_count, 24);
+AT(tsr_custom_types, attribute_count, 28);
+AT(tsr_custom_types, give_result, 32);
+AT(tsr_custom_types, give_scratch, 40);
+AT(tsr_custom_types, runtime, 48);
+
+SIZE(tsr_custom_tensor, 32);
+AT(tsr_custom_tensor, data, 8);
+AT(tsr_custom_tensor, shape, 16);
+AT(tsr_custom_tensor, rank, 24);
+AT(tsr_custom_tensor, dtype, 28);
+
+SIZE(tsr_custom_call, 104);
+AT(tsr_custom_call, operands, 8);
+AT(tsr_custom_call, results, 16);
+AT(tsr_custom_call, attributes, 24);
+AT(tsr_custom_call, operand_count, 32);
+AT(tsr_custom_call, result_count, 36);
+AT(tsr_custom_call, attribute_count, 40);
+AT(tsr_custom_call, device_type, 44);
+AT(tsr_custom_call, device_index, 48);
+AT(tsr_custom_call, threads, 52);
+AT(tsr_custom_call, stream, 56);
+AT(tsr_custom_call, scratch, 64);
+AT(tsr_custom_call, scratch_bytes, 72);
+AT(tsr_custom_call, parallel_for, 80);
+AT(tsr_custom_call, cancelled, 88);
+AT(tsr_custom_call, runtime, 96);
+
+SIZE(tsr_custom_gradient, 64);
+AT(tsr_custom_gradient, operands, 8);
+AT(tsr_custom_gradient, results, 16);
+AT(tsr_custom_gradient, cotangents, 24);
+AT(tsr_custom_gradient, attributes, 32);
+AT(tsr_custom_gradient, operand_count, 40);
+AT(tsr_custom_gradient, result_count, 44);
+AT(tsr_custom_gradient, attribute_count, 48);
+AT(tsr_custom_gradient, gradients, 56);
+
+SIZE(tsr_custom_op, 128);
+AT(tsr_custom_op, name, 8);
+AT(tsr_custom_op, schema, 16);
+AT(tsr_custom_op, doc, 24);
+AT(tsr_custom_op, version, 32);
+AT(tsr_custom_op, shard, 40);
+AT(tsr_custom_op, samples, 48);
+AT(tsr_custom_op, gradient_op, 56);
+AT(tsr_custom_op, no_gradient, 64);
+AT(tsr_custom_op, context, 72);
+AT(tsr_custom_op, release, 80);
+AT(tsr_custom_op, infer, 88);
+AT(tsr_custom_op, cpu, 96);
+AT(tsr_custom_op, cuda, 104);
+AT(tsr_custom_op, hip, 112);
+AT(tsr_custom_op, gradient, 120);
+
+SIZE(tsr_custom_library, 24);
+AT(tsr_custom_library, abi_version, 8);
+AT(tsr_custom_library, op_count, 12);
+AT(tsr_custom_library, ops, 16);
+_Static_assert(TSR_CUSTOM_ABI_VERSION == 1 && TSR_ATTRIBUTE_NONE == 0 && TSR_ATTRIBUTE_BOOL == 1 &&
+                   TSR_ATTRIBUTE_INTEGER == 2 && TSR_ATTRIBUTE_REAL == 3 && TSR_ATTRIBUTE_STRING == 4 &&
+                   TSR_ATTRIBUTE_DTYPE == 5 && TSR_ATTRIBUTE_DIM == 6 && TSR_ATTRIBUTE_LIST == 7,
+               "kinds of attributes changed");
+_Static_assert(TSR_CUSTOM_CPU == 1 && TSR_CUSTOM_CUDA == 2 && TSR_CUSTOM_HIP == 4 && TSR_CUSTOM_GRADIENT == 8,
+               "flags of custom operators changed");
+_Static_assert(TSR_DIM_ADD == 0 && TSR_DIM_SUB == 1 && TSR_DIM_MUL == 2 && TSR_DIM_FLOORDIV == 3 && TSR_DIM_MOD == 4 &&
+                   TSR_DIM_MAX == 5 && TSR_DIM_MIN == 6,
+               "functions of dimensions changed");
 
 _Static_assert(TSR_F64 == 0 && TSR_F32 == 1 && TSR_BF16 == 2 && TSR_F16 == 3 && TSR_F8E4M3 == 4 && TSR_F8E5M2 == 5 &&
                    TSR_I64 == 6 && TSR_I32 == 7 && TSR_I16 == 8 && TSR_I8 == 9 && TSR_U8 == 10 && TSR_BOOL == 11,

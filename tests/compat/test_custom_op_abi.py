@@ -1,0 +1,54 @@
+"""A library of operators that was built with the headers of an older release loads and runs."""
+
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tessera
+from tessera import graph, op
+
+HERE = Path(__file__).resolve().parent
+HEADERS = sorted(HERE.glob("custom_op_abi_*"))
+CURRENT = HERE.parents[1] / "runtime" / "include" / "tessera"
+
+
+def build(headers: Path, folder: Path) -> str:
+    """The library of a frozen version, linked with the runtime of today."""
+    package = Path(tessera.__file__).parent
+    target = folder / f"lib{headers.name}.so"
+    name = f"-DLIBRARY=frozen_{headers.name.rsplit('_', 1)[1]}"
+    subprocess.run(
+        ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", name, f"-I{headers}",
+         HERE / "frozen_library.cpp", f"-L{package}/lib", "-ltessera", f"-Wl,-rpath,{package}/lib", "-o", target],
+        check=True,
+    )
+    return str(target)
+
+
+def test_every_version_is_kept():
+    text = (CURRENT / "custom_op_abi.h").read_text()
+    version = int(text.split("#define TSR_CUSTOM_ABI_VERSION ")[1].split()[0])
+    assert [h.name for h in HEADERS] == [f"custom_op_abi_{i + 1}" for i in range(version)]
+
+
+@pytest.mark.parametrize("headers", HEADERS, ids=lambda h: h.name)
+def test_frozen_library_runs(headers, tmp_path):
+    names = tessera.load_library(build(headers, tmp_path))
+    library = names[0].split("::")[0]
+    assert names == [f"{library}::axpy", f"{library}::split"]
+    mine = getattr(op, library)
+    x, y = op.tensor(("B", 2), name="x"), op.tensor(("B", 2), name="y")
+    values = np.arange(6, dtype=np.float32).reshape(3, 2)
+    for target in ("cpu", "portable"):
+        assert np.array_equal(graph.compile(mine.axpy(x, y, a=3.0), target=target)(values, values + 1).numpy(),
+                              4 * values + 1)
+        halves = graph.compile(list(mine.split(x, at=1)), target=target)(values)
+        assert [h.tolist() for h in halves] == [values[:1].tolist(), values[1:].tolist()]
+    slope = graph.backward(op.sum(mine.axpy(x, y, a=3.0) * x), wrt=y)
+    assert np.array_equal(slope(values, values).numpy(), values)
+    with pytest.raises(tessera.errors.ShapeError, match=rf"\[{library}::axpy\] x is f32\[B, 2\] and y is f32\[2\]"):
+        mine.axpy(x, op.tensor((2,)))
+    failing = graph.compile(mine.split(op.tensor((3, 2), name="x"), at=3).tail)
+    with pytest.raises(tessera.errors.IndexRangeError, match=rf"\[{library}::split\] nothing is left"):
+        failing(values)

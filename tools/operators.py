@@ -34,6 +34,7 @@ PYTHON_ONLY = {
     "as_tensor": "C++ takes numbers and tensors where an operand is wanted",
     "build": "for defining operators in Python",
     "constant": "a tensor that exists is a constant of the graph that is traced from it",
+    "custom": "C++ declares operators with `TESSERA_OPERATOR` of `tessera/custom_op.h`",
     "get": "the registry of definitions",
     "mlp": "modules are Python's",
     "no_vjp": "for defining operators in Python",

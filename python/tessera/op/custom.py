@@ -62,9 +62,9 @@ def custom(
     gradient: Callable[..., Any] | str | None = None,
     no_gradient: str = "",
     shard: str = "",
-    samples: Callable[[], list[Sample]] | Sequence[Sample] = (),
-    results: Sequence[str] = ("result",),
-    dtypes: Sequence[Any] = (),
+    samples: Callable[[], list[Sample]] | Sequence[Sample] | None = None,
+    results: Sequence[str] | None = None,
+    dtypes: Sequence[Any] | None = None,
     version: str = "1",
     composite: bool = False,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -89,7 +89,7 @@ def custom(
     def declare(function: Callable[..., Any]) -> Callable[..., Any]:
         if name.count("::") != 1 or not all(part.isidentifier() for part in name.split("::")):
             raise ArgumentError(f"custom: {name!r} is no name of an operator; expected library::name")
-        schema = _schema(name, function, results, [as_dtype(d).name for d in dtypes])
+        schema = _schema(name, function, results or ("result",), [as_dtype(d).name for d in dtypes or ()])
         check_text(name, shard)
         operator = _Operator(name, schema, function, shape, shard, composite)
         vjp = _vjp(name, schema, gradient, no_gradient, composite)
@@ -103,7 +103,7 @@ def custom(
                 name, schema.text(), doc, version, shard, library, gradient is not None, operator.infer_texts,
                 operator.run,
             )
-        made = samples if callable(samples) else lambda: list(samples)
+        made = samples if callable(samples) else lambda: list(samples or ())
         definition = OpDef(
             name, operator.infer, vjp, shard or operator.whole, operator.lowering(),
             None if composite else operator.reference, made, custom_ops.accepted_dtypes(schema), doc,

@@ -47,8 +47,7 @@ def present(target: str) -> list[str]:
     """The architectures, as levels of plans, of this machine's GPUs that the target serves; none without a driver."""
     from tessera import _core
 
-    levels = getattr(_core, "gpu_levels", None)
-    return [] if levels is None else list(dict.fromkeys(levels(target)))
+    return list(dict.fromkeys(_core.gpu_levels(target)))
 
 
 _cache = ProgramCache()

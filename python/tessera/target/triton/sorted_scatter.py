@@ -27,8 +27,8 @@ FEWEST = 256
 """Updates from which ordering them is worth while."""
 _RANKED, _COMPARED = 16, 256
 """Updates whose places a program finds, and those that it compares them with at a time."""
-_SUMMED, _LANES = 16, 256
-"""Updates of one row that are added at a time, and lanes of a program."""
+_SUMMED, _PARTS, _LANES = 16, 4, 256
+"""Updates of one row that are added at a time, times after the first, and lanes of a program."""
 
 
 class SortedScatter:
@@ -64,7 +64,7 @@ class SortedScatter:
     def _kind(self) -> str:
         return "tl.int32" if self.key == i32 else "tl.int64"
 
-    def _axes(self, head: Head, place: str, dims: frozenset[int], mask: str) -> dict[Symbol, AxisValue]:
+    def axes(self, head: Head, place: str, dims: frozenset[int], mask: str) -> dict[Symbol, AxisValue]:
         """The axes of the updates from their numbers."""
         found: dict[Symbol, AxisValue] = {}
         rest, wide = place, self.key == i64
@@ -81,7 +81,7 @@ class SortedScatter:
     def _keys(self, head: Head, count: str, place: str, dim: int, shape: list[str]) -> tuple[str, str]:
         """Which of some updates there are, and their keys: row times count plus number."""
         inside = head.writer.assign("inside", f"{place} < {count}")
-        axes = self._axes(head, place, frozenset({dim}), inside)
+        axes = self.axes(head, place, frozenset({dim}), inside)
         block = Block(head.writer, self.kernel.buffers, head.pointers, {**head.sizes, **axes}, shape)
         for i in self.needed_target:
             block.values[Ref(self.number, i)] = block.simple(self.stage.ops[i])
@@ -144,23 +144,16 @@ class SortedScatter:
         with writer.block(f"if {at} > 0:"), writer.block(f"if tl.load({keys} + {at} - 1) // {count} == {row}:"):
             writer.line("return")
         combination = Combination("sum", kernel.buffers[self.store.buffer].dtype)
-        wide = "float32" if combination.dtype.name == "f32" else combination.dtype.numpy.name
-        total = writer.assign("total", f"tl.zeros((1, {width}), tl.{wide})")
-        more = writer.assign("more", f"{at} < {count}")
-        with writer.block(f"while {more}:"):
-            slot = writer.assign("slot", f"{at} + tl.arange(0, {_SUMMED})[:, None]")
-            key = writer.assign("key", f"tl.load({keys} + {slot}, mask={slot} < {count}, other=-1)")
-            same = writer.assign("same", f"({slot} < {count}) & ({key} // {count} == {row})")
-            number = writer.assign("number", f"tl.where({same}, {key} % {count}, 0)")
-            axes = {**self._axes(head, number, frozenset({0}), same), **lanes}
-            block = Block(writer, kernel.buffers, head.pointers, {**head.sizes, **axes}, [str(_SUMMED), str(width)])
-            for i in self.needed_value:
-                block.values[Ref(self.number, i)] = block.simple(self.stage.ops[i])
-            value = block.spread(block.values[self.store.value].text)
-            masked = f"tl.where({same}, {value}, {combination.identity()})"
-            writer.line(f"{total} = {total} + {combination.along(writer, masked, 0, True)}")
-            writer.line(f"{at} = {at} + {_SUMMED}")
-            writer.line(f"{more} = tl.sum({same}.to(tl.int32)) == {_SUMMED}")
+        rows = _Rows(self, head, keys, count, row, lanes, width, combination)
+        total, same = rows.summed(at)
+        total = writer.assign("total", total)
+        more = writer.assign("more", f"tl.sum({same}.to(tl.int32)) == {_SUMMED}")
+        writer.line(f"{at} = {at} + {_SUMMED}")
+        with writer.block(f"while {more}:"):  # a frequent row: several loads are on their way at once
+            parts = [rows.summed(f"{at} + {_SUMMED * part}") for part in range(_PARTS)]
+            writer.line(f"{total} = {total} + ({' + '.join(text for text, _ in parts)})")
+            writer.line(f"{at} = {at} + {_SUMMED * _PARTS}")
+            writer.line(f"{more} = tl.sum({parts[-1][1]}.to(tl.int32)) == {_SUMMED}")
         self._add(head, lanes, width, row, total, combination)
         return head.program((programs,), warps=4 if width * _SUMMED >= 2048 else 1)
 
@@ -178,3 +171,30 @@ class SortedScatter:
         old = from_memory(writer, buffer.dtype, f"tl.load({address}{mask})")
         result = combination.result(writer, f"({old}) + {total}", buffer.dtype)
         writer.line(f"tl.store({address}, {to_memory(writer, buffer.dtype, f'({result})')}{mask})")
+
+
+class _Rows:
+    """Sums of updates that follow each other in the order, as long as they are for one row."""
+
+    def __init__(
+        self, scatter: SortedScatter, head: Head, keys: str, count: str, row: str, lanes: dict[Symbol, AxisValue],
+        width: int, combination: Combination,
+    ) -> None:
+        self.scatter, self.head, self.keys, self.count, self.row = scatter, head, keys, count, row
+        self.lanes, self.width, self.combination = lanes, width, combination
+
+    def summed(self, first: str) -> tuple[str, str]:
+        """The sum of some updates from place ``first``, and which of them are for the row."""
+        scatter, writer, count = self.scatter, self.head.writer, self.count
+        slot = writer.assign("slot", f"{first} + tl.arange(0, {_SUMMED})[:, None]")
+        key = writer.assign("key", f"tl.load({self.keys} + {slot}, mask={slot} < {count}, other=-1)")
+        same = writer.assign("same", f"({slot} < {count}) & ({key} // {count} == {self.row})")
+        number = writer.assign("number", f"tl.where({same}, {key} % {count}, 0)")
+        axes = {**scatter.axes(self.head, number, frozenset({0}), same), **self.lanes}
+        shape = [str(_SUMMED), str(self.width)]
+        block = Block(writer, scatter.kernel.buffers, self.head.pointers, {**self.head.sizes, **axes}, shape)
+        for i in scatter.needed_value:
+            block.values[Ref(scatter.number, i)] = block.simple(scatter.stage.ops[i])
+        value = block.spread(block.values[scatter.store.value].text)
+        masked = f"tl.where({same}, {value}, {self.combination.identity()})"
+        return writer.assign("part", self.combination.along(writer, masked, 0, True)), same

@@ -159,7 +159,7 @@ def carried_partials(node: Node, have: Sequence[Sharding | None]) -> list[Partia
     if not found:
         return [()]
     first = found[0]
-    return [(), first] if _may_carry(node, partials, first) else [()]
+    return [first, ()] if _may_carry(node, partials, first) else [()]  # on a tie later: sums may join
 
 
 def _may_carry(node: Node, partials: Sequence[Partial], first: Partial) -> bool:

@@ -118,6 +118,11 @@ def test_guide_1_3(tmp_path):
     assert float(out.rsplit("NumPy:", 1)[1]) < 1e-5
 
 
+def test_sharded_training(tmp_path):
+    out = python("sharded_training.py", tmp_path, "2")
+    assert out.count("on Mesh(dp=2, tp=2; 4 cpu devices)") == 2 and "all_reduce over tp" in out
+
+
 @pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
 def test_guide_1_4(tmp_path):
     assert cpp("guide_1_4.cpp", tmp_path).returncode == 0

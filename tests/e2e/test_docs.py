@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+import textwrap
 import warnings
 from pathlib import Path
 
@@ -40,6 +41,42 @@ def test_readme_cpp(tmp_path, monkeypatch):
     subprocess.run(["g++", "main.cpp", *flags, "-o", "main"], check=True)
     done = subprocess.run(["./main"], check=True, capture_output=True, text=True)
     assert np.isfinite(float(done.stdout))
+
+
+def included(page: str) -> list[tuple[str, str, str]]:
+    """(file, region, code) of the blocks that a comment before them says to come from an example."""
+    pattern = r"^<!-- (\S+): (\S+) -->\n```\w*\n(.*?)^```"
+    return re.findall(pattern, (ROOT / page).read_text(), re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_included_code_is_that_of_the_examples(page):
+    for path, region, code in included(page):
+        marked = rf"^[^\n]*docs: {region}\n(.*?)^[^\n]*docs: end"
+        found = re.search(marked, (ROOT / path).read_text(), re.MULTILINE | re.DOTALL)
+        assert found, f"{path} has no region {region}"
+        assert textwrap.dedent(found.group(1)) == code, f"{page}: {path}: {region}"
+
+
+def test_embedding_has_its_code_from_the_server():
+    regions = {region for _, region, _ in included("docs/guide/embedding.md")}
+    assert regions == {"runtime", "worker", "run", "swap", "trace"}
+
+
+@pytest.mark.parametrize("standard", ["c++17", "c++20"])
+def test_untrusted_files_in_both_standards(tmp_path, standard):
+    """The two spellings of docs/tsr_format.md compile."""
+    (block,) = blocks("docs/tsr_format.md", "cpp")
+    old, new = block.split("\n\n")
+    body = old if standard == "c++17" else new
+    (tmp_path / "main.cpp").write_text(
+        f"#include <tessera/runtime.h>\nusing namespace tessera;\nint main() {{\n{body}\n}}\n"
+    )
+    flags = subprocess.run(
+        [sys.executable, "-m", "tessera", "--cflags"], check=True, capture_output=True, text=True
+    ).stdout.split()
+    command = ["g++", "-fsyntax-only", *flags, f"-std={standard}", "-Wall", "-Wno-unused", "main.cpp"]
+    subprocess.run(command, check=True, cwd=tmp_path)
 
 
 def test_links():

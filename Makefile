@@ -54,15 +54,16 @@ test: setup lint test-cpp test-fuzz test-python
 test-cpp: setup
 	$(bin)/ctest --test-dir build/wheel --output-on-failure
 
-# A fixed number of executions. Without clang there is no fuzzer; the corpus is replayed by test-cpp in any case.
+# A fixed number of executions. Without clang and its libFuzzer there is no fuzzer; test-cpp replays the corpus anyway.
 RUNS ?= 10000000
-ifneq ($(shell command -v clang++),)
-test-fuzz: fuzzers
-	$(bin)/python tests/fuzz/fuzz.py build/fuzz --runs 60000
-else
-test-fuzz:
-	@echo "SKIPPED: the short run of the fuzzers needs clang++ (apt-get install clang); their corpus was replayed"
-endif
+fuzz_probe = echo 'extern "C" int LLVMFuzzerTestOneInput(const char *, unsigned long) { return 0; }' | \
+	clang++ -x c++ -fsanitize=fuzzer,address - -o /dev/null > /dev/null 2>&1
+test-fuzz: setup
+	@if $(fuzz_probe); then \
+		$(MAKE) --no-print-directory fuzzers && $(bin)/python tests/fuzz/fuzz.py build/fuzz --runs 60000; \
+	else \
+		echo "SKIPPED: the short run of the fuzzers needs clang with libFuzzer (apt-get install clang)"; \
+	fi
 
 fuzz: fuzzers
 	$(bin)/python tests/fuzz/fuzz.py build/fuzz --runs $(RUNS) --keep build/fuzz/corpus --seed 0

@@ -2,6 +2,7 @@
 // with more rounds than here.
 #include "tessera/runtime.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <filesystem>
@@ -203,6 +204,117 @@ void test_errors() {
     CHECK(wrong == 0);
 }
 
+// Weights that change while 16 threads run with them: no run sees some old and some new ones.
+void test_weight_swap(const std::string &target) {
+    Graph g = load(affine_artifact(1), target), other = load(affine_artifact(1), target);
+    auto set = [](float value) {
+        NamedTensors out;
+        for (const char *name : {"scale", "shift"}) {
+            Tensor t = Tensor::create({width}, DType::F32);
+            std::fill_n(t.data<float>(), width, value);
+            out.emplace_back(name, t);
+        }
+        return out;
+    };
+    Weights weights(set(1));
+    weights.bind(g);
+    weights.bind(other);
+    Runtime rt(1);
+    std::atomic<bool> stop{false};
+    std::atomic<int> wrong{0};
+    std::thread swapper([&] {
+        for (int i = 0; !stop; ++i)
+            weights.swap(set(static_cast<float>(2 + i % 50)));
+    });
+    in_threads(16, [&](int thread) {
+        for (int i = 0; i < 20 * rounds; ++i) {
+            Tensor y = rt.run(thread % 2 ? g : other, {rows(1 + i % 8, 1)})[0];
+            wrong += !is_affine(y, 1, y.data<float>()[0] / 2);
+        }
+    });
+    stop = true;
+    swapper.join();
+    CHECK(wrong == 0);
+}
+
+// Cancelled at any moment, a run gives its result or CancelledError, and the next one is as good as ever.
+void test_cancellation() {
+    Graph g = load(affine_artifact(3), "cpu");
+    Runtime rt(2);
+    std::atomic<int> wrong{0};
+    in_threads(8, [&](int thread) {
+        for (int i = 0; i < 20 * rounds; ++i) {
+            CancelToken token;
+            RunOptions options;
+            options.cancel = token;
+            std::vector<Run> runs;
+            for (int k = 0; k < 4; ++k)
+                runs.push_back(rt.submit(g, {{"x", rows(64, 2)}}, {}, options));
+            if ((i + thread) % 3)
+                token.cancel();
+            for (const Run &run : runs)
+                try {
+                    wrong += !is_affine(run.output(), 2, 3);
+                } catch (const Error &error) {
+                    wrong += error.code() != TSR_CANCELLED_ERROR || (i + thread) % 3 == 0;
+                }
+            wrong += !is_affine(rt.run(g, {rows(1, 5)})[0], 5, 3);
+        }
+    });
+    CHECK(wrong == 0);
+}
+
+// Each thread with a workspace of its own, all of one allocator of the caller's.
+void test_workspaces() {
+    Graph a = load(affine_artifact(2), "cpu"), b = load(affine_artifact(3), "cpu");
+    Allocator memory;
+    RuntimeOptions settings;
+    settings.threads = 2;
+    settings.allocator = memory;
+    {
+        Runtime rt(settings);
+        const uint64_t need = a.requirements({{"B", 64}}).workspace(rt.threads());
+        std::atomic<int> wrong{0};
+        in_threads(16, [&](int thread) {
+            RunOptions options;
+            options.workspace = Workspace(need, memory);
+            for (int i = 0; i < 10 * rounds; ++i) {
+                const bool first = (i + thread) % 2;
+                wrong += !is_affine(rt.run(first ? a : b, {rows(1 + i % 64, 1)}, options)[0], 1, first ? 2 : 3);
+            }
+        });
+        CHECK(wrong == 0);
+    }
+    CHECK(memory.statistics().bytes_in_use == 0);
+}
+
+// The caller's threads in place of the runtime's, and a trace that all runs write to.
+void test_caller_s_threads() {
+    struct Pool final : ParallelFor {
+        void run(int64_t units, int64_t grain, const std::function<void(int64_t, int64_t)> &body) noexcept override {
+            const int64_t half = units / 2;
+            if (half < grain || units - half < grain)
+                return body(0, units);
+            std::thread other([&] { body(0, half); });
+            body(half, units);
+            other.join();
+        }
+    };
+    Graph g = load(affine_artifact(2), "cpu");
+    RuntimeOptions settings;
+    settings.threads = 2;
+    settings.pool = std::make_shared<Pool>();
+    settings.trace = Trace();
+    Runtime rt(settings);
+    std::atomic<int> wrong{0};
+    in_threads(8, [&](int) {
+        for (int i = 0; i < 10 * rounds; ++i)
+            wrong += !is_affine(rt.run(g, {rows(64, 1)})[0], 1, 2);
+    });
+    CHECK(wrong == 0);
+    CHECK(settings.trace->count() >= 8 * 10 * rounds * 2);
+}
+
 } // namespace
 
 int main() {
@@ -213,5 +325,10 @@ int main() {
     test_destruction_order();
     test_two_runtimes();
     test_errors();
+    test_weight_swap("cpu");
+    test_weight_swap("portable");
+    test_cancellation();
+    test_workspaces();
+    test_caller_s_threads();
     return finish();
 }

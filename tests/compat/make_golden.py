@@ -80,7 +80,17 @@ def narrow() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
     return compiled, lambda rng, run: {"x": _floats(rng, 3, 4)}
 
 
-CASES = {case.__name__: case for case in (levels, portable, training, narrow)}
+def targets() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
+    """Code for a CPU, an NVIDIA GPU and an AMD GPU, and the portable form."""
+    x = op.tensor((op.dim("B", min=1, max=32), 8), name="x")
+    outputs = {"y": op.relu(op.linear(8, 4)(x)), "total": op.sum(x, axis=0)}
+    compiled = graph.compile(
+        outputs, target=["cpu", "portable", "ptx", "hsaco"], level="x86-64-v2", arch=["sm_80", "gfx942"]
+    )
+    return compiled, lambda rng, run: {"x": _floats(rng, 3 + run, 8)}
+
+
+CASES = {case.__name__: case for case in (levels, portable, training, narrow, targets)}
 
 
 def write(case: str) -> None:

@@ -226,7 +226,7 @@ _Static_assert(TSR_OK == 0 && TSR_ERROR == 1 && TSR_SHAPE_ERROR == 2 && TSR_DTYP
                "status codes changed");
 _Static_assert(TSR_CPU == 1 && TSR_CUDA == 2 && TSR_ROCM == 10, "device types changed");
 _Static_assert(TSR_INPUT == 0 && TSR_OUTPUT == 1 && TSR_STATE == 2 && TSR_CONSTANT == 3, "value kinds changed");
-_Static_assert(TSR_LOAD_SKIP_HASHES == 1 && TSR_LOAD_NO_NATIVE_CODE == 2, "load flags changed");
+_Static_assert(TSR_LOAD_SKIP_HASHES == 1 && TSR_LOAD_NO_NATIVE_CODE == 2 && TSR_LOAD_COPY == 4, "load flags changed");
 _Static_assert(TSR_TENSOR_READONLY == 1 && TSR_TENSOR_CONTIGUOUS == 2 && TSR_TENSOR_LAZY == 4 && TSR_TENSOR_SYMBOLIC == 8,
                "tensor flags changed");
 _Static_assert(TSR_OPERAND_NONE == 0 && TSR_OPERAND_TENSOR == 1 && TSR_OPERAND_BOOL == 2 && TSR_OPERAND_INTEGER == 3 &&
@@ -276,6 +276,7 @@ int main(void) {
     test_meshes();
 
     expect(tsr_abi_version() == TSR_ABI_VERSION, "the library is of the header's version");
+    expect(tsr_file_verify("/no/such/file") == TSR_FILE_ACCESS_ERROR, "a file that is not there is no verified file");
     expect(strlen(tsr_version()) > 0, "the library has a version");
     expect(tsr_dtype_parse("bf16", &dtype) == TSR_OK && dtype == TSR_BF16, "bf16");
     expect(tsr_dtype_parse("bf17", &dtype) == TSR_DTYPE_ERROR && strstr(tsr_last_error(), "bf17") != NULL, "bf17");

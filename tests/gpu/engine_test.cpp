@@ -6,6 +6,7 @@
 
 #include "core/transfer.h"
 #include "device/allocators.h"
+#include "exec/trace_sink.h"
 #include "plan_builder.h"
 
 using namespace gpu_test;
@@ -187,6 +188,26 @@ void streams_of_the_caller(Host &host) {
     for (std::thread &t : threads)
         t.join();
     CHECK(good == 30);
+}
+
+void traces(Host &host) {
+    struct Sink final : TraceSink {
+        std::vector<std::string> seen;
+        int64_t last = 0;
+        bool ordered = true;
+        void record(const TraceEvent &event) noexcept override {
+            seen.push_back(std::string(event.category) + " " + event.name + " " + event.location);
+            ordered = ordered && event.begin_ns >= last && event.end_ns >= event.begin_ns && event.device == device();
+            last = event.end_ns;
+        }
+    } sink;
+    auto engine = engine_of(double_sum());
+    std::vector<float> x = ramp(100);
+    RunContext context = host.context();
+    context.trace = &sink;
+    CHECK(values_of(run(*engine, context, {}, {on_device(x), on_device(x)})) == expected(x, x));
+    CHECK(sink.seen == (std::vector<std::string>{"kernel add model.py:7", "kernel scale model.py:8"}));
+    CHECK(sink.ordered && sink.last > 0);
 }
 
 // A run becomes part of a graph that the caller captures.
@@ -402,6 +423,7 @@ int main(int argc, char **argv) {
         any_size_from_any_place(host);
         repeated_runs_replay_a_graph(host);
         streams_of_the_caller(host);
+        traces(host);
         captured_by_the_caller(host);
         inputs_live_as_long_as_needed(host);
         checks_and_state(host);

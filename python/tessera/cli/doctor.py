@@ -57,6 +57,8 @@ def doctor(*, as_json: bool = False) -> str:
         runtime = found["runtime"]
         lines.append(f"runtime {runtime['version']}")
         lines.append(f"CPU: code level {runtime['cpu']['level']}, {runtime['cpu']['cores']} cores")
+        for one in runtime["gpus"]:
+            lines.append(f"{one['type']}: {'; '.join(one['devices']) or one['why']}")
         lines.append("libraries:")
         for one in runtime["libraries"]:
             state = f"found, {one['file']}" if one["found"] else f"not found: {one['why']}"

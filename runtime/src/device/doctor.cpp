@@ -5,6 +5,7 @@
 #include "core/json.h"
 #include "core/thread_pool.h"
 #include "device/cpu/cpu_level.h"
+#include "device/gpu/gpu_backend.h"
 
 namespace tessera::core {
 
@@ -37,6 +38,26 @@ Json probe(const Library &library) {
     return out;
 }
 
+// The GPUs that can be used, or why there are none.
+Json gpus(DeviceType type) {
+    Json out = Json::object();
+    Json devices = Json::array();
+    std::string why;
+    try {
+        auto &b = static_cast<gpu::GpuBackend &>(backend(type));
+        for (int32_t i = 0; i < b.count(); ++i) {
+            const gpu::DeviceProperties &p = b.properties(i);
+            devices.push(Json::string(p.name + ", " + p.level + ", " + std::to_string(p.memory >> 20) + " MiB"));
+        }
+    } catch (const Error &e) {
+        why = e.message();
+    }
+    out.set("type", Json::string(name(type)));
+    out.set("devices", std::move(devices));
+    out.set("why", Json::string(why));
+    return out;
+}
+
 } // namespace
 
 std::string doctor_report() {
@@ -50,6 +71,10 @@ std::string doctor_report() {
     out.set("version", Json::string(TESSERA_VERSION));
     out.set("cpu", std::move(cpu));
     out.set("libraries", std::move(found));
+    Json devices = Json::array();
+    for (DeviceType type : {DeviceType::CUDA, DeviceType::ROCM})
+        devices.push(gpus(type));
+    out.set("gpus", std::move(devices));
     return out.dump();
 }
 

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "core/transfer.h"
+#include "exec/describe.h"
 
 namespace tessera::core {
 
@@ -318,6 +319,10 @@ void GpuEngine::encode_maps(BoundPlan &b) const {
 // The first run with new addresses is launched piece by piece; when they come again it is captured, and replayed from
 // then on.
 void GpuEngine::execute(Submission &s) {
+    if (s.context.trace) {
+        launch_traced(s);
+        return;
+    }
     BoundPlan &b = *s.bound;
     ++uses_;
     CapturedGraph *graph = find_graph(b);
@@ -379,7 +384,28 @@ CapturedGraph &GpuEngine::capture(Submission &s) {
     return *target;
 }
 
-void GpuEngine::launch_all(Submission &s, gpu::Handle stream) const {
+// Piece by piece with an event behind each, and waited for: who watches gets the times of the device.
+void GpuEngine::launch_traced(Submission &s) const {
+    std::shared_ptr<Event> start = backend_.create_event(device_.index);
+    std::vector<std::shared_ptr<Event>> marks;
+    start->record(*s.context.stream);
+    launch_all(s, s.stream, &marks);
+    if (marks.empty())
+        return;
+    marks.back()->wait();
+    const int64_t base = TraceSink::now() - marks.back()->nanoseconds_since(*start);
+    int64_t before = 0;
+    for (size_t i = 0; i < marks.size(); ++i) {
+        TraceEvent event = describe(*plan_, *s.prepared->steps[i].source);
+        event.device = device_;
+        event.begin_ns = base + before;
+        before = marks[i]->nanoseconds_since(*start);
+        event.end_ns = base + before;
+        s.context.trace->record(event);
+    }
+}
+
+void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks) const {
     const gpu::Functions &call = driver_.call();
     BoundPlan &b = *s.bound;
     if (checks_)
@@ -395,6 +421,10 @@ void GpuEngine::launch_all(Submission &s, gpu::Handle stream) const {
             result = call.fill(address_of(addresses[0]), 0, static_cast<size_t>(step.bytes), stream);
         else
             result = driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
+        if (result == gpu::success && marks) {
+            marks->push_back(backend_.create_event(device_.index));
+            marks->back()->record(*s.context.stream);
+        }
         if (result == gpu::success)
             continue;
         const Instruction &in = *step.source;

@@ -49,7 +49,9 @@ class GpuEngine final : public Engine {
     void order(Submission &s) const;
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
-    void launch_all(Submission &s, gpu::Handle stream) const;
+    // `marks`: receives an event behind each step.
+    void launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks = nullptr) const;
+    void launch_traced(Submission &s) const;
     bool is_captured(const RunContext &context) const;
     void run_in_capture(Submission &s);
     CapturedGraph *find_graph(BoundPlan &bound) const;

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "exec/check_range.h"
+#include "exec/describe.h"
 #include "exec/trace_sink.h"
 
 namespace tessera::core {
@@ -82,6 +83,8 @@ void clear_bytes(ThreadPool &pool, char *target, int64_t bytes) {
     });
 }
 
+} // namespace
+
 TraceEvent describe(const Plan &plan, const Instruction &in) {
     TraceEvent out;
     out.location = in.loc.c_str();
@@ -117,8 +120,6 @@ TraceEvent describe(const Plan &plan, const Instruction &in) {
     }
     return out;
 }
-
-} // namespace
 
 struct PlanEngine::Lease {
     SlotCache<Frame> &idle;

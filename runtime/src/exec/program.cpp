@@ -131,7 +131,12 @@ void Program::read_tensors(const SafeTensors &file, bool complete) {
                  shown(spec.name).c_str(), type_text(entry->dtype, entry->shape).c_str(),
                  type_text(spec.dtype, shape).c_str());
         // Memory that runs change must not be the file's; a device has memory of its own.
-        return engine_->place(file.tensor(*entry, spec.mutated && device().is_cpu()));
+        try {
+            return engine_->place(file.tensor(*entry, spec.mutated && device().is_cpu()));
+        } catch (const Error &e) {
+            throw Error(e.code(), file.where() + ": " + kind + " '" + shown(spec.name) + "', " +
+                                      type_text(spec.dtype, shape) + ": " + e.message());
+        }
     };
     StateTable table;
     for (const TensorSpec &spec : signature().state) {

@@ -405,7 +405,10 @@ int event_elapsed(float *milliseconds, Handle start, Handle end) {
     BEGIN("cuEventElapsedTime");
     if (!static_cast<Event *>(start)->timed || !static_cast<Event *>(end)->timed)
         return invalid_handle;
-    *milliseconds = 1.5f;
+    const auto *first = static_cast<Event *>(start), *last = static_cast<Event *>(end);
+    if (!first->point || !last->point)
+        return invalid_handle;
+    *milliseconds = static_cast<float>(last->point->sequence - first->point->sequence);
     return success;
 }
 

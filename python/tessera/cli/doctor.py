@@ -57,7 +57,7 @@ def doctor(*, as_json: bool = False) -> str:
         runtime = found["runtime"]
         lines.append(f"runtime {runtime['version']}")
         lines.append(f"CPU: code level {runtime['cpu']['level']}, {runtime['cpu']['cores']} cores")
-        for one in runtime["gpus"]:
+        for one in runtime.get("gpus", ()):
             lines.append(f"{one['type']}: {'; '.join(one['devices']) or one['why']}")
         lines.append("libraries:")
         for one in runtime["libraries"]:

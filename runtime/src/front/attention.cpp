@@ -3,6 +3,7 @@
 #include <limits>
 
 #include "front/functions.h"
+#include "front/gradient.h"
 
 namespace tessera::front {
 
@@ -91,19 +92,20 @@ Value grouped_mask(const Value &mask, int64_t group) {
     return to_shape(mask, joined(joined(leading(mask.shape(), 3), split), tail));
 }
 
-Value attention_body(const Values &of, const Attributes &attrs) {
-    Value q = of[0], k = of[1], v = of[2];
+constexpr double minus_infinity = -std::numeric_limits<double>::infinity();
+
+Shape tail(const Value &x) { return Shape(x.shape().end() - 2, x.shape().end()); }
+
+// A dimension of size 1 before the last two: one key head for a group of query heads.
+Value per_group(const Value &x) { return to_shape(x, joined(joined(leading(x.shape(), 2), {1}), tail(x))); }
+
+// q kᵀ · scale with masks applied; heads that are grouped as (shared heads, group).
+Value attention_scores(const Values &of, const Attributes &attrs) {
+    Value q = of[0], k = of[1];
     const int64_t group = group_of(q.shape(), k.shape());
-    const double minus_infinity = -std::numeric_limits<double>::infinity();
-    const Shape full = checked_scores(of, group);
-    const Shape result_shape = joined(leading(full, 1), {v.shape().back()});
-    if (of.size() > 3)
-        check_mask(of[3], q.dtype(), full);
-    if (group > 1) { // heads as (shared, group), so that a key head meets its queries by broadcasting
-        const auto tail = [](const Value &x) { return Shape(x.shape().end() - 2, x.shape().end()); };
+    if (group > 1) { // so that a key head meets its queries by broadcasting
         q = to_shape(q, joined(joined(leading(q.shape(), 3), {from_end(k.shape(), 3), group}), tail(q)));
-        k = to_shape(k, joined(joined(leading(k.shape(), 2), {1}), tail(k)));
-        v = to_shape(v, joined(joined(leading(v.shape(), 2), {1}), tail(v)));
+        k = per_group(k);
     }
     Value scores = build("matmul", {widen(q), swap_last(widen(k))}) * attrs.scalar(op, "scale").real;
     if (of.size() > 3) {
@@ -115,13 +117,53 @@ Value attention_body(const Values &of, const Attributes &attrs) {
         const Value rows = iota(square, 0, DType::I32), columns = iota(square, 1, DType::I32);
         scores = where(le(columns, rows), scores, minus_infinity);
     }
+    return scores;
+}
+
+Value attention_body(const Values &of, const Attributes &attrs) {
+    const int64_t group = group_of(of[0].shape(), of[1].shape());
+    const Shape full = checked_scores(of, group);
+    const Shape result_shape = joined(leading(full, 1), {of[2].shape().back()});
+    if (of.size() > 3)
+        check_mask(of[3], of[0].dtype(), full);
+    const Value scores = attention_scores(of, attrs), v = group > 1 ? per_group(of[2]) : of[2];
     const Value weights = build("safe_softmax", {scores}, {{"axis", integer(scores.rank() - 1)}});
     return to_shape(cast_to(build("matmul", {weights, widen(v)}), of[0].dtype()), result_shape);
 }
 
+// Attention as two operators that a target may have kernels for: tessera/transform/flash_attention.py.
+Values forward_body(const Values &of, const Attributes &attrs) {
+    const Value scores = attention_scores(of, attrs);
+    const std::vector<int64_t> axis = {scores.rank() - 1};
+    const Value top = largest(scores, axis), shift = where(eq(top, minus_infinity), 0, top);
+    const Value sums = log(total(exp(scores - shift), axis)) + shift;
+    const Value out = build(op, {of[0], of[1], of[2]}, attrs);
+    return {out, cast_to(to_shape(sums, leading(out.shape(), 1)), DType::F32)};
+}
+
+Values gradient_body(const Values &of, const Attributes &attrs) {
+    return composite_gradients(build(op, {of[0], of[1], of[2]}, attrs).node, {of[5]});
+}
+
+// The gradient as one operator; with a mask it follows from the body.
+Values attention_gradient(const NodePtr &node, const Values &g) {
+    Values of = node->operands();
+    if (of.size() != 3 || !g[0])
+        return {};
+    for (const Value &v : apply("flash_attention", of, node->attrs))
+        of.push_back(v);
+    of.push_back(g[0]);
+    return apply("flash_attention_gradient", of, node->attrs);
+}
+
 } // namespace
 
-void define_attention(Registry &registry) { registry.body(op, attention_body); }
+void define_attention(Registry &registry) {
+    registry.body(op, attention_body);
+    registry.gradient(op, attention_gradient);
+    registry.bodies("flash_attention", forward_body);
+    registry.bodies("flash_attention_gradient", gradient_body);
+}
 
 Value scaled_dot_product_attention(const Operand &q, const Operand &k, const Operand &v, const Operand &mask,
                                    bool causal,

@@ -45,7 +45,13 @@ void Registry::gradient(const std::string &name, std::function<Values(const Node
 void Registry::no_gradient(const std::string &name, const std::string &reason) { add(name).no_gradient = reason; }
 
 void Registry::body(const std::string &name, std::function<Value(const Values &, const Attributes &)> body) {
-    add(name).body = std::move(body);
+    add(name).body = [body = std::move(body)](const Values &operands, const Attributes &attrs) -> Values {
+        return {body(operands, attrs)};
+    };
+}
+
+void Registry::bodies(const std::string &name, std::function<Values(const Values &, const Attributes &)> bodies) {
+    add(name).body = std::move(bodies);
 }
 
 const std::map<std::string, Definition, std::less<>> &definitions() {
@@ -82,7 +88,7 @@ Values apply(std::string_view op, Values operands, Attributes attrs) {
         std::vector<TensorType> types;
         Values body;
         if (definition && definition->body) {
-            body = {definition->body(operands, attrs)};
+            body = definition->body(operands, attrs);
             types = types_of(body);
         } else if (definition && definition->infer) {
             types = definition->infer(types_of(operands), attrs);

@@ -17,9 +17,10 @@ inline constexpr const char *rng_state = "tessera.rng";
 
 struct Definition {
     std::string name;
-    // A composite as a graph of other operators; its types and, without `vjp`, its gradient follow.
-    std::function<Value(const Values &operands, const Attributes &attrs)> body;
-    // The gradient of each operand (an empty Value: none) from those of the results (empty: zero).
+    // A composite as a graph of other operators, one value per result; its types and, without `vjp`, its gradient follow.
+    std::function<Values(const Values &operands, const Attributes &attrs)> body;
+    // The gradient of each operand (an empty Value: none) from those of the results (empty: zero). A composite's may give
+    // no list at all: then it follows from the body.
     std::function<Values(const NodePtr &node, const Values &gradients)> vjp;
     // Why there is no gradient; empty when there is one.
     std::string no_gradient;
@@ -58,6 +59,8 @@ class Registry {
     void gradient(const std::string &name, std::function<Values(const NodePtr &, const Values &)> vjp);
     void no_gradient(const std::string &name, const std::string &reason);
     void body(const std::string &name, std::function<Value(const Values &, const Attributes &)> body);
+    // The body of a composite with several results.
+    void bodies(const std::string &name, std::function<Values(const Values &, const Attributes &)> bodies);
     std::map<std::string, Definition, std::less<>> &all() { return all_; }
 
   private:

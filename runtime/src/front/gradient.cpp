@@ -137,6 +137,8 @@ Seeds vjp(const NodePtr &node, const Values &gradients) {
         return through_body(node, gradients);
     const LocationScope here(node->loc);
     const Values found = definition->vjp(node, gradients), operands = node->operands();
+    if (found.empty() && definition->body && !operands.empty())
+        return through_body(node, gradients);
     if (found.size() != operands.size())
         core::fail(Code::Internal, "%s: the gradient has %zu parts for %zu operands", node->op.c_str(), found.size(),
                    operands.size());
@@ -223,6 +225,18 @@ Values gradients(const Values &outputs, const Values &wrt, const Values &seeds) 
     const std::map<ValueKey, Value> found = pull_back(checked_seeds(outputs, seeds), wrt, {});
     Values out;
     for (const Value &v : wrt) {
+        const auto g = found.find(key_of(v));
+        out.push_back(g != found.end() ? g->second : filled(v, 0.0));
+    }
+    return out;
+}
+
+Values composite_gradients(const NodePtr &node, const Values &gradients) {
+    std::map<ValueKey, Value> found;
+    for (const auto &[operand, gradient] : through_body(node, gradients))
+        found.emplace(key_of(operand), gradient);
+    Values out;
+    for (const Value &v : node->operands()) {
         const auto g = found.find(key_of(v));
         out.push_back(g != found.end() ? g->second : filled(v, 0.0));
     }

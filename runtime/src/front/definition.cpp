@@ -30,6 +30,17 @@ std::vector<TensorType> types_of(const Values &values) {
     return out;
 }
 
+// Collectives and the constraint of a sharding, which is its operand: tessera/op/collective.py.
+void define_collectives(Registry &registry) {
+    for (const char *name : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
+        registry.no_gradient(name, "partitioning puts collectives in after gradients are formed");
+    registry.body("constrain", [](const Values &of, const Attributes &) { return of.at(0); });
+    registry.gradient("constrain", [](const NodePtr &node, const Values &g) -> Values {
+        const bool fits = g[0] && g[0].dtype() == node->types[0].dtype;
+        return {fits ? build("constrain", {g[0]}, node->attrs) : Value()};
+    });
+}
+
 } // namespace
 
 Definition &Registry::add(const std::string &name) {
@@ -61,8 +72,7 @@ const std::map<std::string, Definition, std::less<>> &definitions() {
                             define_einsum, define_activations, define_softmax, define_normalization, define_losses,
                             define_cross_entropy, define_attention, define_random})
             define(registry);
-        for (const char *name : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
-            registry.no_gradient(name, "partitioning puts collectives in after gradients are formed");
+        define_collectives(registry);
         return std::move(registry.all());
     }();
     return all;

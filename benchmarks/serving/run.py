@@ -43,11 +43,11 @@ def save_tessera(name: str, path: Path) -> None:
     from tessera import graph, op
 
     x = op.tensor((1, SIZES[0]), name="x")
-    y: Any = op.identity(x) if hasattr(op, "identity") else op.reshape(x, (1, SIZES[0]))
+    y: Any = op.reshape(x, (1, SIZES[0]))
     if name == "mlp":
         values, y = weights(), x
         for i in range(3):
-            w, b = op.param(values[f"w{i}"], name=f"w{i}"), op.param(values[f"b{i}"], name=f"b{i}")
+            w, b = (op.parameter(values[k].shape, name=k, init=values[k]) for k in (f"w{i}", f"b{i}"))
             y = op.add(op.matmul(y, w), b)
             y = op.relu(y) if i < 2 else y
     graph.compile({"y": y}).save(str(path))
@@ -199,7 +199,8 @@ def load_rows(folder: Path) -> list[str]:
     table = np.zeros((GIB // 4 // 1024, 1024), np.float32)
     table[::64] = 1.5
     index = op.tensor((op.dim("B"),), dtype="i64", name="index")
-    graph.compile({"y": op.take(op.param(table, name="table"), index, axis=0)}).save(str(folder / "large.tsr"))
+    rows_of = op.take(op.parameter(table.shape, name="table", init=table), index, axis=0)
+    graph.compile({"y": rows_of}).save(str(folder / "large.tsr"))
     del table
     rows = []
     for verify in ("skip", "verify"):

@@ -167,6 +167,26 @@ void test_lifetime() {
     }
     while (done != 2)
         std::this_thread::yield();
+    {
+        auto own = std::make_shared<Stream>();
+        Stream *raw = own.get();
+        std::atomic<bool> go{false};
+        raw->call([own, &go]() mutable {
+            while (!go)
+                std::this_thread::yield();
+            try {
+                own->wait(); // for itself
+            } catch (const Error &e) {
+                CHECK(e.code() == TSR_ARGUMENT_ERROR);
+            }
+            own.reset();
+        });
+        raw->call([&] { ++done; }); // done although the stream is gone by then
+        own.reset();
+        go = true;
+        while (done != 3)
+            std::this_thread::yield();
+    }
 }
 
 void test_copies() {

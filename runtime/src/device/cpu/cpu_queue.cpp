@@ -13,6 +13,8 @@ namespace tessera::core {
 namespace {
 // How long the thread looks for work before it sleeps, and a waiting thread for the end of its task: waking costs more.
 constexpr int spin_rounds = 2000;
+// How long the thread sleeps at a time while threads that wait do all the work themselves: they need not wake it.
+constexpr long short_sleep_ns = 100'000;
 // How long the thread leaves a new task to the thread that put it there, which may be about to wait for it.
 constexpr int courtesy_rounds = 40;
 } // namespace
@@ -48,13 +50,24 @@ void CpuQueue::put(const std::shared_ptr<CpuQueue> &self, StreamTask &task) {
     task.next_.store(nullptr, std::memory_order_relaxed);
     StreamTask *before = q.back_.exchange(&task, std::memory_order_acq_rel);
     before->next_.store(&task, std::memory_order_release);
-    q.wake_thread();
+    q.wake_thread(Sleep::Long);
 }
 
-void CpuQueue::wake_thread() {
+void CpuQueue::wake_thread(Sleep least) {
     signal_.fetch_add(1, std::memory_order_seq_cst);
-    if (asleep_.load(std::memory_order_seq_cst))
+    if (asleep_.load(std::memory_order_seq_cst) >= least)
         futex_wake(signal_);
+}
+
+void CpuQueue::sleep(uint32_t seen, Sleep kind) {
+    asleep_.store(kind, std::memory_order_seq_cst);
+    if (signal_.load(std::memory_order_seq_cst) == seen && !closed_.load(std::memory_order_seq_cst)) {
+        if (kind == Sleep::Short)
+            futex_wait_for(signal_, seen, short_sleep_ns);
+        else
+            futex_wait(signal_, seen);
+    }
+    asleep_.store(Sleep::None, std::memory_order_relaxed);
 }
 
 // The first task, or null when there is none, or when the thread that is putting one there has not finished.
@@ -95,7 +108,7 @@ void CpuQueue::end_service() {
     server_.store(0, std::memory_order_relaxed);
     serving_.store(false, std::memory_order_seq_cst);
     if (pending_.load(std::memory_order_seq_cst) != 0)
-        wake_thread();
+        wake_thread(Sleep::Short);
 }
 
 bool CpuQueue::do_one() {
@@ -119,14 +132,19 @@ void CpuQueue::sleep_on(StreamTask &task) {
         futex_wait(task.state_, StreamTask::waited_for);
 }
 
+void CpuQueue::check_not_serving() const {
+    if (server_.load(std::memory_order_relaxed) == thread_mark())
+        fail(Code::Argument, "work of a queue waits for work of the same queue, which can only begin after it");
+}
+
 void CpuQueue::wait_for(StreamTask &task) {
     for (int round = 0; !task.is_done(); ++round) {
         if (try_serve()) {
-            do_one();
+            if (do_one())
+                done_by_waiters_.fetch_add(1, std::memory_order_relaxed);
             continue;
         }
-        if (server_.load(std::memory_order_relaxed) == thread_mark())
-            fail(Code::Argument, "work of a queue waits for work of the same queue, which can only begin after it");
+        check_not_serving();
         process_.check("runtime or stream");
         if (round < spin_rounds)
             relax();
@@ -154,11 +172,11 @@ void CpuQueue::drain() {
     if (idle())
         return;
     process_.check("runtime or stream");
+    check_not_serving();
     Mark mark;
     pending_.fetch_add(1, std::memory_order_relaxed);
     StreamTask *before = back_.exchange(&mark, std::memory_order_acq_rel);
     before->next_.store(&mark, std::memory_order_release);
-    wake_thread();
     wait_for(mark);
     while (!mark.may_go())
         relax();
@@ -166,7 +184,9 @@ void CpuQueue::drain() {
 
 void CpuQueue::serve() {
     int empty_rounds = 0;
-    while (!closed_.load(std::memory_order_acquire)) {
+    uint32_t by_waiters = 0;
+    // Closed by its own work, the queue still does what is behind that.
+    while (!closed_.load(std::memory_order_acquire) || pending_.load(std::memory_order_acquire) != 0) {
         const uint32_t seen = signal_.load(std::memory_order_seq_cst);
         if (pending_.load(std::memory_order_seq_cst) != 0 && !serving_.load(std::memory_order_relaxed)) {
             for (int i = 0; i < courtesy_rounds && !serving_.load(std::memory_order_relaxed); ++i)
@@ -176,15 +196,16 @@ void CpuQueue::serve() {
                 continue;
             }
         }
-        if (++empty_rounds < spin_rounds) {
+        const uint32_t done = done_by_waiters_.load(std::memory_order_relaxed);
+        if (done != by_waiters) {
+            by_waiters = done;
+            sleep(seen, Sleep::Short);
+        } else if (++empty_rounds < spin_rounds) {
             relax();
-            continue;
+        } else {
+            sleep(seen, Sleep::Long);
+            empty_rounds = 0;
         }
-        asleep_.store(true, std::memory_order_seq_cst);
-        if (signal_.load(std::memory_order_seq_cst) == seen && !closed_.load(std::memory_order_seq_cst))
-            futex_wait(signal_, seen);
-        asleep_.store(false, std::memory_order_relaxed);
-        empty_rounds = 0;
     }
 }
 

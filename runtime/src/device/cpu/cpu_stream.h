@@ -59,13 +59,18 @@ class CpuQueue {
     struct Thread;
     StreamTask *pop();
     bool try_serve();
+    // ArgumentError on the thread that serves: it would wait for itself.
+    void check_not_serving() const;
     void end_service();
     // Does the first task, for the thread that serves, which then does not serve any more; false when there was none.
     bool do_one();
     void serve();
     void sleep_on(StreamTask &task);
     void start_thread(const std::shared_ptr<CpuQueue> &self);
-    void wake_thread();
+    enum class Sleep : int { None, Short, Long };
+    // Wakes the thread from a sleep of this kind or a deeper one.
+    void wake_thread(Sleep least);
+    void sleep(uint32_t seen, Sleep kind);
 
     class Stub final : public StreamTask {
         void execute() noexcept override {}
@@ -78,7 +83,8 @@ class CpuQueue {
     std::atomic<uintptr_t> server_{0}; // the mark of the thread that serves
     alignas(64) std::atomic<int64_t> pending_{0};
     std::atomic<uint32_t> signal_{0};   // counts what the thread should look at; it sleeps on it
-    std::atomic<bool> asleep_{false};
+    std::atomic<Sleep> asleep_{Sleep::None};
+    std::atomic<uint32_t> done_by_waiters_{0};
     std::atomic<bool> closed_{false};
     std::unique_ptr<Thread> thread_;
     ProcessMark process_;

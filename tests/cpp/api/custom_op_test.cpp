@@ -118,7 +118,7 @@ void errors() {
     CHECK_ERROR(computed(failing("memory")), Error, TSR_OUT_OF_MEMORY_ERROR, "[sample::failing]");
     CHECK_ERROR(computed(failing("range")), Error, TSR_UNSUPPORTED_ERROR, "the first range fails");
     CHECK(computed(failing("not at all")).size() == 3);
-    CHECK_ERROR(op::call_all("sample::row_range", {x}, {{"keep", false}}), Error, TSR_ERROR, "[sample::row_range]");
+    CHECK_ERROR(op::call_all("sample::row_range", {floats({})}, {{"keep", false}}), Error, TSR_ERROR, "[sample::row_range]");
     CHECK_ERROR(op::call_all("sample::row_range", {floats({2, 3}), floats({2, 2})}, {{"keep", false}}), Error, TSR_SHAPE_ERROR,
                 "all tensors need 3 columns, one has type f32[2, 2]");
 }

@@ -81,7 +81,8 @@ def test_untrusted_files_in_both_standards(tmp_path, standard):
 
 def test_links():
     for page in [*PAGES, "CONTRIBUTING.md", "docs/tsr_format.md"]:
-        for target in re.findall(r"\]\(([^)#]+)", (ROOT / page).read_text()):
+        prose = re.sub(r"^```.*?^```", "", (ROOT / page).read_text(), flags=re.MULTILINE | re.DOTALL)
+        for target in re.findall(r"\]\(([^)#]+)", prose):
             if not target.startswith("http"):
                 assert ((ROOT / page).parent / target).exists(), f"{page} links to {target}"
 

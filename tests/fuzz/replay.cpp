@@ -1,5 +1,5 @@
-// Runs a fuzz target on files and folders of files, without the fuzzer: every input that once was a finding stays fixed,
-// with any compiler.
+// Runs a fuzz target on files and folders of files, without the fuzzer: every input that once was a finding stays
+// fixed, with any compiler.
 #include <algorithm>
 #include <filesystem>
 #include <fstream>

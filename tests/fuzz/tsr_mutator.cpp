@@ -1,5 +1,5 @@
-// Changes .tsr files so that most of them stay safetensors files: the length of the header is made to fit, and the texts
-// in its metadata are changed as texts, not through their quotes.
+// Changes .tsr files so that most of them stay safetensors files: the length of the header is made to fit, and the
+// texts in its metadata are changed as texts, not through their quotes.
 #include <algorithm>
 #include <cstdint>
 #include <cstring>

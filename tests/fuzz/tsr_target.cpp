@@ -1,5 +1,5 @@
-// Whole .tsr files: header, metadata, plan, portable text, tensors; and runs without native code. Hashes are not compared,
-// so that a changed file reaches the code behind them. No kernel of a file is ever executed here.
+// Whole .tsr files: header, metadata, plan, portable text, tensors; and runs without native code. Hashes are not
+// compared, so that a changed file reaches the code behind them. No kernel of a file is ever executed here.
 #include <cstring>
 #include <memory>
 

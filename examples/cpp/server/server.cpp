@@ -113,7 +113,8 @@ class Server {
         RunOptions options;
         options.workspace = Workspace(need.workspace(runtime_.threads()), memory_);
         options.cancel = cancel_;
-        Tensor x = create({max_batch, features}, DType::F32, memory_), y = create({max_batch, classes}, DType::F32, memory_);
+        Tensor x = create({max_batch, features}, DType::F32, memory_);
+        Tensor y = create({max_batch, classes}, DType::F32, memory_);
         // docs: end
         for (std::vector<Request> batch = queue_.take(); !batch.empty(); batch = queue_.take())
             try {

@@ -1,5 +1,5 @@
-// Many threads at once, objects that come and go: run under ThreadSanitizer and AddressSanitizer by `make test-sanitize`,
-// with more rounds than here.
+// Many threads at once, objects that come and go: run under ThreadSanitizer and AddressSanitizer by
+// `make test-sanitize`, with more rounds than here.
 #include "tessera/runtime.h"
 
 #include <algorithm>

@@ -3,10 +3,17 @@
 namespace tessera::core {
 
 void PortableEngine::check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) {
+    check_on_cpu(signature(), inputs, input_count);
     std::vector<int64_t> sizes = signature().solve(inputs, input_count);
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         if (outputs[i])
             check_output(signature().outputs[i], signature().outputs[i].concrete_shape(sizes), outputs[i]);
+}
+
+Requirements PortableEngine::requirements(const std::vector<int64_t> &sizes) {
+    Requirements out;
+    out.arena = program_.memory(sizes);
+    return out;
 }
 
 void PortableEngine::run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
@@ -19,8 +26,7 @@ void PortableEngine::run(RunContext &context, const StateTable &table, const Ten
     for (size_t i = 0; i < input_count; ++i)
         given.push_back(*inputs[i]);
     std::vector<Tensor> results(outputs, outputs + count);
-    program_.run(sizes, given, table.state, table.constants, results, &context.pool,
-                 context.communicator);
+    program_.run(context, sizes, given, table.state, table.constants, results);
     for (size_t i = 0; i < count; ++i)
         outputs[i] = std::move(results[i]);
 }

@@ -18,7 +18,7 @@ class PortableEngine : public Engine {
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
     void run(RunContext &context, const StateTable &table, const Tensor *const *inputs, size_t input_count,
              Tensor *outputs) override;
-    Requirements requirements(const std::vector<int64_t> &) override { return {}; }
+    Requirements requirements(const std::vector<int64_t> &sizes) override;
 
   private:
     portable::Program program_;

@@ -2,23 +2,19 @@
 
 #include <cstring>
 
+#include "core/checked.h"
+#include "device/allocators.h"
+#include "exec/trace_sink.h"
+#include "exec/workspace.h"
 #include "graph/parser.h"
 #include "graph/verify.h"
+#include "ops/memory_plan.h"
 
 namespace tessera::portable {
 
+using core::RunContext;
 using core::Tensor;
 using graph::ValueId;
-
-namespace {
-
-Tensor copy_of(const Tensor &x) {
-    Tensor out = Tensor::empty(x.dtype(), x.shape());
-    x.copy_to(out.data());
-    return out;
-}
-
-} // namespace
 
 Program Program::parse(std::string_view text) {
     graph::Graph graph = graph::parse_graph(text);
@@ -87,74 +83,157 @@ void Program::plan() {
     for (ValueId value = 0; value < last_use.size(); ++value)
         if (last_use[value] != SIZE_MAX && !kept[value])
             steps_[last_use[value]].last_uses.push_back(value);
+    output_of_.assign(graph_.value_count(), -1);
+    for (size_t i = 0; i < graph_.outputs.size(); ++i)
+        if (ValueId value = graph_.outputs[i].second; !graph_.producer(value).is_leaf() && output_of_[value] < 0)
+            output_of_[value] = static_cast<int>(i);
 }
 
-std::vector<Tensor> Program::compute(const Step &step, const std::vector<int64_t> &sizes,
-                                     const std::vector<Tensor> &values, ThreadPool *pool,
-                                     core::Communicator *communicator) const {
+namespace {
+
+// The address of values without elements: null always means "none".
+alignas(core::tensor_alignment) char no_elements[core::tensor_alignment];
+
+int64_t bytes_of(const TensorView &v) { return core::checked_mul(v.size(), static_cast<int64_t>(core::item_size(v.dtype))); }
+
+} // namespace
+
+// The value's type for these sizes, without an address.
+TensorView Program::view_of(ValueId value, const std::vector<int64_t> &sizes) const {
+    const graph::TensorType &type = graph_.type(value);
+    TensorView out;
+    out.dtype = type.dtype;
+    out.shape.reserve(type.rank());
+    for (const core::Dim &d : type.shape)
+        out.shape.push_back(d.evaluate(sizes));
+    return out;
+}
+
+// What is computed lies in one block, by lifetimes, except for what is computed into an output.
+Program::Layout Program::lay_out(const std::vector<int64_t> &sizes) const {
+    Layout out;
+    out.values.resize(graph_.value_count());
+    out.offsets.assign(graph_.value_count(), -1);
+    MemoryPlan plan;
+    for (const Step &step : steps_) {
+        for (size_t value = step.result; value < step.result + step.result_count; ++value) {
+            out.values[value] = view_of(static_cast<ValueId>(value), sizes);
+            if (output_of_[value] < 0)
+                out.offsets[value] = plan.take(bytes_of(out.values[value]));
+        }
+        for (ValueId value : step.last_uses)
+            if (out.offsets[value] >= 0)
+                plan.release(out.offsets[value], bytes_of(out.values[value]));
+    }
+    for (const auto &[param, value] : graph_.updates) // of a leaf: a copy, made before any state is written
+        out.update_offsets.push_back(graph_.producer(value).is_leaf() ? plan.take(bytes_of(view_of(value, sizes))) : -1);
+    out.bytes = plan.bytes();
+    return out;
+}
+
+int64_t Program::memory(const std::vector<int64_t> &sizes) const { return lay_out(sizes).bytes; }
+
+void Program::compute(RunContext &context, const Step &step, const std::vector<int64_t> &sizes,
+                      const std::vector<TensorView> &values) const {
     std::vector<TensorView> operands;
     operands.reserve(step.operands.size());
     for (ValueId operand : step.operands)
-        operands.push_back(values[operand].view());
-    std::vector<Tensor> results;
-    std::vector<TensorView> views;
-    for (size_t i = 0; i < step.result_count; ++i) {
-        const graph::TensorType &type = graph_.type(step.result + static_cast<ValueId>(i));
-        std::vector<int64_t> shape;
-        shape.reserve(type.rank());
-        for (const core::Dim &d : type.shape)
-            shape.push_back(d.evaluate(sizes));
-        results.push_back(Tensor::empty(type.dtype, std::move(shape)));
-        views.push_back(results.back().view());
+        operands.push_back(values[operand]);
+    const auto first = values.begin() + static_cast<std::ptrdiff_t>(step.result);
+    const std::vector<TensorView> results(first, first + static_cast<std::ptrdiff_t>(step.result_count));
+    const auto execute = [&] {
+        if (step.collective && context.communicator)
+            context.communicator->run(*step.collective, operands[0], results[0]);
+        else if (step.collective)
+            core::run_alone(*step.collective, operands[0], results[0]);
+        else
+            step.primitive.run(operands, results, &context.pool, sizes);
+    };
+    if (!context.trace) {
+        execute();
+        return;
     }
-    if (step.collective && communicator)
-        communicator->run(*step.collective, operands[0], views[0]);
-    else if (step.collective)
-        core::run_alone(*step.collective, operands[0], views[0]);
-    else
-        step.primitive.run(operands, views, pool, sizes);
-    return results;
+    const std::optional<graph::Location> &loc = step.primitive.loc();
+    const std::string line = loc ? loc->file + ":" + std::to_string(loc->line) : std::string();
+    core::TraceEvent event;
+    event.category = step.collective ? "collective" : "operator";
+    event.name = step.primitive.op().c_str();
+    event.location = line.c_str();
+    event.begin_ns = core::TraceSink::now();
+    execute();
+    event.end_ns = core::TraceSink::now();
+    context.trace->record(event);
 }
 
-void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs,
-                  const std::vector<Tensor> &state, const std::vector<Tensor> &constants, std::vector<Tensor> &outputs,
-                  ThreadPool *pool, core::Communicator *communicator) const {
-    std::vector<Tensor> values(graph_.value_count());
+void Program::run(RunContext &context, const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs,
+                  const std::vector<Tensor> &state, const std::vector<Tensor> &constants,
+                  std::vector<Tensor> &outputs) const {
+    Layout layout = lay_out(sizes);
+    std::vector<TensorView> &values = layout.values;
+    std::vector<Tensor> copies; // of strided leaves
     const auto set = [&](const std::vector<ValueId> &ids, const std::vector<Tensor> &tensors) {
-        for (size_t i = 0; i < ids.size(); ++i)
-            values[ids[i]] = tensors[i].contiguous();
+        for (size_t i = 0; i < ids.size(); ++i) {
+            Tensor row_major = tensors[i];
+            if (!row_major.is_contiguous()) {
+                row_major = Tensor::empty(tensors[i].dtype(), tensors[i].shape(), {}, context.allocator);
+                tensors[i].copy_to(row_major.data());
+                copies.push_back(row_major);
+            }
+            values[ids[i]] = row_major.view();
+        }
     };
     set(inputs_, inputs);
     set(state_, state);
     set(constants_, constants);
+    std::vector<Tensor> results = outputs; // handed out when all has succeeded
+    results.resize(graph_.outputs.size());
+    for (size_t i = 0; i < results.size(); ++i)
+        if (!results[i]) {
+            TensorView like = view_of(graph_.outputs[i].second, sizes);
+            results[i] = Tensor::empty(like.dtype, std::move(like.shape), {}, context.allocator);
+        }
+    core::WorkspaceLease memory(context, static_cast<size_t>(layout.bytes));
+    for (const Step &step : steps_)
+        for (size_t value = step.result; value < step.result + step.result_count; ++value) {
+            const int output = output_of_[value];
+            const int64_t offset = layout.offsets[value];
+            values[value].data = output >= 0   ? results[static_cast<size_t>(output)].data()
+                                 : offset >= 0 ? memory.data() + offset
+                                               : no_elements;
+        }
     for (const Step &step : steps_) {
-        std::vector<Tensor> results = compute(step, sizes, values, pool, communicator);
-        std::move(results.begin(), results.end(), values.begin() + step.result);
-        for (ValueId value : step.last_uses)
-            values[value] = Tensor();
+        context.check_cancelled();
+        compute(context, step, sizes, values);
     }
     // A leaf, or a value given twice, is copied: outputs share memory with nothing else. New state is complete before
     // any is written, as one update may read what another replaces.
-    std::vector<bool> given(values.size(), false);
-    std::vector<Tensor> results, updates;
-    for (const auto &[name, value] : graph_.outputs) {
-        const bool own = !graph_.producer(value).is_leaf() && !given[value];
-        given[value] = true;
-        results.push_back(own ? values[value] : copy_of(values[value]));
+    for (size_t i = 0; i < results.size(); ++i)
+        if (const TensorView &value = values[graph_.outputs[i].second]; value.data != results[i].data())
+            std::memcpy(results[i].data(), value.data, results[i].bytes());
+    context.check_cancelled();
+    std::vector<const void *> updates;
+    for (size_t i = 0; i < graph_.updates.size(); ++i) {
+        const TensorView &value = values[graph_.updates[i].second];
+        const int64_t offset = layout.update_offsets[i];
+        updates.push_back(offset < 0 ? value.data
+                                     : std::memcpy(memory.data() + offset, value.data, static_cast<size_t>(bytes_of(value))));
     }
-    for (const auto &[param, value] : graph_.updates)
-        updates.push_back(graph_.producer(value).is_leaf() ? copy_of(values[value]) : values[value]);
-    if (communicator && !updates.empty())
-        communicator->agree();
-    outputs.resize(results.size());
-    for (size_t i = 0; i < results.size(); ++i) {
-        if (!outputs[i])
-            outputs[i] = std::move(results[i]);
-        else
-            std::memcpy(outputs[i].data(), results[i].data(), results[i].bytes());
+    if (context.communicator && !updates.empty())
+        context.communicator->agree();
+    for (size_t i = 0; i < updates.size(); ++i) {
+        const TensorView &target = values[graph_.updates[i].first];
+        std::memcpy(target.data, updates[i], static_cast<size_t>(bytes_of(target)));
     }
-    for (size_t i = 0; i < updates.size(); ++i)
-        std::memcpy(values[graph_.updates[i].first].data(), updates[i].data(), updates[i].bytes());
+    outputs = std::move(results);
+}
+
+void Program::run(const std::vector<int64_t> &sizes, const std::vector<Tensor> &inputs, const std::vector<Tensor> &state,
+                  const std::vector<Tensor> &constants, std::vector<Tensor> &outputs, ThreadPool *pool,
+                  core::Communicator *communicator) const {
+    ThreadPool alone(1);
+    RunContext context{pool ? *pool : alone, core::make_backend_allocator()};
+    context.communicator = communicator;
+    run(context, sizes, inputs, state, constants, outputs);
 }
 
 } // namespace tessera::portable

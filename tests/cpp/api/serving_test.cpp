@@ -84,6 +84,64 @@ void test_requirements() {
         }
 }
 
+const char *portable_text = R"(tessera.graph 1
+graph "main" {
+  dim B in [1, 64] multiple_of 1
+  %0 = input {name = "x"} : f32[B, 4]
+  %1 = param {name = "w", trainable = true} : f32[4]
+  %2 = mul(%0, %1) : f32[B, 4] at "train.py":3
+  %3 = exp(%2) : f32[B, 4] at "train.py":4
+  %4 = add(%3, %2) : f32[B, 4] at "train.py":5
+  %5 = sum(%4) {axes = [0], keepdims = false} : f32[4] at "train.py":6
+  output "y" = %4
+  output "again" = %4
+  output "given" = %0
+  update %1 = %5
+}
+)";
+
+Graph load_portable() {
+    std::string bytes = build_artifact({{"tessera.format", "1"}, {"tessera.portable", portable_text}},
+                                       {{"w", "F32", "[4]", bytes_of<float>({0, 0, 0, 0})}});
+    return Graph::load(bytes.data(), bytes.size());
+}
+
+// The same for a program without native code, whose memory is planned by lifetimes too.
+void test_portable_requirements() {
+    Allocator memory;
+    RuntimeOptions options;
+    options.threads = 2;
+    options.allocator = memory;
+    Runtime runtime(options);
+    for (int64_t batch : {5, 64, 1}) {
+        Graph g = load_portable();
+        Requirements need = g.requirements({{"B", batch}});
+        CHECK(need.arena == 2 * static_cast<uint64_t>((16 * batch + 63) / 64 * 64) && need.workspace(2) == need.arena);
+        Tensor x = create({batch, 4}, DType::F32, memory);
+        Workspace workspace(need.arena, memory);
+        RunOptions with;
+        with.workspace = workspace;
+        memory.reset_peak();
+        std::vector<Tensor> y = runtime.run(g, {x}, with);
+        CHECK(memory.statistics().peak_bytes == need.inputs + need.outputs + need.arena);
+        CHECK(y[0].data<float>()[4 * batch - 1] == 1 && y[1].data<float>()[0] == 1 && y[2].data<float>()[0] == 0);
+        CHECK(g.state("w").data<float>()[3] == static_cast<float>(batch));
+        RunOptions small;
+        small.workspace = Workspace(need.arena - 64);
+        CHECK_ERROR(runtime.run(g, {x}, small), Error, TSR_OUT_OF_MEMORY_ERROR, "the run needs");
+        CancelToken token;
+        token.cancel();
+        with.cancel = token;
+        CHECK_ERROR(runtime.run(g, {x}, with), Error, TSR_CANCELLED_ERROR, "cancelled");
+        CHECK(g.state("w").data<float>()[3] == static_cast<float>(batch));
+        Trace trace;
+        with.cancel = std::nullopt;
+        with.trace = trace;
+        runtime.run(g, {x}, with);
+        CHECK(trace.count() == 5 && trace.to_json().find("\"location\":\"train.py:4\"") != std::string::npos);
+    }
+}
+
 // The caller's limit is met by a typed error, after which smaller runs go on.
 void test_no_memory() {
     struct Limited final : Allocator::Functions {
@@ -440,6 +498,7 @@ void test_log() {
 
 int main() {
     test_requirements();
+    test_portable_requirements();
     test_no_memory();
     test_workspace();
     test_weights();

@@ -122,7 +122,7 @@ void test_verification() {
     CHECK_ERROR(verify(x + "  %1 = input {name = \"x\"} : f32[]\n"), Error, Code::Graph, "two of input 'x'");
     CHECK_ERROR(verify("  %0 = input : f32[]\n"), Error, Code::Graph, "attribute 'name' is missing");
     CHECK_ERROR(verify(x + "  %1 = constant(%0) {name = \"c\"} : f32[]\n"), Error, Code::Graph, "has no operands");
-    CHECK_ERROR(verify(x + "  %1, %2 = neg(%0) : (f32[2, 3], f32[])\n"), Error, Code::Graph, "not one type");
+    CHECK_ERROR(verify(x + "  %1, %2 = neg(%0) : (f32[2, 3], f32[])\n"), Error, Code::Graph, "the operator gives f32[2, 3]");
     CHECK_ERROR(verify(x + "  %1 = param {name = \"w\", trainable = true} : f32[3]\n  update %1 = %0\n"), Error,
                 Code::Graph, "the parameter has type f32[3] but the new value has type f32[2, 3]");
     CHECK_ERROR(verify(x + "  %1 = reshape(%0) {shape = [4611686018427387904, 4]} : f32[4611686018427387904, 4]\n"),

@@ -113,7 +113,19 @@ def write(case: str) -> None:
     save_file(arrays, folder / f"{case}.safetensors")
 
 
+def record_from_cpp() -> None:
+    """What ``from_cpp.tsr`` (make_cpp_golden.cpp) gives, by NumPy."""
+    rng, scale = np.random.default_rng(3), np.array([1, 2, 3], np.float32)
+    table, arrays = np.arange(1, 10, dtype=np.float32).reshape(3, 3), {}
+    for run in range(2):
+        x = _floats(rng, 2 + run, 3)
+        e = np.exp(x * scale)
+        arrays |= {f"{run}/in/x": x, f"{run}/out/y": e / e.sum(-1, keepdims=True), f"{run}/out/z": x @ table}
+        scale = scale * 2
+    save_file(arrays | {"state/scale": scale}, HERE / "golden" / "from_cpp.safetensors")
+
+
 if __name__ == "__main__":
     with location(Location("make_golden.py", 1)):  # the same on every machine
         for name in sys.argv[1:]:
-            write(name)
+            record_from_cpp() if name == "from_cpp" else write(name)

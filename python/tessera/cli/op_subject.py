@@ -100,7 +100,7 @@ class Subject:
 
     def leaves(self) -> list[Value]:
         """Inputs of the operands' types."""
-        return [tensor(a.shape, a.dtype, name=f"operand_{i}") for i, a in enumerate(self.arrays)]
+        return [tensor(a.shape, as_dtype(a.dtype), name=f"operand_{i}") for i, a in enumerate(self.arrays)]
 
     def program(self) -> Compiled:
         """The operator alone, compiled for this machine."""

@@ -80,7 +80,9 @@ def _tuple(what: str, given: Any) -> tuple[Any, ...]:
 def _names(axes: Any) -> tuple[str, ...]:
     if axes is None:
         return ()
-    names = (axes,) if isinstance(axes, str) else tuple(axes) if isinstance(axes, (tuple, list)) else (None,)
+    names: tuple[Any, ...] = (None,)
+    if isinstance(axes, (str, tuple, list)):
+        names = (axes,) if isinstance(axes, str) else tuple(axes)
     for name in names:
         if not isinstance(name, str):
             raise ArgumentError(f"ShardSpec: {axes!r} is not a mesh axis, nor a tuple of mesh axes")

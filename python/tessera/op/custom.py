@@ -7,6 +7,7 @@ import os
 import types as python_types
 import typing
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import numpy as np
@@ -103,7 +104,8 @@ def custom(
                 name, schema.text(), doc, version, shard, library, gradient is not None, operator.infer_texts,
                 operator.run,
             )
-        made = samples if callable(samples) else lambda: list(samples or ())
+        stated = () if samples is None or callable(samples) else samples
+        made = samples if callable(samples) else partial(list[Sample], stated)
         definition = OpDef(
             name, operator.infer, vjp, shard or operator.whole, operator.lowering(),
             None if composite else operator.reference, made, custom_ops.accepted_dtypes(schema), doc,
@@ -213,7 +215,7 @@ def _vjp(
     name: str, schema: Schema, gradient: Callable[..., Any] | str | None, no_gradient: str, composite: bool
 ) -> Any:
     if isinstance(gradient, str):
-        return lambda node, cotangents: custom_ops.by_operator(node, cotangents, gradient)
+        return partial(custom_ops.by_operator, gradient_op=gradient)
     if gradient is None:
         return None if composite and not no_gradient else NoVjp(no_gradient or "the operator declares none")
 

@@ -8,8 +8,9 @@ import threading
 from collections import namedtuple
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -119,7 +120,9 @@ def function_of(custom: Custom, doc: str) -> Callable[..., Any]:
     """The function that users call: it checks its arguments and builds a node."""
     library, short = custom.name.split("::")
     schema = custom.schema
-    several = namedtuple(short, schema.results, rename=True) if len(schema.results) > 1 else None  # noqa: PYI024
+    several: Any = None
+    if len(schema.results) > 1:
+        several = namedtuple(short, schema.results, rename=True)  # noqa: PYI024  # pyright: ignore[reportUntypedNamedTuple]
 
     def call(*args: Any, **kwargs: Any) -> Any:
         operands, attrs = schema.bind(custom.name, args, kwargs)
@@ -143,6 +146,7 @@ def samples_of(name: str, text: str) -> list[Sample]:
     from tessera.ir.parser import parse_attributes
 
     try:
+        entries = cast("list[dict[str, Any]]", json.loads(text) if text else [])
         return [
             Sample(
                 tuple(Input(tuple(i["shape"]), i["kind"], i["low"], i["high"]) for i in entry["inputs"]),
@@ -150,7 +154,7 @@ def samples_of(name: str, text: str) -> list[Sample]:
                 grad=entry["gradient"],
                 tolerance=entry["tolerance"],
             )
-            for entry in (json.loads(text) if text else [])
+            for entry in entries
         ]
     except (KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{name}: the samples are malformed ({type(error).__name__}: {error})") from error
@@ -205,7 +209,7 @@ def _reference(name: str, schema: Schema) -> Callable[..., Any]:
 
     def run(*arrays: Any, **attrs: Any) -> Any:
         from_numpy = _core.Array.from_numpy
-        operands = [from_numpy(np.ascontiguousarray(a).reshape(np.shape(a))) for a in arrays]
+        operands = [from_numpy(np.asarray(a, order="C")) for a in arrays]
         text = attributes_text(schema.complete(name, attrs))
         results = [np.asarray(r.numpy()) for r in _core.run_primitive(name, text, operands, 0, len(schema.results))]
         return tuple(results) if len(results) > 1 else results[0]
@@ -215,10 +219,10 @@ def _reference(name: str, schema: Schema) -> Callable[..., Any]:
 
 def _vjp(name: str, info: Mapping[str, Any]) -> Any:
     if info["gradient_op"]:
-        return lambda node, cotangents: by_operator(node, cotangents, info["gradient_op"])
+        return partial(by_operator, gradient_op=info["gradient_op"])
     if info["no_gradient"]:
         return NoVjp(info["no_gradient"])
-    return lambda node, cotangents: _by_function(name, node, cotangents)
+    return partial(_by_function, name)
 
 
 def _filled(node: Node, cotangents: Sequence[Value | None]) -> list[Value]:

@@ -190,7 +190,7 @@ class Schema:
 def _bool(value: Any) -> bool:
     if not isinstance(value, (bool, np.bool_)):
         raise TypeError
-    return bool(value)
+    return bool(cast("Any", value))
 
 
 def _int(value: Any) -> int:
@@ -232,5 +232,5 @@ def fitted(op: str, argument: Argument, value: Any) -> Any:
             return [convert(v) for v in cast("Sequence[Any]", value)]
         return convert(value)
     except (TypeError, TesseraError):
-        shown = value.name if isinstance(value, DType) else repr(value)
+        shown = value.name if isinstance(value, DType) else repr(cast("object", value))
         raise ArgumentError(f"[{op}] {argument.name} is {shown}; expected {argument.type_text()}") from None

@@ -26,7 +26,7 @@ def prepare(graph: Graph, nodes: list[Node], machine: Machine = CPU) -> Graph:
             return keep(node, operands)
         rule = get(node.op).lower
         if isinstance(rule, low.Dot):
-            return (_matrix_vector(node, *operands, machine),)
+            return (_matrix_vector(node, operands[0], operands[1], machine),)
         if isinstance(rule, low.Reduction):
             return (in_two_steps(node, operands[0], machine),)
         return with_check(node, operands, ranges)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from tessera.errors import IndexRangeError, ShapeError
+from tessera.errors import IndexRangeError, ShapeError, UnsupportedError
 from tessera.ir.dims import Dim, Expr, evaluate
 from tessera.ir.dtype import DType
 from tessera.op.opdef import get
@@ -15,6 +15,7 @@ from tessera.op.philox import philox4x32, uniform_f32, uniform_f64
 from tessera.op.reference import rounded
 from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Operand, Plan, PortableCall, RangeCheck
 from tessera.tile.ir import (
+    AttentionKernel,
     Axis,
     Compute,
     Const,
@@ -73,6 +74,8 @@ def run_kernel(
         buffers = [
             a.reshape(tuple(evaluate(d, sizes) for d in b.shape)) for a, b in zip(arrays, kernel.buffers, strict=True)
         ]
+        if isinstance(kernel, AttentionKernel):
+            raise UnsupportedError(f"kernel {kernel.name}: attention is interpreted decomposed, not as one kernel")
         grid = kernel.grid if isinstance(kernel, LoopKernel) else (*kernel.batch, kernel.m, kernel.n)
         extents = [evaluate(a.extent, sizes) for a in grid]
         if 0 in extents:
@@ -85,7 +88,7 @@ def run_kernel(
             _run(kernel, buffers, sizes, list(points[at]))
 
 
-def _run(kernel: Kernel, buffers: Sequence[np.ndarray], sizes: Sizes, point: list[int] | None) -> None:
+def _run(kernel: LoopKernel | DotKernel, buffers: Sequence[np.ndarray], sizes: Sizes, point: list[int] | None) -> None:
     if isinstance(kernel, LoopKernel):
         _run_loop(kernel, buffers, sizes, point)
     else:

@@ -15,7 +15,7 @@ from tessera.errors import TesseraError
 from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import Dim, Symbol
 from tessera.target.cpu.levels import Level
-from tessera.tile.ir import Axis, Kernel, LoopKernel
+from tessera.tile.ir import Axis, DotKernel, Kernel, LoopKernel
 
 _DIGEST = 16
 
@@ -42,7 +42,7 @@ def key_of(kernel: Kernel, level: Level, tiles: tuple[int, int, int] | None) -> 
 def _axes(kernel: Kernel) -> list[Axis]:
     if isinstance(kernel, LoopKernel):
         return [*kernel.grid, *(a for s in kernel.stages for a in s.axes)]
-    return [*kernel.batch, kernel.m, kernel.n, kernel.k]
+    return [*kernel.batch, kernel.m, kernel.n, kernel.k] if isinstance(kernel, DotKernel) else []
 
 
 class KernelCache:

@@ -17,7 +17,7 @@ from tessera.target.cpu.emit import Module
 from tessera.target.cpu.image import flatten
 from tessera.target.cpu.kernel import MARK_BYTES, CompiledText, entry_mark
 from tessera.target.cpu.levels import Level, level_named
-from tessera.tile.ir import DotKernel, Kernel
+from tessera.tile.ir import DotKernel, Kernel, LoopKernel
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,9 @@ def generate(
     """Write one kernel into a module as the function ``name``."""
     if isinstance(kernel, DotKernel):
         return dot.generate(module, level, kernel, name, tiles)
-    return loops.generate(module, level, kernel, name)
+    if isinstance(kernel, LoopKernel):
+        return loops.generate(module, level, kernel, name)
+    raise CompileError(f"kernel {kernel.name}: the CPU has no {type(kernel).__name__}; operators are decomposed for it")
 
 
 def attributes(level: Level) -> str:

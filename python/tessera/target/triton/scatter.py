@@ -61,7 +61,7 @@ class _Scatter:
         self.expressions = Expressions(self.writer, self.head.sizes)
         buffer = kernel.buffers[self.store.buffer]
         at = [i for i, e in enumerate(self.store.index) if isinstance(e, Ref)]
-        self.target = self.store.index[at[0]] if at else None
+        self.target = next((e for e in self.store.index if isinstance(e, Ref)), None)
         bases = [a.extent for s in kernel.stages[: self.number] for a in s.axes]
         self.rows: Dim = buffer.shape[at[0]] if at else bases[0] if bases else 1
         self.dense = not kernel.grid and self.target is not None

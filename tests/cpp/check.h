@@ -1,11 +1,11 @@
 // The checks of the C++ tests: a failed one prints itself and the test goes on; main returns whether all held.
 #pragma once
 
+#include <atomic>
 #include <cstdio>
 #include <string>
 
-inline int failures = 0;
-inline int checks = 0;
+inline std::atomic<int> failures{0}, checks{0}; // threads of a test check too
 
 inline void report(bool held, const char *text, const char *file, int line) {
     ++checks;
@@ -33,6 +33,6 @@ inline void report(bool held, const char *text, const char *file, int line) {
     } while (0)
 
 inline int finish() {
-    std::printf("%d checks, %d failures\n", checks, failures);
+    std::printf("%d checks, %d failures\n", checks.load(), failures.load());
     return failures ? 1 : 0;
 }

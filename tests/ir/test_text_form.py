@@ -192,7 +192,11 @@ def statements(*lines: str, dims: str = "") -> str:
             GraphError,
             "line 4, column 1: expected the end of the text but found 'more'",
         ),
-        (statements("frobnicate"), GraphError, "expected '%', 'dim', 'mesh', 'output', 'update' or '}' but found 'frobnicate'"),
+        (
+            statements("frobnicate"),
+            GraphError,
+            "expected '%', 'dim', 'mesh', 'output', 'update' or '}' but found 'frobnicate'",
+        ),
         (statements("%1 = exp(%7) : f32[2, 3]"), GraphError, "line 4, column 10: %7 is used but not defined above"),
         (statements("%1 = exp(%1) : f32[2, 3]"), GraphError, "%1 is used but not defined above"),
         (statements("%0 = exp(%0) : f32[2, 3]"), GraphError, "line 4, column 1: %0 is defined twice"),

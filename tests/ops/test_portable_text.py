@@ -130,7 +130,7 @@ BAD: list[tuple[str, str]] = [
     ("tessera.graph 0", "the format version must be at least 1"),
     ("tessera.graph 99999999999999999999", "does not fit in 64 bits"),
     ("tessera.graph 1\ngraph m {}", "line 2, column 7: expected '\"' but found 'm'"),
-    (HEAD, "expected a statement (dim, %value, output, update) or '}' but found the end of the text"),
+    (HEAD, "expected a statement (dim, mesh, %value, output, update) or '}' but found the end of the text"),
     (HEAD + "} x", "text after the end of the graph"),
     (HEAD + "  bogus\n}", "line 3, column 3: unknown statement 'bogus'"),
     (HEAD + "  dim B in [1, 0] multiple_of 1\n}", "the range of the dimension 'B' is empty or negative"),

@@ -61,6 +61,8 @@ def test_text_round_trip(name: str) -> None:
 _NOT_SYMBOLIC = {
     "reshape": "its shape attribute depends on products of sizes; test_shape.py covers it",
     "broadcast_to": "its shape attribute holds the sizes; test_shape.py covers it",
+    "all_gather": "its shape attribute holds the sizes; tests/dist cover it",
+    "reduce_scatter": "its shape attribute holds the sizes; tests/dist cover it",
 }
 # What cannot be proved for all sizes is refused, not guessed.
 _REFUSALS = ("elements", "for all legal sizes", "divide", "at run time", "multiple", "do not broadcast")

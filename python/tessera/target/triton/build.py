@@ -21,6 +21,9 @@ from tessera.target.triton.launch import (
 
 _ALIGNED = 16
 _loading = threading.Lock()
+_front_end = threading.Lock()
+"""Held while Triton reads a program. That is Python, one thread at a time anyway, and CPython before 3.11.8 raises
+SystemError where two threads are in ``ast.parse`` at once (python/cpython#106905)."""
 
 
 def compile_program(program: Program, backend: str, architecture: int | str, warp: int) -> Binary:
@@ -36,7 +39,8 @@ def compile_program(program: Program, backend: str, architecture: int | str, war
         compiler.add_stages(stages, options, Language.GLUON if program.gluon else Language.TRITON)
         made: dict[str, Any] = {}
         metadata: dict[str, Any] = {"target": target, **options.__dict__}
-        module = _first_form(program, target, compiler, options)
+        with _front_end:
+            module = _first_form(program, target, compiler, options)
         for name, stage in stages.items():
             module = made[name] = stage(module, metadata)
     except Exception as error:

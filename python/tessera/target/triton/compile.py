@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 
 from tessera.ir.dims import Dim
@@ -131,5 +131,7 @@ def _compile_missing(programs: dict[str, Program], architecture: Architecture) -
     with _lock:
         if _pool is None:
             _pool = ThreadPoolExecutor(max_workers=min(16, cores), thread_name_prefix="compile")
-    for done in [_pool.submit(one, item) for item in missing.items()]:
+    compiling = [_pool.submit(one, item) for item in missing.items()]
+    wait(compiling)
+    for done in compiling:
         done.result()

@@ -12,9 +12,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-from tessera import graph, op, optim
+from tessera import dist, graph, op, optim
 from tessera.ir.provenance import Location, location
 
 MARK = b"\xcctessera"
@@ -49,6 +50,14 @@ def training(target: str) -> object:
                          target=target, level="x86-64-v2" if target == "cpu" else None)
 
 
+def sharded() -> object:
+    """One device's program of a mesh: a product whose parts are exchanged, and another mesh axis that does nothing."""
+    mesh = dist.Mesh(axes=["dp", "tp"], devices=range(4), shape=(2, 2))
+    layout = dist.ShardSpec(partition=("row", "col"), mesh_axes=("dp", "tp"))
+    w = dist.tensor((4, 4), layout=layout, mesh=mesh, init=1.0)
+    return graph.compile({"y": op.matmul(w, w.T)}, level="x86-64-v2")
+
+
 def pack(metadata: dict[str, str], tensors: list[tuple[str, str, list[int], bytes]]) -> bytes:
     """A .tsr file without hashes."""
     header: dict[str, object] = {"__metadata__": metadata}
@@ -58,6 +67,39 @@ def pack(metadata: dict[str, str], tensors: list[tuple[str, str, list[int], byte
         body += part
     text = json.dumps(header, separators=(",", ":")).encode()
     return struct.pack("<Q", len(text)) + text + body
+
+
+def marks(plan: dict[str, Any], image: bytes) -> bytes:
+    """The image of a CPU's plan with nothing but the marks before the kernels."""
+    out = b""
+    for kernel in plan["kernels"]:
+        out += image[kernel["entry"] - 16:kernel["entry"]]
+        kernel["entry"] = len(out)
+        out += bytes(16)
+    return out
+
+
+def headers(plan: dict[str, Any], image: bytes) -> bytes:
+    """The image of a GPU's plan with the header and one section of each cubin, and the first line of each PTX text."""
+    out = b""
+    for module in plan["modules"]:
+        code = bytearray(image[module["offset"]:module["offset"] + module["bytes"]])
+        if module["format"] == "ptx":
+            code = code[:code.index(b"\n")] + b"\0"
+        else:
+            first = struct.unpack_from("<Q", code, 40)[0]
+            code = code[:64] + code[first:first + 64]
+            struct.pack_into("<QQ", code, 32, 0, 64)  # program headers, section headers
+            struct.pack_into("<HHHH", code, 56, 0, 64, 1, 0)  # counts and sizes of both, the names' section
+        module["offset"], module["bytes"] = len(out), len(code)
+        out += code
+    for kernel in plan["kernels"]:  # programs this small have no tensor maps
+        kernel["arguments"][0] = {"tensor_map": {
+            "buffer": 0, "dtype": "bf16", "shape": [{"size": 0}, 16], "strides": [{"size": 0, "times": 16}, 1],
+            "box": [64, 16], "swizzle": 32,
+        }}
+    plan.pop("sources", None)
+    return out
 
 
 def cleared(data: bytes) -> bytes:
@@ -71,13 +113,10 @@ def cleared(data: bytes) -> bytes:
         part = body[slice(*entry["data_offsets"])]
         if name.startswith("tessera.kernels."):
             key = name.replace("kernels", "plan")
-            plan, image = json.loads(metadata[key]), b""
-            for kernel in plan["kernels"]:
-                image += part[kernel["entry"] - 16:kernel["entry"]]
-                kernel["entry"] = len(image)
-                image += bytes(16)
-            metadata[key], part = json.dumps(plan, separators=(",", ":")), image
-            entry["shape"] = [len(image)]
+            plan = json.loads(metadata[key])
+            part = marks(plan, part) if plan["target"] == "cpu" else headers(plan, part)
+            metadata[key] = json.dumps(plan, separators=(",", ":"))
+            entry["shape"] = [len(part)]
         tensors.append((name, entry["dtype"], entry["shape"], part))
     return pack(metadata, tensors)
 
@@ -116,6 +155,9 @@ def main(folder: Path) -> None:
     compiled = {
         name: graph.compile(outputs, target=["cpu", "portable"], level="x86-64-v2") for name, outputs in programs()
     }
+    x = op.tensor((op.dim("M", min=1), 16), "bf16", name="x")
+    compiled["gpu"] = graph.compile({"y": op.linear(16, 16, dtype="bf16")(x)}, target="ptx", arch=["sm_90a"])
+    compiled["sharded"] = sharded()
     compiled["training"], compiled["training_portable"] = training("cpu"), training("portable")
     for name in ("tsr", "graph", "dims", "json"):
         (folder / name).mkdir(parents=True, exist_ok=True)

@@ -6,8 +6,11 @@
 #include "bounded_run.h"
 #include "core/json.h"
 #include "device/allocators.h"
+#include "exec/gpu_code.h"
+#include "exec/plan.h"
 #include "exec/program.h"
 #include "exec/run_context.h"
+#include "format/safetensors.h"
 #include "target.h"
 
 #if defined(__has_feature)
@@ -93,6 +96,21 @@ void use(Program &program, int64_t wanted_size) {
         run_plan(program, *sizes);
 }
 
+// A GPU's plans, as far as they are read before a driver gets their code.
+void read_gpu_plans(const SafeTensors &file) {
+    const std::string plan_prefix = "tessera.plan.";
+    for (const auto &[key, text] : file.metadata()) {
+        const bool nvidia = key.rfind(plan_prefix + "ptx.", 0) == 0, amd = key.rfind(plan_prefix + "hsaco.", 0) == 0;
+        if (!nvidia && !amd)
+            continue;
+        const TensorEntry *entry = file.find("tessera.kernels." + key.substr(plan_prefix.size()));
+        const std::string_view image = entry ? std::string_view(file.data(*entry), entry->bytes) : std::string_view();
+        Plan plan = Plan::parse(text, key, image, nvidia ? "ptx" : "hsaco");
+        for (const GpuModule &m : plan.modules)
+            (void)is_whole_elf(image.substr(static_cast<size_t>(m.offset), static_cast<size_t>(m.bytes)));
+    }
+}
+
 } // namespace
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
@@ -101,7 +119,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     options.verify_hashes = false;
     options.target = size % 2 ? "cpu" : "portable"; // one of them a run: a load costs ten times what the check below does
     accepted([&] { use(*Program::load(bytes, "fuzz.tsr", options, false), size / 2 % 4); });
-    if (text_of(data, size).find("tessera.hashes") != std::string_view::npos)
+    const std::string_view text = text_of(data, size);
+    if (text.find("tessera.hashes") != std::string_view::npos)
         accepted([&] { SafeTensors::parse(bytes, "fuzz.tsr").verify_hashes(false); });
+    if (text.find("tessera.plan.ptx.") != std::string_view::npos || text.find("tessera.plan.hsaco.") != std::string_view::npos)
+        accepted([&] { read_gpu_plans(SafeTensors::parse(bytes, "fuzz.tsr")); });
     return 0;
 }

@@ -11,7 +11,12 @@ namespace {
 
 using gpu::Handle;
 
-// The driver reads a cubin by the numbers in it: all that its headers point to must be there.
+const char *format_name(CodeFormat format) {
+    return format == CodeFormat::Cubin ? "cubin" : format == CodeFormat::Ptx ? "PTX" : "hsaco";
+}
+
+} // namespace
+
 bool is_whole_elf(std::string_view code) {
     struct Header {
         unsigned char magic[16];
@@ -50,12 +55,6 @@ bool is_whole_elf(std::string_view code) {
     }
     return true;
 }
-
-const char *format_name(CodeFormat format) {
-    return format == CodeFormat::Cubin ? "cubin" : format == CodeFormat::Ptx ? "PTX" : "hsaco";
-}
-
-} // namespace
 
 GpuCode::GpuCode(const Plan &plan, std::string_view image, DeviceId device, const std::string &where)
     : device_(device), driver_(gpu::gpu_backend(device).driver()) {

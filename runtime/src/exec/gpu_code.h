@@ -32,6 +32,8 @@ class GpuCode {
     std::vector<gpu::Handle> functions_; // by kernel
 };
 
+// Whether all that the headers of a cubin point to is there; the driver reads it by the numbers in it.
+bool is_whole_elf(std::string_view code);
 // Whether code for a level runs on a device: "sm_90a" on 9.0 exactly, "sm_80" on 8.0 and later, "gfx90a" on gfx90a.
 bool level_runs_on(const std::string &level, const gpu::DeviceProperties &device);
 // Of two levels that run on a device, the better: the higher; -1 for text that is no level of a GPU.

@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import os
-import tempfile
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
-from tessera.config import CACHE_DIR
 from tessera.errors import TesseraError
 from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import Dim, Symbol
+from tessera.target import disk_cache
 from tessera.target.cpu.levels import Level
 from tessera.tile.ir import Axis, DotKernel, Kernel, LoopKernel
 
-_DIGEST = 16
+_DIMS = ("grid", "grain", "scratch")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +33,7 @@ def key_of(kernel: Kernel, level: Level, tiles: tuple[int, int, int] | None) -> 
     symbols = [*kernel.sizes, *(a.symbol for a in _axes(kernel))]
     ranges = [(s.name, s.min, s.max, s.multiple_of) for s in symbols]
     text = repr((ranges, replace(kernel, name="", loc=None), None if isinstance(kernel, LoopKernel) else tiles))
-    return f"{level.name}-{hashlib.blake2b(text.encode(), digest_size=_DIGEST).hexdigest()}"
+    return f"{level.name}-{disk_cache.digest_of(text)}"
 
 
 def _axes(kernel: Kernel) -> list[Axis]:
@@ -70,9 +67,8 @@ class KernelCache:
         self._known.clear()
 
 
-def _path(key: str) -> Path | None:
-    folder = CACHE_DIR.text()
-    return Path(folder) / f"cpu-{_generator()}-{key}.bin" if folder else None
+def _name(key: str) -> str:
+    return f"cpu-{_generator()}-{key}"
 
 
 @lru_cache(maxsize=1)
@@ -85,33 +81,16 @@ def _generator() -> str:
 
 
 def _read(key: str, sizes: tuple[Symbol, ...]) -> Compiled | None:
-    path = _path(key)
-    if path is None:
+    entry = disk_cache.read(_name(key))
+    if entry is None:
         return None
+    fields, code = entry
+    names = {s.name: s for s in sizes}
     try:
-        data = path.read_bytes()
-        payload = data[_DIGEST:]
-        if hashlib.blake2b(payload, digest_size=_DIGEST).digest() != data[:_DIGEST]:
-            return None
-        head, _, code = payload.partition(b"\n")
-        fields = json.loads(head)
-        names = {s.name: s for s in sizes}
-        return Compiled(code, fields["entry"], *(parse_dim(fields[n], names) for n in ("grid", "grain", "scratch")))
-    except (OSError, ValueError, KeyError, TesseraError):
+        return Compiled(code, fields["entry"], *(parse_dim(fields[n], names) for n in _DIMS))
+    except (KeyError, TesseraError):
         return None
 
 
 def _write(key: str, value: Compiled) -> None:
-    path = _path(key)
-    if path is None:
-        return
-    head = {"entry": value.entry, **{n: str(getattr(value, n)) for n in ("grid", "grain", "scratch")}}
-    payload = json.dumps(head).encode() + b"\n" + value.code
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=path.parent)
-        with os.fdopen(handle, "wb") as file:
-            file.write(hashlib.blake2b(payload, digest_size=_DIGEST).digest() + payload)
-        os.replace(temporary, path)
-    except OSError:
-        return  # the cache is only an optimisation
+    disk_cache.write(_name(key), {"entry": value.entry, **{n: str(getattr(value, n)) for n in _DIMS}}, value.code)

@@ -3,27 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from tessera.target.ptx.architectures import architecture_named
-from tessera.target.triton.compile import build_image
-from tessera.target.triton.generate import generate
-from tessera.target.triton.head import Options
+from tessera.target.triton.kernels import compile_for
 from tessera.target.triton.launch import Image
-from tessera.target.triton.toolchain import check_toolchain
 from tessera.tile.ir import Kernel
 
 
-def compile_kernels(
-    kernels: Sequence[Kernel], arch: str, guarded: Sequence[bool] = (), deterministic: bool = True,
-    tiles: tuple[int, int, int] | None = None,
-) -> Image:
-    """Compile kernels for an architecture.
-
-    ``guarded``: which of them do nothing once a check of the run has failed. Kernels of equal content share code.
-    Raises CompileError, UnsupportedError or ArgumentError.
-    """
-    architecture = architecture_named(arch)
-    check_toolchain("ptx")
-    flags = [*guarded, *[False] * (len(kernels) - len(guarded))]
-    options = [Options(architecture.name, flag, deterministic, tiles) for flag in flags]
-    return build_image([generate(k, o) for k, o in zip(kernels, options)], architecture)
+def compile_kernels(kernels: Sequence[Kernel], arch: str, **options: Any) -> Image:
+    """Compile kernels for an architecture by name; ``options`` as for ``compile_for``."""
+    return compile_for(kernels, architecture_named(arch), **options)

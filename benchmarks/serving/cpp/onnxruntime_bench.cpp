@@ -3,20 +3,13 @@
 // the numbers are the places of the entries in onnxruntime_c_api.h. Inputs and outputs are the caller's memory.
 #include <dlfcn.h>
 
-#include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <thread>
+#include <memory>
 #include <vector>
 
-using Clock = std::chrono::steady_clock;
-
-static double seconds_since(Clock::time_point begin) {
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-}
+#include "measure.h"
 
 struct ApiBase {
     const void *const *(*get_api)(uint32_t version);
@@ -76,41 +69,13 @@ int main(int count, char **arguments) {
     call(create_session, env, static_cast<const char *>(arguments[2]), options, &session);
     call(create_cpu_memory_info, arena_allocator, default_memory, &memory);
 
-    Caller caller(memory, rows, columns, results);
-    std::vector<double> times;
-    for (int i = 0; i < 2000; ++i)
-        caller(session);
-    for (const Clock::time_point begin = Clock::now(); times.size() < 10 || seconds_since(begin) < limit;) {
-        const Clock::time_point once = Clock::now();
-        for (int i = 0; i < 200; ++i)
-            caller(session);
-        times.push_back(seconds_since(once) / 200 * 1e9);
-    }
-    std::sort(times.begin(), times.end());
-    std::printf("{\"version\": \"%s\", \"run\": {\"min\": %.1f, \"median\": %.1f}, \"rates\": {", get_base()->get_version(),
-                times.front(), times[times.size() / 2]);
-    for (int wanted : {1, 2, 4}) {
-        std::atomic<bool> go{false}, stop{false};
-        std::atomic<long> runs{0};
-        std::vector<std::thread> threads;
-        for (int t = 0; t < wanted; ++t)
-            threads.emplace_back([&] {
-                Caller mine(memory, rows, columns, results);
-                while (!go)
-                    std::this_thread::yield();
-                long done = 0;
-                for (; !stop.load(std::memory_order_relaxed); ++done)
-                    mine(session);
-                runs += done;
-            });
-        const Clock::time_point begin = Clock::now();
-        go = true;
-        std::this_thread::sleep_for(std::chrono::duration<double>(limit));
-        stop = true;
-        for (std::thread &t : threads)
-            t.join();
-        std::printf("%s\"%d\": {\"run\": %.0f}", wanted > 1 ? ", " : "", wanted, static_cast<double>(runs) / seconds_since(begin));
-    }
+    auto make_caller = [&] { // a caller stays where it is: the tensors point into it
+        return [session, c = std::make_shared<Caller>(memory, rows, columns, results)] { (*c)(session); };
+    };
+    std::printf("{\"version\": \"%s\", \"run\": %s, \"rates\": {", get_base()->get_version(),
+                time_of(limit, make_caller()).c_str());
+    for (int threads : {1, 2, 4})
+        std::printf("%s\"%d\": {\"run\": %.0f}", threads > 1 ? ", " : "", threads, rate(threads, limit, make_caller));
     std::printf("}}\n");
     return 0;
 }

@@ -3,42 +3,17 @@
 // and 4 threads. `tessera_bench load FILE skip|verify` prints JSON: seconds and resident bytes of loading a large file.
 #include <tessera/runtime.h>
 
-#include <algorithm>
-#include <atomic>
-#include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <string>
-#include <thread>
 #include <unistd.h>
 #include <vector>
 
+#include "measure.h"
+
 using namespace tessera;
-using Clock = std::chrono::steady_clock;
-
-static double seconds_since(Clock::time_point begin) {
-    return std::chrono::duration<double>(Clock::now() - begin).count();
-}
-
-// The median and least nanoseconds of a call.
-template <class Call> static std::string time_of(double limit, Call &&call) {
-    std::vector<double> times;
-    const int batch = 200;
-    for (int i = 0; i < 2000; ++i)
-        call();
-    for (const Clock::time_point begin = Clock::now(); times.size() < 10 || seconds_since(begin) < limit;) {
-        const Clock::time_point once = Clock::now();
-        for (int i = 0; i < batch; ++i)
-            call();
-        times.push_back(seconds_since(once) / batch * 1e9);
-    }
-    std::sort(times.begin(), times.end());
-    char out[80];
-    std::snprintf(out, sizeof out, "{\"min\": %.1f, \"median\": %.1f}", times.front(), times[times.size() / 2]);
-    return out;
-}
 
 struct Caller {
     Tensor x, y;
@@ -56,31 +31,6 @@ struct Caller {
     }
 };
 
-// Runs per second of `count` threads that share graph and runtime.
-template <class Call> static double rate(Runtime &runtime, const Graph &graph, int64_t rows, int count, double limit, Call call) {
-    std::atomic<bool> go{false}, stop{false};
-    std::atomic<long> runs{0};
-    std::vector<std::thread> threads;
-    for (int t = 0; t < count; ++t)
-        threads.emplace_back([&] {
-            Caller caller(runtime, graph, rows);
-            call(caller);
-            while (!go)
-                std::this_thread::yield();
-            long mine = 0;
-            for (; !stop.load(std::memory_order_relaxed); ++mine)
-                call(caller);
-            runs += mine;
-        });
-    const Clock::time_point begin = Clock::now();
-    go = true;
-    std::this_thread::sleep_for(std::chrono::duration<double>(limit));
-    stop = true;
-    for (std::thread &t : threads)
-        t.join();
-    return static_cast<double>(runs) / seconds_since(begin);
-}
-
 static int submit(const char *path, int64_t rows, double limit) {
     Graph graph = Graph::load(path);
     Runtime runtime(1);
@@ -97,8 +47,8 @@ static int submit(const char *path, int64_t rows, double limit) {
     std::printf(", \"rates\": {");
     for (int count : {1, 2, 4})
         std::printf("%s\"%d\": {\"run\": %.0f, \"submit\": %.0f}", count > 1 ? ", " : "", count,
-                    rate(runtime, graph, rows, count, limit, [](Caller &c) { c.run(); }),
-                    rate(runtime, graph, rows, count, limit, [](Caller &c) { c.run.submit().wait(); }));
+                    rate(count, limit, [&] { return [c = Caller(runtime, graph, rows)]() mutable { c.run(); }; }),
+                    rate(count, limit, [&] { return [c = Caller(runtime, graph, rows)]() mutable { c.run.submit().wait(); }; }));
     std::printf("}}\n");
     return 0;
 }

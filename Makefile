@@ -15,7 +15,7 @@ sources := pyproject.toml CMakeLists.txt README.md \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
-.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp dev clean help
+.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp bench-dist dev clean help
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -100,6 +100,10 @@ bench-cpu: $(venv)/.bench
 # make bench-cpp    what a run costs from C++, several threads, loading, sizes
 bench-cpp: $(venv)/.bench
 	$(bin)/python -m benchmarks.serving.run
+
+# make bench-dist   what a mesh of virtual devices costs on the CPU
+bench-dist: $(venv)/.bench
+	$(bin)/python -m benchmarks.dist.run
 
 dev_python := $(if $(filter-out python3,$(PYTHON)),$(PYTHON),$(if $(wildcard $(bin)/python),$(bin)/python,python3))
 dev:

@@ -71,6 +71,11 @@ def test_fixed_graphs(seed: int) -> None:
     check(seed, 8 + seed, seed % 2 == 0, 1 + seed % 6, MESHES[seed % len(MESHES)])
 
 
+def test_a_value_is_wanted_complete_and_in_parts() -> None:
+    """Once it is there complete, a reader that takes parts still gets them from the parts."""
+    check(2773342692, 26, True, 8, MESHES[1])
+
+
 def check(seed: int, operators: int, symbolic: bool, size: int, mesh: MeshShape) -> None:
     """Outputs and new state are those of one device; the bytes that are received are those that were predicted."""
     graph, made = random_graph(seed, operators, symbolic, size)

@@ -135,7 +135,7 @@ class _Partitioner:
     def _nearest(self, value: Value, wanted: Sharding) -> Sharding:
         """The sharding in which the value is there already from which the wanted one costs least."""
         options = self._known(value)
-        if len(options) == 1:
+        if wanted.partial or len(options) == 1:  # what is complete is not taken apart again
             return options[0]
         return min(options, key=lambda s: (self._exchange(value, s, wanted), s != self.lies[value], str(s)))
 

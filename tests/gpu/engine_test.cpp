@@ -1,6 +1,7 @@
 // Plans executed on a GPU: values, streams, graphs, checks, memory, faults.
 #include "exec/gpu_engine.h"
 
+#include <algorithm>
 #include <numeric>
 #include <thread>
 
@@ -41,13 +42,13 @@ std::unique_ptr<GpuEngine> engine_of(const PlanText &plan) {
 
 Tensor on_host(const std::vector<float> &values) {
     Tensor t = Tensor::empty(DType::F32, {static_cast<int64_t>(values.size())});
-    std::memcpy(t.data(), values.data(), t.bytes());
+    std::copy_n(values.data(), values.size(), static_cast<float *>(t.data()));
     return t;
 }
 
 Tensor on_host(const std::vector<int64_t> &values) {
     Tensor t = Tensor::empty(DType::I64, {static_cast<int64_t>(values.size())});
-    std::memcpy(t.data(), values.data(), t.bytes());
+    std::copy_n(values.data(), values.size(), static_cast<int64_t *>(t.data()));
     return t;
 }
 

@@ -83,6 +83,7 @@ class Model {
     int devices = 2;
     size_t memory = size_t{1} << 30; // of a device
     std::set<Stream *> streams;
+    std::map<void *, std::shared_ptr<void>> kept; // what handles stand for, until it is destroyed
     std::map<int, std::unique_ptr<Stream>> default_streams;
     std::map<uintptr_t, Block> blocks; // by address
     std::map<uintptr_t, size_t> pinned;
@@ -92,6 +93,10 @@ class Model {
     std::vector<std::string> misuses;
     size_t used = 0;
 
+    template <class T> T *keep(T *object) {
+        kept.emplace(object, std::shared_ptr<T>(object));
+        return object;
+    }
     void misuse(const std::string &what) { misuses.push_back(what); }
     // The stream behind a handle; null when there is none. 0: the current device's default stream.
     Stream *stream(void *handle);

@@ -3,6 +3,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <list>
 
 #include "device_model.h"
 
@@ -55,13 +56,14 @@ struct Call {
         return invalid_context;                                                                                          \
     }
 
-struct Module {
-    std::string text;
-};
-
 struct Function {
     const Kernel *kernel;
     int shared = 48 << 10;
+};
+
+struct Module {
+    std::string text;
+    std::list<Function> functions; // those that were asked for
 };
 
 struct Pool {
@@ -175,7 +177,7 @@ int pool_create(Handle *pool, const PoolProperties *properties) {
     BEGIN("cuMemPoolCreate");
     if (properties->allocation != 1 || properties->place != 1 || properties->device >= model.devices)
         return invalid_value;
-    *pool = new Pool{properties->device};
+    *pool = model.keep(new Pool{properties->device});
     return success;
 }
 int pool_set(Handle, int attribute, void *) { return attribute == 4 ? success : invalid_value; }
@@ -288,7 +290,7 @@ int stream_create(Handle *handle, unsigned flags) {
         return invalid_context;
     if (flags != 1)
         model.misuse("a stream that waits for the default stream");
-    auto *stream = new Stream;
+    auto *stream = model.keep(new Stream);
     stream->device = current.back();
     model.streams.insert(stream);
     *handle = stream;
@@ -355,7 +357,7 @@ int event_create(Handle *handle, unsigned flags) {
     BEGIN("cuEventCreate");
     if (current.empty())
         return invalid_context;
-    auto *event = new Event;
+    auto *event = model.keep(new Event);
     event->device = current.back();
     event->timed = (flags & 2) == 0;
     *handle = event;
@@ -364,7 +366,7 @@ int event_create(Handle *handle, unsigned flags) {
 }
 int event_destroy(Handle handle) {
     BEGIN("cuEventDestroy");
-    delete static_cast<Event *>(handle);
+    model.kept.erase(handle);
     --model.calls["events alive"];
     return success;
 }
@@ -421,23 +423,23 @@ int module_load(Handle *module, const void *image) {
         return no_binary;
     if (!std::strstr(text, ".version"))
         return invalid_ptx;
-    *module = new Module{text};
+    *module = model.keep(new Module{text, {}});
     ++model.calls["modules alive"];
     return success;
 }
 int module_unload(Handle module) {
     BEGIN("cuModuleUnload");
-    delete static_cast<Module *>(module);
+    model.kept.erase(module);
     --model.calls["modules alive"];
     return success;
 }
 int module_function(Handle *function, Handle module, const char *name) {
     BEGIN("cuModuleGetFunction");
-    const std::string &text = static_cast<Module *>(module)->text;
+    auto *from = static_cast<Module *>(module);
     const Kernel *kernel = find_kernel(name);
-    if (!kernel || text.find(std::string(".entry ") + name) == std::string::npos)
+    if (!kernel || from->text.find(std::string(".entry ") + name) == std::string::npos)
         return not_found;
-    *function = new Function{kernel};
+    *function = &from->functions.emplace_back(Function{kernel});
     return success;
 }
 int function_attribute(int *value, int, Handle) {
@@ -498,7 +500,7 @@ int capture_begin(Handle handle, int) {
     STREAM(stream, handle);
     if (stream->capture || handle == nullptr)
         return capture_unsupported;
-    stream->capture = new Graph;
+    stream->capture = model.keep(new Graph);
     return success;
 }
 int capture_end(Handle handle, Handle *graph) {
@@ -512,12 +514,12 @@ int capture_end(Handle handle, Handle *graph) {
 }
 int graph_destroy(Handle graph) {
     BEGIN("cuGraphDestroy");
-    delete static_cast<Graph *>(graph);
+    model.kept.erase(graph);
     return success;
 }
 int graph_instantiate(Handle *executable, Handle graph, unsigned long long) {
     BEGIN("cuGraphInstantiateWithFlags");
-    *executable = new Graph(*static_cast<Graph *>(graph));
+    *executable = model.keep(new Graph(*static_cast<Graph *>(graph)));
     ++model.calls["graphs alive"];
     return success;
 }
@@ -541,7 +543,7 @@ int graph_launch(Handle executable, Handle handle) {
 }
 int graph_release(Handle executable) {
     BEGIN("cuGraphExecDestroy");
-    delete static_cast<Graph *>(executable);
+    model.kept.erase(executable);
     --model.calls["graphs alive"];
     return success;
 }

@@ -9,6 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file
+from tessera import graph
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -144,6 +148,34 @@ def test_digits_demo(tmp_path):
     rates = [float(r) for r in re.findall(r"([\d.]+)%", out)]
     assert len(rates) >= 2 and all(r >= 97 for r in rates[-2:]), out
     assert "bit for bit" in out
+
+
+def test_gpt2_learns(tmp_path):
+    out = python("gpt2/train.py", tmp_path, "--steps", "40", "--write", "8")
+    before, after = (float(x) for x in re.findall(r"([\d.]+) nats a byte", out))
+    assert abs(before - np.log(256)) < 0.1 and after < 3.4 and "def " in out, out
+    tokens = np.random.default_rng(0).integers(0, 256, (3, 64))
+    logits = graph.load(tmp_path / "gpt2.tsr")(tokens).numpy()
+    np.testing.assert_allclose(logits, gpt2_in_torch(load_file(tmp_path / "gpt2.tsr"), tokens), rtol=1e-3, atol=1e-3)
+
+
+def gpt2_in_torch(weights: dict[str, torch.Tensor], tokens: np.ndarray, layers: int = 2, heads: int = 4) -> np.ndarray:
+    def norm(x: torch.Tensor, name: str) -> torch.Tensor:
+        return F.layer_norm(x, x.shape[-1:], weights[f"{name}.weight"], weights[f"{name}.bias"])
+
+    def linear(x: torch.Tensor, name: str) -> torch.Tensor:
+        return x @ weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    x = weights["token"][torch.tensor(tokens)] + weights["position"][: tokens.shape[1]]
+    for name in (f"block{i}" for i in range(layers)):
+        h = norm(x, f"{name}.norm1")
+        q, k, v = (
+            linear(h, f"{name}.{w}").unflatten(-1, (heads, -1)).transpose(1, 2) for w in ("query", "key", "value")
+        )
+        a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        x = x + linear(a.transpose(1, 2).flatten(2), f"{name}.mix")
+        x = x + linear(F.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.up")), f"{name}.down")
+    return (norm(x, "norm") @ weights["token"].T).numpy()
 
 
 def state_of(path: Path) -> dict[str, bytes]:

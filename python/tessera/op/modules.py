@@ -273,6 +273,11 @@ def mlp(
 
 
 @overload
+def linear(
+    in_dim: int, out_dim: int, /, *, bias: bool = True, dtype: DTypeLike | None = None, name: str | None = None,
+    init: InitializerLike | None = None,
+) -> Linear: ...
+@overload
 def linear(x: TensorLike, w: TensorLike, b: TensorLike | None = None) -> Value: ...
 @overload
 def linear(
@@ -298,6 +303,11 @@ def linear(
     return apply_linear(x, w, b)
 
 
+@overload
+def embedding(
+    num: int, dim: int, /, *, dtype: DTypeLike | None = None, name: str | None = None,
+    init: InitializerLike | None = None,
+) -> Embedding: ...
 @overload
 def embedding(ids: TensorLike, table: Value) -> Value: ...
 @overload

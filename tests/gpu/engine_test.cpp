@@ -6,11 +6,18 @@
 #include <thread>
 
 #include "core/transfer.h"
+#include "custom_operators.h"
 #include "device/allocators.h"
 #include "exec/trace_sink.h"
 #include "plan_builder.h"
 
 using namespace gpu_test;
+
+void gpu_test::copy_on_device(void *to, const void *from, size_t bytes, void *stream) {
+    const gpu::Driver &driver = gpu::gpu_backend(device()).driver();
+    driver.check(driver.call().copy_within(reinterpret_cast<gpu::Address>(to), reinterpret_cast<gpu::Address>(from), bytes, stream),
+                 "a copy of the operator's");
+}
 
 namespace {
 
@@ -325,6 +332,84 @@ void tensor_maps(Host &host) {
     }
 }
 
+// out = 2 rotate(x + x, by): a custom operator between two kernels.
+PlanText rotated(int by) {
+    PlanText p = double_sum();
+    p.inputs = R"({"name": "x", "dtype": "f32", "shape": ["N"], "buffer": 0})";
+    p.buffers = R"({"kind": "input", "bytes": "4*N"}, {"kind": "arena", "bytes": "4*N", "offset": 0},
+                   {"kind": "output", "bytes": "4*N"},
+                   {"kind": "arena", "bytes": "4*N", "offset": "(N + 15) // 16 * 64", "label": "rotated"})";
+    p.arena = R"("(N + 15) // 16 * 64 + 4*N")";
+    p.instructions = R"({"kernel": 0, "buffers": [0, 0, 1], "sizes": ["N"], "grid": ["(N + 127) // 128", 1, 1], "loc": "model.py:7"},
+                        {"custom": "gputest::rotate", "attrs": "{by = )" + std::to_string(by) + R"(}", "loc": "model.py:9",
+                         "operands": [{"buffer": 1, "dtype": "f32", "shape": ["N"]}],
+                         "results": [{"buffer": 3, "dtype": "f32", "shape": ["N"]}]},
+                        {"kernel": 1, "buffers": [3, 2], "sizes": ["N"], "grid": ["(N + 63) // 64", 1, 1], "loc": "model.py:8"})";
+    return p;
+}
+
+void custom_operators(Host &host) {
+    auto engine = engine_of(rotated(3));
+    for (size_t n : {size_t{100}, size_t{1}, size_t{0}, size_t{1000}, size_t{100}}) {
+        std::vector<float> x = ramp(n), want;
+        for (size_t i = 0; i < n; ++i)
+            want.push_back(4.0f * x[(i + 3) % n]);
+        CHECK(values_of(run(*engine, host.context(), {}, {on_device(x)})) == want);
+        CHECK(custom_calls.device_type == static_cast<int32_t>(device_type) && custom_calls.device_index == 0);
+    }
+    CHECK(engine->requirements({1000}).arena == 4032 + 4032 + 4000); // and the scratch of the operator
+    // Each run calls the operator, on the stream that the caller gives.
+    std::vector<float> x = ramp(50);
+    Tensor a = on_device(x), out = on_device(x);
+    const int64_t graphs = calls("cuGraphLaunch");
+    auto callers = backend(device()).create_stream(0);
+    auto wrapped = backend(device()).wrap_stream(0, callers->native());
+    for (int i = 0; i < 5; ++i) {
+        const int before = custom_calls.count;
+        run(*engine, host.context_on(*wrapped), {}, {a}, out);
+        CHECK(custom_calls.count == before + 1 && custom_calls.stream == callers->native());
+    }
+    CHECK(calls("cuGraphLaunch") == graphs);
+    run(*engine, host.context(), {}, {a}, out);
+    CHECK(custom_calls.stream == host.stream->native());
+    CHECK(values_of(out)[0] == 12.0f);
+    // It is seen in a trace.
+    struct Sink final : TraceSink {
+        std::vector<std::string> seen;
+        void record(const TraceEvent &e) noexcept override { seen.push_back(std::string(e.category) + " " + e.name + " " + e.location); }
+    } sink;
+    RunContext context = host.context();
+    context.trace = &sink;
+    run(*engine, context, {}, {a});
+    CHECK(sink.seen == (std::vector<std::string>{"kernel add model.py:7", "custom gputest::rotate model.py:9", "kernel scale model.py:8"}));
+}
+
+// It fails after it has put work on the stream, which goes on reading the memory of the run.
+void custom_operators_that_fail(Host &host) {
+    auto engine = engine_of(rotated(-1)), good = engine_of(rotated(1));
+    std::vector<float> x = ramp(5000);
+    auto callers = backend(device()).create_stream(0);
+    auto wrapped = backend(device()).wrap_stream(0, callers->native());
+    for (int i = 0; i < 4; ++i) {
+        std::string text = error_of([&] { run(*engine, i % 2 ? host.context() : host.context_on(*wrapped), {}, {on_host(x)}); }, Code::Generic);
+        CHECK(text == "[gputest::rotate] cannot rotate backwards\n  at model.py:9");
+        CHECK(values_of(run(*good, host.context(), {}, {on_host(x)}))[0] == 4.0f);
+    }
+    engine.reset();
+    wrapped.reset();
+    std::string text = rotated(1).text();
+    text.replace(text.find("gputest::rotate"), 15, "gputest::host_only");
+    const char *kind = device_type == DeviceType::CUDA ? "CUDA" : "HIP";
+    const std::string code = image();
+    CHECK(error_of([&] { Plan::parse(text, "test.tsr", code, target()); }, Code::Unsupported) ==
+          std::string("test.tsr: instruction 1: [gputest::host_only] has no ") + kind + " kernel; engine_test has to declare one");
+    std::string narrow = rotated(1).text(); // the operator says otherwise
+    const size_t at = narrow.rfind(R"("shape": ["N"])");
+    narrow.replace(at, 14, R"("shape": ["N - 1"])");
+    Plan plan = Plan::parse(narrow, "test.tsr", code, target());
+    CHECK(contains(error_of([&] { GpuPrepared(plan, {8}); }, Code::Shape), "the shape function gives f32[8] for result 0"));
+}
+
 void too_little_memory(Host &host) {
     PlanText p = double_sum();
     p.buffers.replace(p.buffers.find(R"("bytes": "4*N", "offset": 64)"), 28, R"("bytes": "400*N", "offset": 64)");
@@ -419,6 +504,7 @@ void a_fault_is_an_error(Host &host) {
 
 int main(int argc, char **argv) {
     choose(argc, argv);
+    register_custom_operators();
     {
         Host host;
         any_size_from_any_place(host);
@@ -430,6 +516,8 @@ int main(int argc, char **argv) {
         checks_and_state(host);
         scratch_and_shared_memory(host);
         tensor_maps(host);
+        custom_operators(host);
+        custom_operators_that_fail(host);
         too_little_memory(host);
         wrong_arguments(host);
         several_devices(host);

@@ -37,9 +37,9 @@ for part in $parts; do
         ;;
     python)
         export PYTHONPATH=python
-        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py
+        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
-            run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py
+            run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
         ;;
     operators) # every operator and gradient; with pytest-xdist in several processes
         export PYTHONPATH=python

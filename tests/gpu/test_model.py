@@ -32,8 +32,9 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "rocm:0"])
-def test_arrays_and_programs(device: str) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "check_arrays.py")]
+@pytest.mark.parametrize("checks", ["check_arrays.py", "check_custom.py"])
+def test_on_the_model(checks: str, device: str) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / checks)]
     done = _run(command, _environment(TESSERA_TEST_DEVICE=device))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 

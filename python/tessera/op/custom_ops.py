@@ -35,7 +35,8 @@ _lock = threading.RLock()
 class Custom:
     """A custom operator: its signature, where it comes from, and the hash by which artefacts know it.
 
-    ``composite``: defined in Python by a graph of other operators; the runtime never sees it.
+    ``composite``: defined in Python by a graph of other operators; the runtime never sees it. ``devices``: those it has
+    kernels for, of ``cpu``, ``cuda`` and ``hip``.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Custom:
     library: str
     hash: str
     composite: bool = False
+    devices: tuple[str, ...] = ("cpu",)
 
 
 CUSTOM: dict[str, Custom] = {}
@@ -88,7 +90,8 @@ def adopt(name: str) -> None:
         dtypes=accepted_dtypes(schema),
         doc=info["doc"],
     )
-    publish(definition, Custom(name, schema, info["library"], f"{info['hash']:016x}"))
+    devices = tuple(info["devices"])
+    publish(definition, Custom(name, schema, info["library"], f"{info['hash']:016x}", devices=devices))
 
 
 def publish(definition: OpDef, custom: Custom) -> None:

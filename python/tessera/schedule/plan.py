@@ -169,6 +169,10 @@ class Plan:
     tiles: tuple[int, int, int] | None = None
     """Sizes (m, n, k) of the blocks of products; None: the target chooses."""
 
+    def outlives(self, buffer: int) -> bool:
+        """Whether what is written to a buffer is seen after the run."""
+        return self.buffers[buffer].kind in ("state", "output")
+
     def kernel_sizes(self, call: KernelCall) -> dict[Symbol, Dim]:
         """The values of a call's size symbols."""
         return dict(zip(self.kernels[call.kernel].sizes, call.sizes, strict=True))

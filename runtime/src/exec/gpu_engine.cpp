@@ -163,8 +163,18 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     bind_inputs(s);
     bind_outputs(s);
     fill_in_addresses(s);
-    execute(s);
-    finish(s);
+    try {
+        execute(s);
+        copy_back(s);
+    } catch (...) { // what is on the stream already still uses the memory
+        try {
+            mark(s);
+        } catch (const Error &) { // of a device that has failed; the first error says why
+        }
+        throw;
+    }
+    mark(s);
+    s.context.pending = s.run;
 }
 
 void GpuEngine::fill_in_addresses(Submission &s) const {
@@ -326,7 +336,8 @@ void GpuEngine::execute(Submission &s) {
     BoundPlan &b = *s.bound;
     ++uses_;
     CapturedGraph *graph = find_graph(b);
-    if (!graph && s.prepared->steps.size() > 1 && b.uses > 0 && b.bound == b.last_bound)
+    // What a library does is not known to be the same each time.
+    if (!graph && !s.prepared->calls_custom && s.prepared->steps.size() > 1 && b.uses > 0 && b.bound == b.last_bound)
         graph = &capture(s);
     ++b.uses;
     b.last_bound = b.bound;
@@ -406,21 +417,12 @@ void GpuEngine::launch_traced(Submission &s) const {
 }
 
 void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks) const {
-    const gpu::Functions &call = driver_.call();
-    BoundPlan &b = *s.bound;
     if (checks_)
-        driver_.check(call.copy_within(address_of(s.frame->status()), address_of(s.frame->clean_status()),
+        driver_.check(driver_.call().copy_within(address_of(s.frame->status()), address_of(s.frame->clean_status()),
                                        s.frame->status_bytes(), stream),
                       "status words");
     for (const GpuStep &step : s.prepared->steps) {
-        void *const *addresses = b.addresses.data() + step.first_slot;
-        gpu::Result result;
-        if (step.source->kind == InstructionKind::Copy)
-            result = call.copy_within(address_of(addresses[1]), address_of(addresses[0]), static_cast<size_t>(step.bytes), stream);
-        else if (step.source->kind == InstructionKind::Zero)
-            result = call.fill(address_of(addresses[0]), 0, static_cast<size_t>(step.bytes), stream);
-        else
-            result = driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
+        const gpu::Result result = put(s, step, stream);
         if (result == gpu::success && marks) {
             marks->push_back(backend_.create_event(device_.index));
             marks->back()->record(*s.context.stream);
@@ -433,23 +435,60 @@ void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::s
     }
 }
 
-void GpuEngine::finish(Submission &s) {
+gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
     const gpu::Functions &call = driver_.call();
+    BoundPlan &b = *s.bound;
+    void *const *addresses = b.addresses.data() + step.first_slot;
+    switch (step.source->kind) {
+    case InstructionKind::Copy:
+        return call.copy_within(address_of(addresses[1]), address_of(addresses[0]), static_cast<size_t>(step.bytes), stream);
+    case InstructionKind::Zero:
+        return call.fill(address_of(addresses[0]), 0, static_cast<size_t>(step.bytes), stream);
+    case InstructionKind::Custom:
+        run_custom(s, step, stream);
+        return gpu::success;
+    default:
+        return driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
+    }
+}
+
+void GpuEngine::run_custom(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
+    custom::Place place;
+    place.device_type = static_cast<int32_t>(device_.type);
+    place.device_index = device_.index;
+    place.stream = stream;
+    place.scratch = s.frame->scratch();
+    place.cancel = s.context.cancel;
+    try {
+        step.call->run(s.bound->addresses.data() + step.first_slot, place);
+    } catch (const Error &e) {
+        throw Error(e.code(), e.message() + at_line(*step.source));
+    }
+}
+
+// Results to where the caller wants them.
+void GpuEngine::copy_back(Submission &s) const {
     for (size_t i = 0; i < signature().outputs.size(); ++i) {
         const Tensor &t = s.outputs[i];
         void *there = s.bound->bound[s.input_count + i];
         if (there != t.data())
             backend_.copy(t.data(), t.device(), there, device_, t.bytes(), s.context.stream);
+    }
+    if (checks_)
+        driver_.check(driver_.call().copy_out(s.run->status(), address_of(s.frame->status()), s.frame->status_bytes(), s.stream),
+                      "status words");
+}
+
+// From here on all that the run uses belongs to it until it has ended.
+void GpuEngine::mark(Submission &s) const {
+    for (size_t i = 0; i < signature().outputs.size(); ++i) {
+        const Tensor &t = s.outputs[i];
         const Stream *made_on = t.storage()->stream();
         if (!made_on)
             s.run->hold(t);
     }
-    if (checks_)
-        driver_.check(call.copy_out(s.run->status(), address_of(s.frame->status()), s.frame->status_bytes(), s.stream),
-                      "status words");
     s.run->event()->record(*s.context.stream);
     s.frame->last = s.run;
-    s.context.pending = s.run;
     for (size_t i = 0; i < signature().outputs.size(); ++i)
         s.outputs[i].storage()->set_completion(s.run);
     for (size_t i = 0; i < signature().state.size(); ++i)

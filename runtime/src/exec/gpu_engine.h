@@ -49,6 +49,8 @@ class GpuEngine final : public Engine {
     void order(Submission &s) const;
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
+    void run_custom(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
+    gpu::Result put(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     // `marks`: receives an event behind each step.
     void launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks = nullptr) const;
     void launch_traced(Submission &s) const;
@@ -56,7 +58,8 @@ class GpuEngine final : public Engine {
     void run_in_capture(Submission &s);
     CapturedGraph *find_graph(BoundPlan &bound) const;
     CapturedGraph &capture(Submission &s);
-    void finish(Submission &s);
+    void copy_back(Submission &s) const;
+    void mark(Submission &s) const;
 
     std::shared_ptr<const Plan> plan_;
     DeviceId device_;

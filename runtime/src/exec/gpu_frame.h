@@ -78,6 +78,7 @@ class GpuFrame {
     // The device's words: the flag and one of each check; and what they are at the start of a run.
     void *status() const { return status_.data(); }
     size_t status_bytes() const { return checks_ ? (checks_ + 1) * sizeof(int64_t) : 0; }
+    void *scratch() const { return scratch_.data(); }
     const void *clean_status() const { return static_cast<char *>(status_.data()) + status_bytes(); }
 
     std::shared_ptr<GpuRun> last; // the last run put on a stream; null: none yet

@@ -81,9 +81,22 @@ void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &chec
         slot_buffers.insert(slot_buffers.end(), in.buffers.begin(), in.buffers.end());
         steps.push_back(step);
         return;
+    case InstructionKind::Custom:
+        add_custom(plan, in, step);
+        return;
     default:
         fail(Code::Unsupported, "an instruction of the plan cannot run on a GPU%s", at_line(in).c_str());
     }
+}
+
+void GpuPrepared::add_custom(const Plan &plan, const Instruction &in, GpuStep &step) {
+    step.call = custom_call(in, views(plan, in.operands, in), views(plan, in.results, in));
+    scratch_bytes = std::max(scratch_bytes, static_cast<int64_t>(step.call->scratch_bytes()));
+    step.first_slot = slot_buffers.size();
+    const std::vector<int> buffers = buffers_of(in);
+    slot_buffers.insert(slot_buffers.end(), buffers.begin(), buffers.end());
+    calls_custom = true;
+    steps.push_back(std::move(step));
 }
 
 void GpuPrepared::add_launch(const Plan &plan, const Instruction &in, GpuStep &step) {

@@ -30,10 +30,11 @@ struct GpuStep {
     const Instruction *source = nullptr;
     size_t kernel = 0;
     gpu::Launch launch;
-    size_t first_slot = 0;                        // of copy and zero
+    size_t first_slot = 0;                        // of copy, zero and custom
     size_t first_argument = 0, argument_count = 0; // in `arguments`
     int64_t bytes = 0;                            // copy and zero
     size_t check = 0;                             // check_range: its number
+    std::shared_ptr<const custom::Call> call;     // custom
 };
 
 struct GpuPrepared : SizedBuffers {
@@ -50,10 +51,12 @@ struct GpuPrepared : SizedBuffers {
     std::vector<Patch> input_patches, output_patches;
     std::vector<GpuSize> check_limits; // low and high of each check
     int64_t scratch_bytes = 0;
+    bool calls_custom = false; // some step runs what a library does
 
   private:
     void add_step(const Plan &plan, const Instruction &in, size_t &checks);
     void add_launch(const Plan &plan, const Instruction &in, GpuStep &step);
+    void add_custom(const Plan &plan, const Instruction &in, GpuStep &step);
     GpuPreparedArgument argument(const Instruction &in, const GpuArgument &a, const GpuStep &step);
     gpu::TensorMapLayout layout(const GpuTensorMap &map, int buffer, const Instruction &in) const;
 };

@@ -132,8 +132,8 @@ void SizedBuffers::check_fits(const Plan &plan, int buffer, int64_t bytes, const
              in.loc.c_str(), Number(bytes), buffer, plan.buffers[static_cast<size_t>(buffer)].label.c_str(), Number(there));
 }
 
-std::vector<TensorView> Prepared::views(const Plan &plan, const std::vector<PlanOperand> &operands,
-                                        const Instruction &in) const {
+std::vector<TensorView> SizedBuffers::views(const Plan &plan, const std::vector<PlanOperand> &operands,
+                                            const Instruction &in) const {
     std::vector<TensorView> out;
     for (const PlanOperand &o : operands) {
         TensorView v;
@@ -184,28 +184,33 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
     case InstructionKind::Custom: {
         out.operands = views(plan, in.operands, in);
         out.results = views(plan, in.results, in);
-        if (in.kind == InstructionKind::Custom)
-            prepare_custom(in, out);
-        std::vector<int> buffers;
-        for (const PlanOperand &o : in.operands)
-            buffers.push_back(o.buffer);
-        for (const PlanOperand &o : in.results)
-            buffers.push_back(o.buffer);
-        out.first_slot = add_slots(buffers);
+        if (in.kind == InstructionKind::Custom) {
+            out.call = custom_call(in, out.operands, out.results);
+            scratch_bytes = std::max(scratch_bytes, static_cast<int64_t>(out.call->scratch_bytes()));
+        }
+        out.first_slot = add_slots(buffers_of(in));
         break;
     }
     }
     instructions.push_back(std::move(out));
 }
 
-void Prepared::prepare_custom(const Instruction &in, PreparedInstruction &out) {
+std::shared_ptr<const custom::Call> SizedBuffers::custom_call(const Instruction &in, const std::vector<TensorView> &operands,
+                                                              const std::vector<TensorView> &results) const {
     try {
-        out.call = std::make_shared<const custom::Call>(*in.definition, in.attributes.evaluate(sizes), out.operands,
-                                                        out.results);
+        return std::make_shared<const custom::Call>(*in.definition, in.attributes.evaluate(sizes), operands, results);
     } catch (const Error &e) {
         throw Error(e.code(), e.message() + at_line(in));
     }
-    scratch_bytes = std::max(scratch_bytes, static_cast<int64_t>(out.call->scratch_bytes()));
+}
+
+std::vector<int> buffers_of(const Instruction &in) {
+    std::vector<int> out;
+    for (const PlanOperand &o : in.operands)
+        out.push_back(o.buffer);
+    for (const PlanOperand &o : in.results)
+        out.push_back(o.buffer);
+    return out;
 }
 
 bool SizedBuffers::matches(const Signature &signature, const Tensor *const *inputs, size_t count) const {

@@ -39,6 +39,11 @@ struct SizedBuffers {
     bool matches(const Signature &signature, const Tensor *const *inputs, size_t count) const;
     // FormatError unless `bytes` fit in the buffer that the instruction uses.
     void check_fits(const Plan &plan, int buffer, int64_t bytes, const Instruction &in) const;
+    // Operands without their addresses.
+    std::vector<TensorView> views(const Plan &plan, const std::vector<PlanOperand> &operands, const Instruction &in) const;
+    // The call that a custom instruction makes, and whose errors name its line.
+    std::shared_ptr<const custom::Call> custom_call(const Instruction &in, const std::vector<TensorView> &operands,
+                                                    const std::vector<TensorView> &results) const;
 
     std::vector<int64_t> sizes;
     std::vector<std::vector<int64_t>> input_shapes;
@@ -47,6 +52,9 @@ struct SizedBuffers {
     std::vector<int64_t> arena_offsets; // by buffer; 0 for others
     int64_t arena_bytes = 0;            // a multiple of 64
 };
+
+// The buffers of operands, then of results.
+std::vector<int> buffers_of(const Instruction &in);
 
 // The value of an expression of the plan; FormatError when it is negative.
 int64_t not_negative(const Dim &d, const std::vector<int64_t> &sizes, const char *what);
@@ -67,9 +75,7 @@ struct Prepared : SizedBuffers {
 
   private:
     void prepare_instruction(const Plan &plan, const KernelImage &image, const Instruction &in);
-    void prepare_custom(const Instruction &in, PreparedInstruction &out);
     size_t add_slots(const std::vector<int> &buffers);
-    std::vector<TensorView> views(const Plan &plan, const std::vector<PlanOperand> &operands, const Instruction &in) const;
 
     std::vector<std::unique_ptr<int64_t[]>> size_arrays_;
 };

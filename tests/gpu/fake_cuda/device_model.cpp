@@ -84,7 +84,7 @@ int Model::allocate(uintptr_t &address, size_t bytes, int device, Stream &stream
     uintptr_t found = 0;
     // As in a real pool: what was released in this stream's order comes back at once, other memory when it is free.
     for (auto &[start, block] : blocks)
-        if (block.released && block.bytes == bytes && block.device == device && (block.order == &stream || !block.alive)) {
+        if (block.released && block.bytes == bytes && block.device == device && (block.order == &stream || !block.pending)) {
             found = start;
             break;
         }
@@ -94,10 +94,12 @@ int Model::allocate(uintptr_t &address, size_t bytes, int device, Stream &stream
         blocks[found].device = device;
     }
     blocks[found].released = false;
+    ++blocks[found].pending;
     used += bytes;
     address = found;
     put(stream, {"allocate", [this, found, bytes] {
                      blocks[found].alive = true;
+                     --blocks[found].pending;
                      std::memset(reinterpret_cast<void *>(found), 0xA5, bytes);
                  }});
     return success;
@@ -111,10 +113,12 @@ int Model::release(uintptr_t address, Stream &stream) {
     }
     Block &block = place->second;
     block.released = true;
+    ++block.pending;
     block.order = &stream;
     used -= block.bytes;
     put(stream, {"release", [&block, address] {
                      block.alive = false;
+                     --block.pending;
                      std::memset(reinterpret_cast<void *>(address), 0xDD, block.bytes);
                  }});
     return success;

@@ -73,6 +73,7 @@ struct Block {
     bool alive = false;          // as far as work has been executed
     bool released = false;       // a release has been asked for
     Stream *order = nullptr;     // of the release
+    int pending = 0;             // allocations and releases that were asked for and not executed
 };
 
 class Model {

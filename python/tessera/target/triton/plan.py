@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.errors import UnsupportedError
 from tessera.ir.dims import Dim, Symbol, add, ceildiv, dmax, mul, substitute
+from tessera.op.custom_ops import CUSTOM
 from tessera.schedule.plan import (
     Copy,
+    CustomCall,
     Instruction,
     KernelCall,
     Plan,
@@ -48,14 +50,27 @@ def compile_plan(plan: Plan, architecture: Architecture, deterministic: bool = T
     """
     for i in plan.instructions:
         if isinstance(i, PortableCall):
-            at = f"\n  at {i.loc}" if i.loc else ""
-            raise UnsupportedError(f'[{i.op}] has no GPU kernel; use target="cpu" or "portable"{at}')
+            _check_kernel(i, architecture)
     guarded = _guarded(plan)
     options = [Options(architecture.name, g, deterministic, plan.tiles, plan.float32) for g in guarded]
     generated = [generate(kernel, o) for kernel, o in zip(plan.kernels, options)]
     extra = _Extra(plan, len(generated))
     image = build_image([*generated, *extra.programs], architecture)
     return _Writer(plan, image, extra).compiled(architecture)
+
+
+def _check_kernel(call: PortableCall, architecture: Architecture) -> None:
+    """UnsupportedError unless the call is of a custom operator with a kernel for the target's devices."""
+    if isinstance(call, CustomCall):
+        kind, device = ("CUDA", "cuda") if architecture.target == "ptx" else ("HIP", "hip")
+        custom = CUSTOM[call.op]
+        if device in custom.devices:
+            return
+        why = f"has no {kind} kernel; {custom.library} has to declare one, or use"
+    else:
+        why = "has no GPU kernel; use"
+    at = f"\n  at {call.loc}" if call.loc else ""
+    raise UnsupportedError(f'[{call.op}] {why} target="cpu" or "portable"{at}')
 
 
 def _checked(plan: Plan) -> bool:
@@ -69,9 +84,14 @@ def _guarded(plan: Plan) -> list[bool]:
         for i in plan.instructions:
             if isinstance(i, KernelCall):
                 roles = [b.role for b in plan.kernels[i.kernel].buffers]
-                kept = [plan.buffers[n].kind in ("state", "output") for n in i.buffers]
+                kept = [plan.outlives(n) for n in i.buffers]
                 found[i.kernel] |= any(k and role != "in" for k, role in zip(kept, roles))
     return found
+
+
+def _targets(i: Copy | CustomCall) -> list[int]:
+    """The buffers that an instruction without code of ours writes."""
+    return [i.target] if isinstance(i, Copy) else [r.buffer for r in i.results]
 
 
 class _Extra:
@@ -85,7 +105,7 @@ class _Extra:
         for at, i in enumerate(plan.instructions):
             if isinstance(i, RangeCheck):
                 key: Any = (i.dtype, i.ignore)
-            elif isinstance(i, Copy) and checked and plan.buffers[i.target].kind in ("state", "output"):
+            elif isinstance(i, (Copy, CustomCall)) and checked and any(map(plan.outlives, _targets(i))):
                 key = "copy"
             else:
                 continue
@@ -99,10 +119,20 @@ class _Extra:
 class _Writer:
     def __init__(self, plan: Plan, image: Image, extra: _Extra) -> None:
         self.plan, self.image, self.extra = plan, image, extra
-        self.workspace: Dim = 0
+        self.buffers: list[PlanBuffer] = []
+        self.end = plan.arena
+        workspace: Dim = 0
         for i in plan.instructions:
             if isinstance(i, KernelCall):
-                self.workspace = dmax(self.workspace, self._workspace(i))
+                workspace = dmax(workspace, self._workspace(i))
+        self.workspace = None if workspace == 0 else self._temporary(workspace, "workspace")
+
+    def _temporary(self, size: Dim, label: str) -> int:
+        """A buffer behind those of the plan."""
+        offset = mul(ceildiv(self.end, _ALIGN), _ALIGN)
+        self.buffers.append(PlanBuffer("arena", size, label, offset))
+        self.end = add(offset, size)
+        return len(self.plan.buffers) + len(self.buffers) - 1
 
     def _workspace(self, call: KernelCall) -> Dim:
         return substitute(self.image.workspaces[call.kernel], self.plan.kernel_sizes(call))
@@ -124,20 +154,18 @@ class _Writer:
             for m in image.modules
         ]
         more: dict[str, Any] = {"modules": modules}
-        extra: list[PlanBuffer] = []
-        if self.workspace != 0:
-            end = mul(ceildiv(plan.arena, _ALIGN), _ALIGN)
-            extra = [PlanBuffer("arena", self.workspace, "workspace", end)]
-            more["arena"] = more["peak"] = dim(add(end, self.workspace))
         instructions = [one for at, i in enumerate(plan.instructions) for one in self._instruction(at, i)]
-        text = plan.text(architecture.target, architecture.name, kernels, instructions, extra, **more)
+        if self.buffers:
+            more["arena"] = more["peak"] = dim(self.end)
+        text = plan.text(architecture.target, architecture.name, kernels, instructions, self.buffers, **more)
         return CompiledPlan(architecture.name, text, image.code, json.dumps(sources, ensure_ascii=False), image)
 
     def _instruction(self, at: int, i: Instruction) -> list[dict[str, Any]]:
         if isinstance(i, KernelCall):
             buffers = list(i.buffers)
             if self.image.workspaces[i.kernel] != 0:
-                buffers.append(len(self.plan.buffers))
+                assert self.workspace is not None
+                buffers.append(self.workspace)
             values = self.plan.kernel_sizes(i)
             return [self._launch(k, buffers, i.sizes, values, i.loc) for k in self.image.launches[i.kernel]]
         number = self.extra.numbers.get(at)
@@ -147,8 +175,25 @@ class _Writer:
         if isinstance(i, RangeCheck):
             launch = self._launch(kernel, [i.buffer], (i.count, i.low, i.high), {COUNT: i.count}, i.loc)
             return [{**plain_instruction(i), **launch}]
+        if isinstance(i, CustomCall):
+            return self._guarded_call(i, kernel)
         assert isinstance(i, Copy)
-        return [self._launch(kernel, [i.source, i.target], (i.bytes,), {COUNT: i.bytes}, i.loc)]
+        return [self._copy(kernel, i.source, i.target, i.bytes, i.loc)]
+
+    def _copy(self, kernel: int, source: int, target: int, size: Dim, loc: Any) -> dict[str, Any]:
+        return self._launch(kernel, [source, target], (size,), {COUNT: size}, loc)
+
+    def _guarded_call(self, i: CustomCall, kernel: int) -> list[dict[str, Any]]:
+        """What a library computes knows nothing of failed checks: results that outlive the run go there by a copy."""
+        plan, results = self.plan, list(i.results)
+        copies: list[dict[str, Any]] = []
+        for n, r in enumerate(i.results):
+            if plan.outlives(r.buffer):
+                target = plan.buffers[r.buffer]
+                own = self._temporary(target.bytes, target.label)
+                results[n] = replace(r, buffer=own)
+                copies.append(self._copy(kernel, own, r.buffer, target.bytes, i.loc))
+        return [plain_instruction(replace(i, results=tuple(results))), *copies]
 
     def _launch(
         self, number: int, buffers: Sequence[int], sizes: Sequence[Dim], values: Mapping[Symbol, Dim], loc: Any

@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from tessera import dist, errors, graph, op, optim
     from tessera.graph.load import load
     from tessera.interop.array import Array, array, from_dlpack
+    from tessera.interop.trace import Trace
     from tessera.op.custom_ops import load_library
     from tessera.op.random import manual_seed
 
 _MODULES = frozenset({"dist", "errors", "graph", "op", "optim"})
 _NAMES = {
     "Array": "tessera.interop.array",
+    "Trace": "tessera.interop.trace",
     "array": "tessera.interop.array",
     "from_dlpack": "tessera.interop.array",
     "load": "tessera.graph.load",
@@ -30,6 +32,7 @@ _NAMES = {
 
 __all__ = [
     "Array",
+    "Trace",
     "__version__",
     "array",
     "dist",

@@ -16,6 +16,7 @@ from tessera.graph.pipeline import Built, TensorInfo
 from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, converted
 from tessera.interop.parameters import bind_parameters
+from tessera.interop.trace import Trace
 from tessera.ir.dtype import DTYPES
 from tessera.op.parameter import Parameter, moves
 
@@ -60,11 +61,15 @@ class Compiled:
         return self._signature.result(run(self._runtime, ready, None))
 
     def run(
-        self, inputs: Sequence[Any] | Mapping[str, Any], outputs: Sequence[Any] | Mapping[str, Any] | None = None
+        self,
+        inputs: Sequence[Any] | Mapping[str, Any],
+        outputs: Sequence[Any] | Mapping[str, Any] | None = None,
+        trace: Trace | None = None,
     ) -> list[Array]:
         """Run on inputs by position or name, writing into the caller's ``outputs`` (contiguous, writable) if given.
 
-        ``outputs`` may leave some out (None, or not named); those are allocated. Returns all outputs in order.
+        ``outputs`` may leave some out (None, or not named); those are allocated. ``trace``, a ``tessera.Trace``, keeps
+        what the run did, kernel by kernel. Returns all outputs in order.
         """
         program = self.program()
         names = [info.name for info in self.inputs]
@@ -74,7 +79,12 @@ class Compiled:
             names = [info.name for info in self.outputs]
             found = _by_name("output", outputs, names, partial=True) if isinstance(outputs, Mapping) else list(outputs)
             wanted = [None if o is None else _memory(o) for o in found]
-        return program.run(self._runtime, [self._array(i, x) for i, x in enumerate(given)], wanted)
+        ready = [self._array(i, x) for i, x in enumerate(given)]
+        if trace is None:
+            return program.run(self._runtime, ready, wanted)
+        if not isinstance(trace, Trace):
+            raise ArgumentError(f"run: trace is a {type(trace).__name__}, expected a tessera.Trace")
+        return program.run(self._runtime, ready, wanted, trace=trace._native)
 
     def _array(self, position: int, value: Any) -> Array:
         """A concrete array; Python numbers and lists take the dtype that the program declares."""

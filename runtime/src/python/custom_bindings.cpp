@@ -12,12 +12,6 @@ namespace tessera::python {
 
 namespace {
 
-nb::str taken(tsr_text *text) {
-    nb::str out(tsr_text_data(text), tsr_text_size(text));
-    tsr_text_release(text);
-    return out;
-}
-
 nb::list load_library(nb::object path) {
     nb::object text = nb::steal(PyOS_FSPath(path.ptr()));
     if (!text.is_valid())

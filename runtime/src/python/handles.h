@@ -51,7 +51,15 @@ template <class T, void (*release)(T *)> void release_unlocked(T *handle) {
 
 using TensorOwner = Owner<tsr_tensor, tsr_tensor_release>;
 using GraphOwner = Owner<tsr_graph, release_unlocked<tsr_graph, tsr_graph_release>>;
+using TraceOwner = Owner<tsr_trace, tsr_trace_release>;
 using RuntimeOwner = Owner<tsr_runtime, release_unlocked<tsr_runtime, tsr_runtime_release>>;
+
+// A text of the library's, given up.
+inline nb::str taken(tsr_text *text) {
+    nb::str out(tsr_text_data(text), tsr_text_size(text));
+    tsr_text_release(text);
+    return out;
+}
 
 // A contiguous view of a Python object's bytes.
 class Bytes {

@@ -25,6 +25,11 @@ struct Runtime {
     RuntimeOwner runtime;
 };
 
+struct Trace {
+    Trace() { check(tsr_trace_create(nullptr, trace.out())); }
+    TraceOwner trace;
+};
+
 struct Program {
     explicit Program(GraphOwner owner)
         : graph(std::move(owner)), inputs(tsr_graph_value_count(graph.get(), TSR_INPUT)),
@@ -177,25 +182,27 @@ tsr_tensor *handle_of(nb::handle object, const char *kind, Py_ssize_t index) {
     return nb::inst_ptr<Array>(object)->tensor.get();
 }
 
-// A caller's stream for one run.
-class StreamOption {
+// A caller's stream and trace for one run.
+class CallerOptions {
   public:
-    StreamOption(const Program &p, nb::handle native) {
+    CallerOptions(const Program &p, nb::handle native, const Trace *trace) {
         options.size = sizeof options;
         options.flags = TSR_RUN_OUTPUTS_ON_DEVICE;
+        options.trace = trace ? trace->trace.get() : nullptr;
         if (native.is_none())
             return;
         int32_t type = 0, index = 0;
         check(tsr_graph_device(p.graph.get(), &type, &index));
         check(tsr_stream_wrap(type, index, reinterpret_cast<void *>(nb::cast<uintptr_t>(native)), &options.stream));
     }
-    ~StreamOption() { tsr_stream_release(options.stream); }
-    StreamOption(const StreamOption &) = delete;
-    StreamOption &operator=(const StreamOption &) = delete;
+    ~CallerOptions() { tsr_stream_release(options.stream); }
+    CallerOptions(const CallerOptions &) = delete;
+    CallerOptions &operator=(const CallerOptions &) = delete;
     tsr_run_options options{};
 };
 
-nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::object outputs, nb::object stream) {
+nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::object outputs, nb::object stream,
+             const Trace *trace) {
     PyObject *given = inputs.ptr();
     const Py_ssize_t input_count = PyList_GET_SIZE(given), output_count = p.outputs;
     HandleList in(static_cast<size_t>(input_count)), out(static_cast<size_t>(output_count));
@@ -216,11 +223,11 @@ nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::obje
     // A program with inputs that is given none must not fall back to its own tensors.
     if (input_count == 0 && p.inputs > 0)
         raise_error(TSR_NAME_MISSING_ERROR, "no inputs are given");
-    StreamOption order(p, stream);
+    CallerOptions with(p, stream, trace);
     tsr_status status;
     {
         nb::gil_scoped_release unlocked;
-        status = tsr_runtime_run_with(runtime.runtime.get(), p.graph.get(), &order.options, in.data(),
+        status = tsr_runtime_run_with(runtime.runtime.get(), p.graph.get(), &with.options, in.data(),
                                       static_cast<int32_t>(input_count), out.data(), static_cast<int32_t>(output_count));
     }
     check(status);
@@ -233,6 +240,17 @@ nb::list run(const Program &p, const Runtime &runtime, nb::list inputs, nb::obje
             results.append(nb::handle(PyList_GET_ITEM(wanted.ptr(), i)));
     }
     return results;
+}
+
+nb::str text_of(const Trace &trace) {
+    tsr_text *text = nullptr;
+    tsr_status status;
+    {
+        nb::gil_scoped_release unlocked;
+        status = tsr_trace_text(trace.trace.get(), &text);
+    }
+    check(status);
+    return taken(text);
 }
 
 // A call on the graph with a path or nothing that may take long.
@@ -265,6 +283,19 @@ void bind_program(nb::module_ &m) {
              "Waits for all runs, also those on GPUs; raises the first failure that nobody has seen.")
         .def_prop_ro("threads", [](const Runtime &r) { return tsr_runtime_threads(r.runtime.get()); },
                      "Threads that take part in a run, the caller's included.");
+
+    nb::class_<Trace>(m, "Trace", "What runs did, event by event.")
+        .def(nb::init<>())
+        .def("__len__", [](const Trace &t) { return tsr_trace_count(t.trace.get()); }, "The events kept.")
+        .def("clear", [](Trace &t) { check(tsr_trace_clear(t.trace.get())); }, "Forgets them.")
+        .def("to_json", &text_of, "The JSON form of Chrome and Perfetto.")
+        .def("save",
+             [](const Trace &t, nb::object path) {
+                 nb::object bytes = path_bytes(path);
+                 const char *name = PyBytes_AsString(bytes.ptr());
+                 unlocked([&] { return tsr_trace_save(t.trace.get(), name); });
+             },
+             nb::arg("path"), "Writes the JSON form.");
 
     auto kind = [](int32_t k) { return [k](const Program &p) { return values(p, k); }; };
     nb::class_<Program>(m, "Program", nb::is_weak_referenceable(), "A loaded artefact.")
@@ -311,9 +342,9 @@ void bind_program(nb::module_ &m) {
         .def("requirements", &requirements, nb::arg("sizes"),
              "Bytes that one run on the default runtime needs, for sizes of the symbolic dimensions by name.")
         .def("run", &run, nb::arg("runtime"), nb::arg("inputs"), nb::arg("outputs").none() = nb::none(),
-             nb::arg("stream").none() = nb::none(),
+             nb::arg("stream").none() = nb::none(), nb::arg("trace").none() = nb::none(),
              "Runs on the calling thread; outputs that are None are made. On a GPU the run is put on `stream`, a CUstream or "
-             "hipStream_t as an integer, or on the runtime's own, and not waited for.")
+             "hipStream_t as an integer, or on the runtime's own, and not waited for; `trace` is told what it did.")
         .def_prop_ro("device",
                      [](const Program &p) {
                          int32_t type = 0, index = 0;

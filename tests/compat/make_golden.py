@@ -1,4 +1,4 @@
-"""Writes a golden file: ``make_golden.py CASE …``, run once for each case; the files are kept for ever.
+"""Writes golden files: ``python -m tests.compat.make_golden CASE …``, once for each case; the files are kept for ever.
 
 ``golden/<case>.tsr`` is an artefact as the build of its day wrote it, ``golden/<case>.safetensors`` what two runs took
 and gave (``<run>/in/<name>``, ``<run>/out/<name>``) and the state after them (``state/<name>``).
@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 from tessera import graph, op, optim
 from tessera.ir.dtype import as_dtype
 from tessera.ir.provenance import Location, location
+
+from tests.compat.frozen import build
 
 HERE = Path(__file__).resolve().parent
 Arrays = dict[str, np.ndarray]
@@ -90,7 +92,17 @@ def targets() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
     return compiled, lambda rng, run: {"x": _floats(rng, 3 + run, 8)}
 
 
-CASES = {case.__name__: case for case in (levels, portable, training, narrow, targets)}
+def custom() -> tuple[Any, Callable[[np.random.Generator, int], Arrays]]:
+    """Operators of a library (of the frozen headers) between kernels: attributes, several results, scratch memory."""
+    tessera.load_library(build(HERE / "custom_op_abi_1"))
+    x = op.tensor((op.dim("B", min=2, max=32), 4), name="x")
+    head, tail = op.frozen_1.split(op.frozen_1.axpy(op.exp(x), x + 1, a=0.5), at=1)
+    outputs = {"head": head * 2, "total": op.sum(tail, axis=0)}
+    compiled = graph.compile(outputs, target=["cpu", "portable"], level="x86-64-v2")
+    return compiled, lambda rng, run: {"x": _floats(rng, 3 + 4 * run, 4)}
+
+
+CASES = {case.__name__: case for case in (levels, portable, training, narrow, targets, custom)}
 
 
 def write(case: str) -> None:

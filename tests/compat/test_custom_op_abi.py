@@ -1,29 +1,13 @@
 """A library of operators that was built with the headers of an older release loads and runs."""
 
-import subprocess
-from pathlib import Path
-
 import numpy as np
 import pytest
 import tessera
 from tessera import graph, op
 
-HERE = Path(__file__).resolve().parent
-HEADERS = sorted(HERE.glob("custom_op_abi_*"))
+from tests.compat.frozen import HEADERS, HERE, build
+
 CURRENT = HERE.parents[1] / "runtime" / "include" / "tessera"
-
-
-def build(headers: Path, folder: Path) -> str:
-    """The library of a frozen version, linked with the runtime of today."""
-    package = Path(tessera.__file__).parent
-    target = folder / f"lib{headers.name}.so"
-    name = f"-DLIBRARY=frozen_{headers.name.rsplit('_', 1)[1]}"
-    subprocess.run(
-        ["g++", "-std=c++17", "-O1", "-shared", "-fPIC", "-fvisibility=hidden", name, f"-I{headers}",
-         HERE / "frozen_library.cpp", f"-L{package}/lib", "-ltessera", f"-Wl,-rpath,{package}/lib", "-o", target],
-        check=True,
-    )
-    return str(target)
 
 
 def test_every_version_is_kept():
@@ -33,8 +17,8 @@ def test_every_version_is_kept():
 
 
 @pytest.mark.parametrize("headers", HEADERS, ids=lambda h: h.name)
-def test_frozen_library_runs(headers, tmp_path):
-    names = tessera.load_library(build(headers, tmp_path))
+def test_frozen_library_runs(headers):
+    names = tessera.load_library(build(headers))
     library = names[0].split("::")[0]
     assert names == [f"{library}::axpy", f"{library}::split"]
     mine = getattr(op, library)

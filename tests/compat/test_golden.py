@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import tessera
 from safetensors.numpy import load_file
 from tessera import graph
 from tessera._core import Program, default_runtime
@@ -11,8 +12,16 @@ from tessera.artifact import reader
 from tessera.artifact.history import HISTORY
 from tessera.interop.array import as_array
 
+from tests.compat.frozen import build
+
 HERE = Path(__file__).resolve().parent
 GOLDEN = sorted(p.stem for p in (HERE / "golden").glob("*.tsr"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def operators() -> None:
+    """Those that ``custom.tsr`` needs."""
+    tessera.load_library(build(HERE / "custom_op_abi_1"))
 
 
 def test_every_version_has_a_golden_file():
@@ -20,7 +29,7 @@ def test_every_version_has_a_golden_file():
 
 
 def test_golden_files_are_small_and_whole():
-    assert {"levels", "portable", "training", "narrow", "targets", "from_cpp"} <= set(GOLDEN)
+    assert {"levels", "portable", "training", "narrow", "targets", "from_cpp", "custom"} <= set(GOLDEN)
     for name in GOLDEN:
         assert (HERE / "golden" / f"{name}.tsr").stat().st_size < 150_000
         reader.load(HERE / "golden" / f"{name}.tsr", verify=True)

@@ -27,6 +27,12 @@ def row_sum(x):
     return x.sum(1)
 
 
+@op.custom("mesh::total", shape=lambda first, more: first, shard="*,*->*")
+def total(first: np.ndarray, more: list[np.ndarray]):
+    """The sum of all; the second term of the rule is that of each tensor of the list."""
+    return first + sum(more)
+
+
 def run_split(dimensions: tuple[int, ...], value: Callable[[Any], Any]) -> np.ndarray:
     mesh = Mesh(["dp", "tp"], 4, (2, 2))
     x = dist.constrain(op.tensor((7, 6), name="x"), ShardSpec(dimensions, ("dp", "tp")[: len(dimensions)]), mesh)
@@ -44,6 +50,15 @@ def test_elementwise_runs_on_each_part(target):
 
 def test_a_letter_that_no_result_has_is_summed():
     assert np.allclose(run_split((0, 1), op.mesh.row_sum), X.sum(1), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_list_has_one_term_for_all_of_its_tensors(count):
+    mesh = Mesh(["dp"], 2)
+    x = dist.constrain(op.tensor((7, 6), name="x"), ShardSpec((0,), ("dp",)), mesh)
+    y = dist.constrain(op.mesh.total(x, [x * i for i in range(count)]), ShardSpec((0,), ("dp",)), mesh)
+    assert not graph.collectives(y)  # every tensor stays split
+    assert np.allclose(np.asarray(graph.compile({"y": y})(X)["y"]), X * (1 + sum(range(count))), rtol=1e-6)
 
 
 def test_without_a_rule_everything_is_whole():

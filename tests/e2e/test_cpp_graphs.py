@@ -13,6 +13,8 @@ from tessera.artifact import reader
 from tessera.ir.parser import parse_graph
 from tessera.ir.printer import print_graph
 
+from tests.e2e.cmake_project import build_project, needs_cmake
+
 HERE = Path(__file__).resolve().parent
 EXAMPLE = HERE.parents[1] / "examples" / "cpp" / "train_mlp"
 pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
@@ -92,11 +94,15 @@ def test_differentiated_in_python(built):
     assert scores.shape == (1, 4, 11)
 
 
+@needs_cmake
 def test_training_in_cpp_goes_on_in_python(tmp_path):
-    out = build_and_run(EXAMPLE / "train_mlp.cpp", tmp_path)
+    program = build_project(EXAMPLE, tmp_path) / "train_mlp"
+    trained = subprocess.run([str(program)], cwd=tmp_path, capture_output=True, text=True)
+    assert trained.returncode == 0, trained.stderr
+    out = trained.stdout
     assert float(out.rsplit("\n", 2)[1].split("%")[0]) > 95, out
     done = subprocess.run(
-        [sys.executable, str(EXAMPLE / "continue.py")], cwd=tmp_path, capture_output=True, text=True
+        [sys.executable, str(tmp_path / "source" / "continue.py")], cwd=tmp_path, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.splitlines()

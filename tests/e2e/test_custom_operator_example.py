@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,23 +15,18 @@ from tessera import graph, op
 from tessera.cli import main
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 
+from tests.e2e.cmake_project import build_project, needs_cmake
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ROOT / "examples" / "cpp" / "custom_operators"
-CMAKE = shutil.which("cmake") or shutil.which("cmake", path=str(Path(sys.executable).parent))
 
-pytestmark = pytest.mark.skipif(CMAKE is None or shutil.which("g++") is None, reason="needs cmake and g++")
+pytestmark = needs_cmake
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("project")
-    shutil.copytree(PROJECT, folder / "source")
-    place = subprocess.run([sys.executable, "-m", "tessera", "--cmake-dir"], check=True, capture_output=True, text=True)
-    configure = [CMAKE, "-S", "source", "-B", "build", f"-DTessera_DIR={place.stdout.strip()}"]
-    for command in (configure, [CMAKE, "--build", "build"]):
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "warning" not in done.stdout + done.stderr
+    build_project(PROJECT, folder)
     return folder
 
 

@@ -1,7 +1,6 @@
 """The server example, built against the installed package in a folder of its own: answers, new weights, trace, end."""
 
 import json
-import shutil
 import signal
 import subprocess
 import sys
@@ -10,32 +9,19 @@ from pathlib import Path
 
 import pytest
 
+from tests.e2e.cmake_project import build_project, needs_cmake
+
 SERVER = Path(__file__).resolve().parents[2] / "examples" / "cpp" / "server"
 
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
-
-
-def tool(name: str) -> str:
-    beside = Path(sys.executable).parent / name
-    return str(beside) if beside.exists() else name
+pytestmark = needs_cmake
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A folder outside the repository with the built server and its model."""
     out = tmp_path_factory.mktemp("server")
-    shutil.copytree(SERVER, out / "source")
-    subprocess.run([sys.executable, str(out / "source" / "export.py"), "--folder", str(out)], check=True)
-    package = subprocess.run(
-        [sys.executable, "-m", "tessera", "--cmake-dir"], check=True, capture_output=True, text=True
-    ).stdout.strip()
-    generator = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}"]
-    subprocess.run(
-        [tool("cmake"), "-S", str(out / "source"), "-B", str(out / "build"), *generator,
-         f"-DTessera_DIR={package}", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS=-Wall -Wextra -Werror"],
-        check=True, stdout=subprocess.DEVNULL,
-    )  # fmt: skip
-    subprocess.run([tool("cmake"), "--build", str(out / "build")], check=True, stdout=subprocess.DEVNULL)
+    build_project(SERVER, out, "Debug")
+    subprocess.run([sys.executable, str(out / "source" / "export.py"), "--folder", str(out)], check=True, cwd=out)
     return out
 
 

@@ -107,7 +107,7 @@ def custom(
         stated = () if samples is None or callable(samples) else samples
         made = samples if callable(samples) else partial(list[Sample], stated)
         definition = OpDef(
-            name, operator.infer, vjp, shard or operator.whole, operator.lowering(),
+            name, operator.infer, vjp, operator.factors, operator.lowering(),
             None if composite else operator.reference, made, custom_ops.accepted_dtypes(schema), doc,
         )
         publish(definition, Custom(name, schema, library, digest, composite))
@@ -140,7 +140,7 @@ class _Operator:
         if len(found) != len(self.schema.results) or not all(isinstance(t, TensorType) for t in found):
             raise ShapeError(f"[{self.name}] the shape function must give {len(self.schema.results)} TensorType")
         if self.shard:
-            check_ranks(self.name, self.shard, types, found)
+            check_ranks(self.name, self.schema.factors(self.shard, len(types)), types, found)
         return found
 
     def _check_operands(self, types: tuple[TensorType, ...]) -> None:
@@ -159,9 +159,9 @@ class _Operator:
         """A composite's body."""
         return self.function(*self.schema.call_arguments(operands, self.schema.complete(self.name, attrs)))
 
-    def whole(self, types: tuple[TensorType, ...], attrs: Attrs) -> str:
-        """The factor string when none is given."""
-        return whole(types, self.infer(types, attrs))
+    def factors(self, types: tuple[TensorType, ...], attrs: Attrs) -> str:
+        """The factor string of a call."""
+        return self.schema.factors(self.shard, len(types)) if self.shard else whole(types, self.infer(types, attrs))
 
     def lowering(self) -> low.Lowering:
         """How it becomes instructions."""

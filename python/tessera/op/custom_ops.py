@@ -79,12 +79,18 @@ def adopt(name: str) -> None:
     info = _core.custom_op_describe(name)
     schema, factors = Schema.parse(info["schema"]), info["shard"]
     check_text(name, factors)
+
+    def inferred(types: tuple[TensorType, ...], attrs: Attrs) -> _Inferred:
+        return _inferred(name, schema.factors(factors, len(types)) if factors else "", types, attrs)
+
     definition = OpDef(
         name,
-        infer=lambda types, attrs: _inferred(name, factors, types, attrs)[0],
+        infer=lambda types, attrs: inferred(types, attrs)[0],
         vjp=_vjp(name, info),
-        shard=factors or (lambda types, attrs: whole(types, _inferred(name, factors, types, attrs)[0])),
-        lower=low.Custom("custom operator", lambda types, attrs: _inferred(name, factors, types, attrs)[1]),
+        shard=lambda types, attrs: (
+            schema.factors(factors, len(types)) if factors else whole(types, inferred(types, attrs)[0])
+        ),
+        lower=low.Custom("custom operator", lambda types, attrs: inferred(types, attrs)[1]),
         reference=_reference(name, schema),
         samples=lambda: samples_of(name, info["samples"]),
         dtypes=accepted_dtypes(schema),

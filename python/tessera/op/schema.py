@@ -176,6 +176,15 @@ class Schema:
                 out.append(rest.pop(0))
         return out
 
+    def factors(self, text: str, count: int) -> str:
+        """The factor string of a call with ``count`` operands: the term of a list stands for each of its tensors."""
+        tensors, (before, arrow, after) = self.tensors, text.partition("->")
+        terms = before.split(",")
+        if len(terms) != len(tensors):
+            return text
+        width = count + 1 - len(tensors)
+        return ",".join(t for t, a in zip(terms, tensors) for _ in range(width if a.many else 1)) + arrow + after
+
     def operand_argument(self, index: int, count: int) -> Argument:
         """The argument to which an operand belongs, when there are ``count`` operands."""
         tensors = self.tensors

@@ -96,7 +96,11 @@ void test_hashes(const std::string &path) {
     long before = peak_resident();
     verify_file(path);
     Graph g = Graph::load(path); // compares again
+#if !defined(__SANITIZE_THREAD__) // whose shadow of the mapped file counts
     CHECK(peak_resident() - before < 64 << 10);
+#else
+    (void)before;
+#endif
     std::fstream file(path, std::ios::binary | std::ios::in | std::ios::out);
     file.seekp((160 << 20) + 5);
     file.put(1);

@@ -155,8 +155,7 @@ def step_cost(step: Step, before: Sharding, shape: Shape, dtype: DType, machine:
         "all_to_all": get * (count - 1) / count,
         "all_reduce": 2 * have * (count - 1) / count,
     }[step.kind]
-    messages = (count - 1) * (2 if step.kind == "all_reduce" else 1)
-    return machine.exchange(received * dtype.itemsize, messages)
+    return machine.exchange(received * dtype.itemsize, (count - 1).bit_length())  # small ones go along trees
 
 
 def apply_step(x: Value, step: Step, before: Sharding, shape: Shape, cause: str, fix: str) -> Value:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from tessera.dist.factors import Factors, Slot
 from tessera.dist.layout import sharding_of
@@ -14,17 +15,36 @@ from tessera.ir.value import LEAVES, Node, Value
 FactorsOf = Mapping[Node, Factors]
 
 
-def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Sharding]:
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A wish: a sharding, and the dimensions about which the reader does not care, as it contracts them."""
+
+    sharding: Sharding
+    open: frozenset[int] = frozenset()
+
+    def goal(self, now: Sharding) -> Sharding:
+        """What a value that lies as ``now`` has to become: open dimensions may stay as they are."""
+        dims = list(self.sharding.dims)
+        used = set(self.sharding.used)
+        for i in sorted(self.open):
+            split = now.dims[i]
+            if split is not None and used.isdisjoint(split.axes):
+                dims[i] = split
+                used.update(split.axes)
+        return Sharding(self.sharding.mesh, tuple(dims))
+
+
+def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Hint]:
     """A wish per value, where there is one: that of the first reader (in the order of the graph) that has one."""
-    hints: dict[Value, Sharding] = {}
+    hints: dict[Value, Hint] = {}
     for param, value in graph.updates.items():
         if param.type.sharding is not None:
-            hints.setdefault(value, effective(param.type.sharding))
+            hints.setdefault(value, Hint(effective(param.type.sharding)))
     for node in reversed(graph.nodes()):
         if node.op in LEAVES:
             continue
         if node.op == "constrain":
-            wanted = sharding_of(node.attrs, node.operands[0].shape)
+            wanted = Hint(sharding_of(node.attrs, node.operands[0].shape))
             hints[node.results[0]] = wanted
             hints[node.operands[0]] = wanted
             continue
@@ -34,10 +54,15 @@ def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Sharding]:
     return hints
 
 
-def _pass_on(node: Node, factors: Factors, wish: Sharding, hints: dict[Value, Sharding]) -> None:
+def _pass_on(node: Node, factors: Factors, wish: Hint, hints: dict[Value, Hint]) -> None:
     splits: dict[str, Split] = {}
-    for slot, split in zip(factors.results[0], wish.dims, strict=True):
-        if slot is not None and split is not None:
+    settled: set[str] = set()
+    for i, (slot, split) in enumerate(zip(factors.results[0], wish.sharding.dims, strict=True)):
+        if slot is None:
+            continue
+        if i not in wish.open:
+            settled.add(slot[0])
+        if split is not None:
             splits[slot[0]] = Split(split.axes, mul(split.block, slot[1]))
     if not splits:
         return
@@ -45,7 +70,10 @@ def _pass_on(node: Node, factors: Factors, wish: Sharding, hints: dict[Value, Sh
         if operand not in hints:
             dims = tuple(_dimension(slot, splits) for slot in slots)
             if any(dims):
-                hints[operand] = Sharding(wish.mesh, dims)
+                free = frozenset(
+                    i for i, slot in enumerate(slots) if slot is not None and slot[0] not in settled and dims[i] is None
+                )
+                hints[operand] = Hint(Sharding(wish.sharding.mesh, dims), free)
 
 
 def _dimension(slot: Slot | None, splits: Mapping[str, Split]) -> Split | None:

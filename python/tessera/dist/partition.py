@@ -79,7 +79,7 @@ class _Partitioner:
         value = node.results[0]
         sharding = value.type.sharding
         if sharding is None and node.op == INPUT:
-            sharding = self.hints.get(value)
+            sharding = self._wish(value)
         sharding = whole(self.mesh, value.ndim) if sharding is None else effective(sharding)
         shape = sharding.local_shape(value.shape)
         held = sharding.padded_shape(value.shape) if node.op == PARAM else shape
@@ -152,6 +152,10 @@ class _Partitioner:
             return self.origin[value]
         return f"lay out {_described(value)} as {spec_of(wanted)!r}"
 
+    def _wish(self, value: Value) -> Sharding | None:
+        hint = self.hints.get(value)
+        return None if hint is None else hint.sharding
+
     # --- nodes ---
 
     def _divide(self, node: Node) -> None:
@@ -159,7 +163,7 @@ class _Partitioner:
         key = self._situation(node, have)
         ranked = self.ranked.get(key)
         if ranked is None:
-            options = strategies(node, self.factors[node], have, self.hints.get(node.results[0]), self.mesh)
+            options = strategies(node, self.factors[node], have, self._wish(node.results[0]), self.mesh)
             costs = [self._cost(node, have, option) for option in options]
             ranked = self.ranked[key] = [options[i] for i in sorted(range(len(options)), key=lambda i: (costs[i], i))]
         for option in ranked:
@@ -222,7 +226,7 @@ class _Partitioner:
             touched += share(self.mesh, typical_elements(t.shape), sharding.used) * t.dtype.itemsize
         total += self.machine.compute(share(self.mesh, _operations(node), option.axes), touched)
         result, hint = option.results[0], self.hints.get(node.results[0])
-        goal = hint if hint is not None else result.complete()
+        goal = hint.goal(result) if hint is not None else result.complete()
         return total + self._exchange(node.results[0], result, goal)
 
     # --- the whole ---
@@ -259,7 +263,7 @@ class _Partitioner:
     def _final(self, value: Value) -> Sharding:
         """How an output lies: as computed, or as its readers wish, and complete."""
         now = self.lies.get(value)
-        hint = self.hints.get(value)
+        hint = self._wish(value)
         if now is None:
             return hint if hint is not None else whole(self.mesh, value.ndim)
         if not now.partial:

@@ -4,19 +4,42 @@ A graph in which a tensor is sharded is partitioned into one device's program wi
 training with it and compiling it work as for any other graph.
 """
 
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tessera.dist.layout import ShardSpec
 from tessera.dist.mesh import Mesh
 from tessera.dist.report import CollectiveInfo, CollectivePlan
 from tessera.dist.tensor import constrain, place, replicate, reshard, tensor
+from tessera.dist.topology import TOPOLOGIES, DeviceSpec, Tier, Topology
+
+if TYPE_CHECKING:
+    from tessera.graph.simulate import simulate
+
+_ABOVE = {"simulate": "tessera.graph.simulate"}
+"""What belongs here for users but stands on compiling, by the module that has it."""
 
 __all__ = [
     "CollectiveInfo",
     "CollectivePlan",
+    "DeviceSpec",
     "Mesh",
     "ShardSpec",
+    "TOPOLOGIES",
+    "Tier",
+    "Topology",
     "constrain",
     "place",
     "replicate",
     "reshard",
+    "simulate",
     "tensor",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ABOVE:
+        return getattr(importlib.import_module(_ABOVE[name]), name)
+    raise AttributeError(f"module 'tessera.dist' has no attribute {name!r}")

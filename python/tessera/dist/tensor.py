@@ -84,8 +84,7 @@ def _check(layout: Any, mesh: Any) -> None:
 def mesh_of(graph: Graph) -> Mesh | None:
     """The mesh on which a graph runs; None for a graph in which nothing is sharded.
 
-    Raises ArgumentError when its tensors lie on different meshes, UnsupportedError for devices that this build cannot
-    run on.
+    Raises ArgumentError when its tensors lie on different meshes.
     """
     mesh = one_mesh(_meshes(graph))
     if mesh is None:
@@ -99,9 +98,16 @@ def mesh_of(graph: Graph) -> Mesh | None:
                     f"a tensor is laid out on a mesh ({', '.join(f'{n}={s}' for n, s in shape)}), others on {mesh!r}; "
                     f"use one mesh for all{at}"
                 )
-    if mesh.kind != "cpu":
-        raise UnsupportedError(f"{mesh!r}: this build runs meshes of CPU devices; use Mesh(..., kind='cpu')")
     return mesh
+
+
+def check_runs(mesh: Mesh) -> None:
+    """Raise UnsupportedError for devices that this build cannot run on."""
+    if mesh.kind != "cpu":
+        raise UnsupportedError(
+            f"{mesh!r}: this build runs meshes of CPU devices, and simulates others (dist.simulate); use "
+            "Mesh(..., kind='cpu')"
+        )
 
 
 def _meshes(graph: Graph) -> Iterable[Mesh]:

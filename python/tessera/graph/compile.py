@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tessera.dist.tensor import mesh_of
+from tessera.dist.tensor import check_runs, mesh_of
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
@@ -57,6 +57,13 @@ def compile(
         resolve_architectures(arch, targets),
         max_collective_bytes,
     )
+    return compile_with(subject, options, examples, named_examples)
+
+
+def compile_with(
+    subject: Any, options: Options, examples: tuple[Any, ...], named_examples: Mapping[str, Any]
+) -> Compiled:
+    """``compile`` for options."""
     compiler = getattr(subject, "_compile", None)
     if compiler is not None:
         return compiler(options, examples, named_examples)
@@ -124,5 +131,7 @@ def compile_graph(graph: Graph, signature: Signature, options: Options) -> Compi
     ready = prepare(graph)
     mesh = mesh_of(ready)
     if mesh is not None:
+        if not options.planned_only:
+            check_runs(mesh)
         return compile_on_mesh(ready, mesh, signature, options)
     return Compiled(build(ready, options), signature, parameters_of(ready), constants_of(ready))

@@ -44,7 +44,8 @@ class Options:
 
     ``targets``: empty for the default; ``levels``: CPU code levels, empty for that of the running CPU;
     ``architectures``: of GPUs, empty for those of the targets' defaults; ``max_collective_bytes``: the
-    most that a device of a mesh may receive in one run, None for no limit.
+    most that a device of a mesh may receive in one run, None for no limit; ``planned_only``: the program
+    is looked at and not run, so that its mesh may have devices that are not here.
     """
 
     targets: tuple[str, ...] = ()
@@ -52,6 +53,7 @@ class Options:
     levels: tuple[str, ...] = ()
     architectures: tuple[str, ...] = ()
     max_collective_bytes: int | None = None
+    planned_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,6 +82,11 @@ class ShardedCompiled(Compiled):
         self._programs: list[Program] = []
         self._copies: list[tuple[Parameter, list[Array]]] = []
 
+    @property
+    def partitioned(self) -> Partitioned:
+        """One device's program, before it was scheduled."""
+        return self._part
+
     # --- calling ---
 
     def call(self, arrays: Sequence[Any]) -> Any:

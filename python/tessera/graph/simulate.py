@@ -1,0 +1,144 @@
+"""``dist.simulate``: time, memory and traffic of a program on a mesh that is not here, from its plan."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from tessera.dist.topology import TOPOLOGIES, Topology, exchange_seconds, received_by_tier
+from tessera.errors import ArgumentError
+from tessera.graph.compile import compile_with
+from tessera.graph.pipeline import Options
+from tessera.graph.sharded import ShardedCompiled
+from tessera.graph.simulation import Event, Simulation
+from tessera.ir.dims import Dim, evaluate, mul, product, substitute, sym
+from tessera.ir.sharding import COORDINATE, MeshShape
+from tessera.schedule.cost import typical
+from tessera.schedule.machine import CPU, GPU
+from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck
+from tessera.tile.ir import AttentionKernel, DotKernel
+from tessera.tile.plan import build_plan
+from tessera.tile.report import kernel_bytes, kernel_flops
+
+
+def simulate(
+    subject: Any,
+    *examples: Any,
+    topology: Topology | str = "rails",
+    sizes: Mapping[str, int] | None = None,
+    overlap: bool = False,
+    **named_examples: Any,
+) -> Simulation:
+    """Predict one run of a tensor, a graph, a step or a function (with example arguments, as for ``graph.compile``).
+
+    The graph's mesh may have any number of devices; none is needed. ``topology``: a ``dist.Topology`` or the name of
+    one ("rails", "fat tree", "NVL72": NVIDIA GPUs; "one machine": CPU cores). ``sizes``: of symbolic dimensions by
+    name; those that are not given count as 1024, or the nearest legal size. ``overlap``: whether exchanges run beside
+    computation as far as data allow; at present programs wait for each exchange, which is the default.
+
+    The program is scheduled as for a run; a kernel takes as long as its arithmetic or its memory traffic, an exchange
+    as long as its bytes and messages take on each class of link. What is said is about device 0, which has the largest
+    shards. No prediction has been compared with a run on several GPUs so far.
+
+    Raises ArgumentError for an unknown topology or size, and for a graph in which nothing is sharded.
+    """
+    machines = _topology(topology)
+    compiled = compile_with(subject, Options(("portable",), planned_only=True), examples, named_examples)
+    if not isinstance(compiled, ShardedCompiled):
+        raise ArgumentError("simulate: no tensor of the graph is sharded, so that it runs on one device")
+    part = compiled.partitioned
+    machine = CPU if machines.device.name == "CPU core" else GPU
+    plan = build_plan(part.graph, None, machine)
+    names = [d.name for d in plan.dims if not d.name.startswith(COORDINATE)]
+    for name in sizes or ():
+        if name not in names:
+            have = ", ".join(names) or "none"
+            raise ArgumentError(f"simulate: there is no symbolic dimension {name!r}; those of the graph are: {have}")
+    return _Run(plan, part.mesh, machines, dict(sizes or {}), overlap).simulation()
+
+
+def _topology(topology: Topology | str) -> Topology:
+    if isinstance(topology, Topology):
+        return topology
+    if topology not in TOPOLOGIES:
+        known = ", ".join(TOPOLOGIES)
+        raise ArgumentError(f"simulate: unknown topology {topology!r}; use {known} or a dist.Topology")
+    return TOPOLOGIES[topology]()
+
+
+class _Run:
+    def __init__(
+        self, plan: Plan, mesh: MeshShape, topology: Topology, sizes: dict[str, int], overlap: bool
+    ) -> None:
+        self.plan, self.mesh, self.topology, self.overlap = plan, mesh, topology, overlap
+        self.sizes = {
+            d.name: 0 if d.name.startswith(COORDINATE) else sizes.get(d.name, typical(sym(d))) for d in plan.dims
+        }
+        self.given = {n: s for n, s in self.sizes.items() if not n.startswith(COORDINATE)}
+        self.free = {"compute": 0.0, "exchange": 0.0}
+        self.written: dict[int, float] = {}  # when a buffer's content is there
+        self.read: dict[int, float] = {}  # when nobody reads it any more
+        self.events: list[Event] = []
+
+    def number(self, d: Dim) -> float:
+        missing = {COORDINATE + n: 0 for n in self.mesh.names}
+        return float(evaluate(d, {**missing, **self.sizes}))
+
+    def simulation(self) -> Simulation:
+        for instruction in self.plan.instructions:
+            self.add(instruction)
+        kinds = {"state": 0.0, "constant": 0.0, "input": 0.0, "output": 0.0}
+        for buffer in self.plan.buffers:
+            if buffer.kind in kinds:
+                kinds[buffer.kind] += self.number(buffer.bytes)
+        memory = {**kinds, "working": self.number(self.plan.arena)}
+        return Simulation(self.mesh, self.topology, self.given, self.overlap, tuple(self.events), memory)
+
+    def add(self, i: Instruction) -> None:
+        if isinstance(i, KernelCall):
+            kernel = self.plan.kernels[i.kernel]
+            values = self.plan.kernel_sizes(i)
+            operations = self.number(substitute(kernel_flops(kernel), values))
+            read, written = (self.number(substitute(d, values)) for d in kernel_bytes(kernel))
+            fast = isinstance(kernel, (DotKernel, AttentionKernel))
+            dtype = kernel.buffers[0].dtype.name if fast else "f32"
+            seconds = self.topology.device.seconds(operations, read + written, dtype)
+            ins = [b for b, k in zip(i.buffers, kernel.buffers) if k.role != "out"]
+            outs = [b for b, k in zip(i.buffers, kernel.buffers) if k.role != "in"]
+            self.put("compute", kernel.name, seconds, ins, outs, i, operations=operations, bytes=read + written)
+        elif isinstance(i, CollectiveCall):
+            received = self.number(i.bytes)
+            spread = self.topology.spread(self.mesh, i.axes)
+            seconds = exchange_seconds(i.op, received, spread, self.topology.tiers)
+            by_tier = received_by_tier(i.op, received, spread)
+            self.put(
+                "exchange", f"{i.op} over {' and '.join(i.axes)}", seconds, [i.operand.buffer], [i.result.buffer], i,
+                bytes=received, tiers=tuple(by_tier),
+            )
+        elif isinstance(i, Copy):
+            moved = 2 * self.number(i.bytes)
+            seconds = self.topology.device.seconds(0, moved, "f32")
+            self.put("compute", "copy", seconds, [i.source], [i.target], i, bytes=moved)
+        elif isinstance(i, RangeCheck):
+            read = self.number(mul(i.count, i.dtype.itemsize))
+            seconds = self.topology.device.seconds(0, read, "f32")
+            self.put("compute", f"check {i.what}", seconds, [i.buffer], [], i, bytes=read)
+        else:
+            tensors = (*i.operands, *i.results)
+            moved = sum(self.number(mul(product(t.shape), t.dtype.itemsize)) for t in tensors)
+            seconds = self.topology.device.seconds(0, moved, "f32")
+            ins, outs = [t.buffer for t in i.operands], [t.buffer for t in i.results]
+            self.put("compute", i.op, seconds, ins, outs, i, bytes=moved)
+
+    def put(
+        self, lane: str, name: str, seconds: float, ins: list[int], outs: list[int], i: Instruction, **amounts: Any
+    ) -> None:
+        ready = max([self.written.get(b, 0.0) for b in ins] + [self.read.get(b, 0.0) for b in outs], default=0.0)
+        start = max(ready, self.free[lane]) if self.overlap else max(self.free.values())
+        end = start + seconds
+        self.free[lane] = end
+        for b in ins:
+            self.read[b] = max(self.read.get(b, 0.0), end)
+        for b in outs:
+            self.written[b] = self.read[b] = end
+        self.events.append(Event(lane, name, start, seconds, i.loc, **amounts))

@@ -38,6 +38,7 @@ def counts(output: str) -> dict[str, int]:
 def test_every_answer_has_one_set_of_weights(folder):
     done = subprocess.run(command(folder, 2000), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nran cpu with ABI " in done.stdout
     found = counts(done.stdout)
     assert found["mixed"] == found["refused"] == 0 and found["swaps"] > 1
     assert found["old"] > 0 and found["new"] > 0 and found["old"] + found["new"] == 2000
@@ -46,6 +47,14 @@ def test_every_answer_has_one_set_of_weights(folder):
     kernels = [event for event in events if event.get("ph") == "X"]
     assert len(kernels) > 100
     assert any("export.py" in json.dumps(event) for event in kernels)
+
+
+def test_a_file_that_is_not_trusted_runs_in_its_portable_form(folder):
+    done = subprocess.run([*command(folder, 50), "untrusted"], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\nran portable with ABI " in done.stdout
+    found = counts(done.stdout)
+    assert found["mixed"] == found["refused"] == 0 and found["old"] + found["new"] == 50
 
 
 def test_sigterm_ends_it_cleanly(folder):

@@ -35,6 +35,7 @@ template <class T> void swiglu(const T *gate, const T *up, T *y, int64_t begin, 
     }
 }
 
+// docs: swiglu
 TESSERA_OPERATOR(mylib, swiglu) {
     declare.doc("silu(gate) * up, elementwise: the gated activation of Shazeer 2020. Computed in f32.")
         .arguments({"gate", "up"})
@@ -64,5 +65,6 @@ TESSERA_OPERATOR(mylib, swiglu) {
         .sample({random({3, 5, 7}, "float", -10, 10), random({3, 5, 7})})
         .sample({random({40000}), random({40000})}, {}, {/*gradient=*/false});
 }
+// docs: end
 
 } // namespace

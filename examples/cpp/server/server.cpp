@@ -1,7 +1,7 @@
 // A server in miniature: clients ask, workers answer in batches on one shared graph, and the weights are replaced while
 // they do. Ends when all requests are answered, or cleanly at SIGTERM.
 //
-//   server MODEL.tsr NEW.safetensors TRACE.json [workers [requests]]
+//   server MODEL.tsr NEW.safetensors TRACE.json [workers [requests [untrusted]]]
 #include <tessera/runtime.h>
 
 #include <atomic>
@@ -73,10 +73,21 @@ RuntimeOptions with(const Allocator &memory, const Trace &trace) {
     return options;
 }
 
+Graph load(const std::string &model, bool trusted) {
+    if (trusted)
+        return Graph::load(model);
+    // docs: untrusted
+    LoadOptions options;
+    options.allow_native_code = false; // the portable form alone, or an error
+    options.map = false;               // read the file: whoever can write to it cannot change what has been checked
+    return Graph::load(model, options);
+    // docs: end
+}
+
 class Server {
   public:
-    Server(const std::string &model, const Allocator &memory, const Trace &trace)
-        : graph_(Graph::load(model)), weights_(Weights::load(model)), runtime_(with(memory, trace)), memory_(memory) {
+    Server(const std::string &model, bool trusted, const Allocator &memory, const Trace &trace)
+        : graph_(load(model, trusted)), weights_(Weights::load(model)), runtime_(with(memory, trace)), memory_(memory) {
         weights_.bind(graph_);
     }
 
@@ -90,6 +101,7 @@ class Server {
         queue_.push(std::move(request));
         return answer;
     }
+    std::string target() const { return graph_.target(); }
     // docs: swap
     // While requests are answered: each run has all the old or all the new weights.
     void replace_weights(const std::string &path) { weights_.swap(path); }
@@ -176,11 +188,12 @@ std::vector<std::vector<float>> answers(Server &server, int count) {
     return out;
 }
 
-int serve(const std::string &model, const std::string &fresh, const std::string &trace_path, int workers, int requests) {
+int serve(const std::string &model, const std::string &fresh, const std::string &trace_path, int workers, int requests,
+          bool trusted) {
     constexpr int questions = 64, clients = 4;
     Allocator memory;
     Trace trace;
-    Server server(model, memory, trace);
+    Server server(model, trusted, memory, trace);
     server.start(workers);
     const auto before = answers(server, questions);
     server.replace_weights(fresh);
@@ -220,6 +233,7 @@ int serve(const std::string &model, const std::string &fresh, const std::string 
     std::printf("old %d new %d mixed %d refused %d swaps %d\n", old_weights.load(), new_weights.load(), wrong.load(),
                 refused.load(), swaps);
     const AllocatorStatistics used = memory.statistics();
+    std::printf("ran %s with ABI %d\n", server.target().c_str(), tsr_abi_version());
     std::printf("peak %llu bytes in %llu allocations; %lld events in %s\n", static_cast<unsigned long long>(used.peak_bytes),
                 static_cast<unsigned long long>(used.allocations), static_cast<long long>(trace.count()),
                 trace_path.c_str());
@@ -230,12 +244,20 @@ int serve(const std::string &model, const std::string &fresh, const std::string 
 
 int main(int argc, char **argv) {
     if (argc < 4) {
-        std::fprintf(stderr, "server MODEL.tsr NEW.safetensors TRACE.json [workers [requests]]\n");
+        std::fprintf(stderr, "server MODEL.tsr NEW.safetensors TRACE.json [workers [requests [untrusted]]]\n");
         return 2;
     }
+    // docs: version
+    if (tsr_abi_version() < TSR_ABI_VERSION) { // of the library that was found, and of the headers of this build
+        std::fprintf(stderr, "libtessera.so has ABI %d, this program was built for %d\n", tsr_abi_version(), TSR_ABI_VERSION);
+        return 1;
+    }
+    // docs: end
     std::signal(SIGTERM, [](int) { terminated = true; });
     try {
-        return serve(argv[1], argv[2], argv[3], argc > 4 ? std::atoi(argv[4]) : 4, argc > 5 ? std::atoi(argv[5]) : 2000);
+        const int workers = argc > 4 ? std::atoi(argv[4]) : 4, requests = argc > 5 ? std::atoi(argv[5]) : 2000;
+        const bool trusted = argc < 7 || std::strcmp(argv[6], "untrusted") != 0;
+        return serve(argv[1], argv[2], argv[3], workers, requests, trusted);
     } catch (const Error &error) {
         std::fprintf(stderr, "server: %s\n", error.what());
         return 1;

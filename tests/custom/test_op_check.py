@@ -17,6 +17,8 @@ WRONG = {
     "shape": ("shape", "for numbers it gives f32[5]"),
     "unwritten": ("shape", "unwritten"),
     "gradient": ("gradient", "central differences"),
+    "tabled": ("gradient", "wrong::tabled: the gradient uses a tensor that exists or a parameter; build what it needs "
+               "with op:: functions, such as op::full"),
     "dtype": ("dtype", "bf16: result 0 differs from that of f64"),
     "accepted": ("dtype", "the shape function accepts f16, the kernel fails"),
     "strides": ("non-contiguous", "unaligned operands change result 0"),

@@ -65,6 +65,19 @@ TESSERA_OPERATOR(wrong, gradient) {
         .sample({random({3, 4})});
 }
 
+// The gradient has memory of its own, which a graph in Python could not take over.
+TESSERA_OPERATOR(wrong, tabled) {
+    declare.arguments({"x"})
+        .dtypes(floats)
+        .shape(same)
+        .cpu([](const Context &, const Input &x, const Output &y) { each(x, y, [](auto v) { return v; }); })
+        .gradient([](const Gradient &g, const Tensor &x) {
+            Tensor one = Tensor::create({}, x.dtype());
+            return op::mul(g.of(), one);
+        })
+        .sample({random({3, 4})});
+}
+
 // bf16 is computed otherwise than f32.
 TESSERA_OPERATOR(wrong, dtype) {
     declare.arguments({"x"})

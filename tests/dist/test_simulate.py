@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
+import sys
+from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
@@ -59,6 +62,36 @@ def test_a_tensor_parallel_step_exchanges_what_it_must(kind, shape):
     chunk = -(-elements // shape[0])
     scalar, *weights = sorted(e.bytes for e in exchanges[1:])
     assert weights == [2 * 2 * (elements - chunk)] * 2 and scalar <= 4 * shape[0]
+
+
+def test_a_transformer_exchanges_twice_a_layer_and_direction():
+    """Tensor-parallel blocks (Shoeybi et al., 2019): over tp the results of attention and MLP, and their gradients."""
+    path = Path(__file__).resolve().parents[2] / "examples" / "gpt2" / "model.py"
+    spec = importlib.util.spec_from_file_location("gpt2_model", path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    model = module.GPT2(module.Config(layers=2, width=128, heads=8, length=64, vocabulary=512, dtype="bf16"))
+    mesh = Mesh(["dp", "tp"], shape=(2, 4), kind="cuda")
+    for block in model.blocks:
+        for columns in (block.query, block.key, block.value, block.up):
+            weight, bias = columns.parameters()
+            dist.place(weight, ShardSpec(("col",), ("tp",)), mesh)
+            dist.place(bias, ShardSpec((0,), ("tp",)), mesh)
+        for rows in (block.mix, block.down):
+            dist.place(rows.parameters()[0], ShardSpec(("row",), ("tp",)), mesh)
+    adam = optim.AdamW(1e-3)
+
+    def step(tokens, labels):
+        tokens, labels = (dist.constrain(t, ShardSpec((0,), ("dp",)), mesh) for t in (tokens, labels))
+        loss = model.loss(tokens, labels)
+        adam.apply(graph.backward(loss))
+        return loss
+
+    tokens, labels = (op.tensor((64, 64), "i64", name=n) for n in ("tokens", "labels"))
+    over_tp = [e for e in dist.simulate(step, tokens, labels).events if "tp" in e.name and e.lane == "exchange"]
+    assert [e.name for e in over_tp] == ["all_reduce over tp"] * 8  # two layers, forward and backward
+    assert {e.bytes for e in over_tp} == {2 * 3 / 4 * 32 * 64 * 128 * 2}
 
 
 def test_time_is_what_the_formulas_say():

@@ -35,10 +35,29 @@ CACHE_DIR = Variable("TESSERA_CACHE_DIR", "", "Folder of the persistent compilat
 COLLECTIVE_TIMEOUT = Variable(
     "TESSERA_COLLECTIVE_TIMEOUT", "300", "Seconds that a device of a mesh waits for the others before all fail."
 )
+MPI_LIBRARY = Variable(
+    "TESSERA_MPI_LIBRARY", "", "File of the MPI library; empty: that of the mpich package, or what the loader finds."
+)
+RENDEZVOUS = Variable(
+    "TESSERA_RENDEZVOUS", "", "host:port at which processes without MPI meet; empty: what the launcher's variables say."
+)
 CUDA_LIBRARY = Variable("TESSERA_CUDA_LIBRARY", "", "File of the CUDA driver library; empty: libcuda.so.1.")
 HIP_LIBRARY = Variable("TESSERA_HIP_LIBRARY", "", "File of the HIP runtime library; empty: libamdhip64.so.")
 
 VARIABLES: tuple[Variable, ...] = (
-    THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, CUDA_LIBRARY, HIP_LIBRARY,
+    THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, MPI_LIBRARY, RENDEZVOUS,
+    CUDA_LIBRARY, HIP_LIBRARY,
 )
 """All settings, for ``tessera doctor`` and the documentation."""
+
+_LAUNCHERS = (
+    "PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",
+    "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT",
+    "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST",
+    "SLURM_JOB_NODELIST",
+)
+
+
+def launcher_variables() -> dict[str, str]:
+    """The variables by which launchers tell a process its place (``dist.init`` reads them), those that are set."""
+    return {name: os.environ[name] for name in _LAUNCHERS if name in os.environ}

@@ -14,6 +14,7 @@ from tessera.dist.mesh import Mesh
 from tessera.dist.report import CollectiveInfo, CollectivePlan
 from tessera.dist.tensor import constrain, place, replicate, reshard, tensor
 from tessera.dist.topology import TOPOLOGIES, DeviceSpec, Tier, Topology
+from tessera.dist.world import World, init, world
 
 if TYPE_CHECKING:
     from tessera.graph.simulate import simulate
@@ -30,12 +31,15 @@ __all__ = [
     "TOPOLOGIES",
     "Tier",
     "Topology",
+    "World",
     "constrain",
+    "init",
     "place",
     "replicate",
     "reshard",
     "simulate",
     "tensor",
+    "world",
 ]
 
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tessera.dist.world import world
 from tessera.errors import ArgumentError, DeviceError
 from tessera.ir.sharding import MeshShape
 
@@ -20,7 +21,8 @@ class Mesh:
     """Devices arranged along named axes: ``Mesh(axes=["dp", "tp"], devices=range(8))``.
 
     ``axes``: names. ``devices``: how many, numbers, or names such as ``"cpu:3"``; numbers are devices of ``kind``. CPU
-    devices are virtual: threads of this process, each with memory of its own. ``shape``: devices per axis; sizes left
+    devices are virtual (threads of this process, each with memory of its own) unless ``dist.init`` has connected several
+    processes: then each number is the rank of a process. ``shape``: devices per axis; sizes left
     out (None for all, or None or -1 for some) are inferred, as nearly equal as possible and later axes larger.
 
     Raises ArgumentError for axes or a shape that make no sense, for repeated or mixed devices, and DeviceError when
@@ -50,6 +52,19 @@ class Mesh:
     def size(self) -> int:
         """The number of devices."""
         return len(self.devices)
+
+    @property
+    def local_ranks(self) -> tuple[int, ...]:
+        """The positions of the devices that this process holds; all of them unless ``dist.init`` has found processes."""
+        here = world()
+        if here.size == 1:
+            return tuple(range(self.size))
+        return tuple(rank for rank, device in enumerate(self.devices) if device == here.rank)
+
+    @property
+    def spans_processes(self) -> bool:
+        """Whether each device is a process of its own."""
+        return world().size > 1
 
     def submesh(self, **coordinates: int) -> Mesh:
         """The devices at given coordinates, as a mesh of the other axes: ``mesh.submesh(dp=0)``.

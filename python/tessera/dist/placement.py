@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
 from tessera.dist.mesh import Mesh
+from tessera.dist.world import world
+from tessera.errors import DeviceError
 from tessera.ir.dims import evaluate
 from tessera.ir.sharding import Sharding, Split, concrete_range
 from tessera.op.parameter import Parameter, aligned_empty
@@ -45,6 +47,29 @@ def _used(block: np.ndarray, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
     return block[tuple(slice(0, b - a) for a, b in ranges)]
 
 
+def whole(
+    mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], dtype: Any, shard: Callable[[int], np.ndarray]
+) -> np.ndarray:
+    """A tensor from its shards, as a new array. ``shard(rank)`` gives those of this process; on a mesh of processes all of
+    them call this, and those that hold what others hold as well send nothing.
+    """
+    out = np.empty(shape, dtype)
+    ranges = [shard_ranges(sharding, shape, rank) for rank in range(mesh.size)]
+    owners = {part: rank for rank, part in reversed(list(enumerate(ranges)))}
+    if not mesh.spans_processes or len(owners) == 1:
+        for rank in mesh.local_ranks:
+            out[slices(ranges[rank])] = shard(rank)
+        return out
+    data = b"".join(
+        np.ascontiguousarray(shard(rank)).tobytes() for rank in mesh.local_ranks if owners[ranges[rank]] == rank
+    )
+    for rank, part in enumerate(world().all_gather(data, mesh.devices)):
+        if owners[ranges[rank]] == rank:
+            index = slices(ranges[rank])
+            out[index] = np.frombuffer(part, out.dtype).reshape(out[index].shape)
+    return out
+
+
 class Placement:
     """Where a parameter lies: its mesh, its sharding, and one array per device, made when first used.
 
@@ -69,6 +94,8 @@ class Placement:
 
     def storage(self, parameter: Parameter, rank: int) -> np.ndarray:
         """The live memory of device ``rank``, as long as a full block; initialised at the first call."""
+        if rank not in self.mesh.local_ranks:
+            raise DeviceError(f"parameter {parameter.name!r}: the shard of device {rank} lies in another process")
         found = self._shards[rank]
         if found is None:
             with self._lock:
@@ -109,15 +136,14 @@ class Placement:
             initial.fill_part(out, parameter.shape, [a for a, _ in ranges], parameter.initial_seed, parameter.name)
 
     def gather(self, parameter: Parameter) -> np.ndarray:
-        """The whole value, as a new array."""
-        whole = np.empty(parameter.shape, parameter.dtype.numpy)
-        for rank in range(self.mesh.size):
-            whole[slices(shard_ranges(self.sharding, parameter.shape, rank))] = self.shard(parameter, rank)
-        return whole
+        """The whole value, as a new array; on a mesh of processes all of them call this."""
+        return whole(
+            self.mesh, self.sharding, parameter.shape, parameter.dtype.numpy, lambda rank: self.shard(parameter, rank)
+        )
 
     def scatter(self, parameter: Parameter, value: np.ndarray) -> None:
-        """Write a whole value into all shards."""
-        for rank in range(self.mesh.size):
+        """Write a whole value into all shards of this process."""
+        for rank in self.mesh.local_ranks:
             ranges = shard_ranges(self.sharding, parameter.shape, rank)
             if self._shards[rank] is None:
                 self._shards[rank] = self._blank(parameter)
@@ -125,7 +151,7 @@ class Placement:
 
     def reset(self, parameter: Parameter) -> None:
         """Back to the initial value."""
-        for rank in range(self.mesh.size):
+        for rank in self.mesh.local_ranks:
             self._initialize(
                 parameter, self.shard(parameter, rank), shard_ranges(self.sharding, parameter.shape, rank)
             )

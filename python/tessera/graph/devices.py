@@ -1,4 +1,4 @@
-"""The devices of a mesh in this process: a thread and a communicator for each, and runs on all of them at once."""
+"""The devices of a mesh as this process reaches them: all of them, each a thread, or one, where each is a process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from weakref import WeakValueDictionary
 from tessera import config
 from tessera._core import Communicator, LocalGroup, Runtime
 from tessera.dist.mesh import Mesh
-from tessera.errors import TesseraError
+from tessera.dist.world import world
+from tessera.errors import DeviceError, TesseraError
 
 _FOLLOWS = "another device failed: "  # how the runtime's message begins where a device stops because of another
 
@@ -25,21 +26,21 @@ class Devices:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self._group = LocalGroup(list(mesh.axes), list(mesh.shape), config.COLLECTIVE_TIMEOUT.integer() * 1000)
-        self.communicators: list[Communicator] = [self._group.communicator(r) for r in range(mesh.size)]
+        self.communicators: dict[int, Communicator] = {r: self._group.communicator(r) for r in range(mesh.size)}
         # The devices share the cores: one thread for each is what a mesh on one machine can use.
-        self.runtimes = [Runtime(1) for _ in range(mesh.size)]
+        self.runtimes = {r: Runtime(1) for r in range(mesh.size)}
         self._threads = ThreadPoolExecutor(mesh.size, thread_name_prefix="tessera-device")
         self._lock = threading.Lock()
 
-    def run(self, function: Callable[[int], Any]) -> list[Any]:
-        """The results of ``function(rank)`` by rank."""
+    def run(self, function: Callable[[int], Any]) -> dict[int, Any]:
+        """The results of ``function(rank)`` by rank, for the devices of this process."""
         with self._lock:
             futures = [self._threads.submit(self._one, function, rank) for rank in range(self.mesh.size)]
             errors = [f.exception() for f in futures]  # waits for all
             if any(errors):
                 self._group.reset()
                 raise self._first(errors)
-            return [f.result() for f in futures]
+            return {rank: f.result() for rank, f in enumerate(futures)}
 
     def _one(self, function: Callable[[int], Any], rank: int) -> Any:
         try:
@@ -53,22 +54,64 @@ class Devices:
         found = [(rank, e) for rank, e in enumerate(errors) if e is not None]
         own = [(rank, e) for rank, e in found if not str(e).startswith(_FOLLOWS)]
         rank, error = (own or found)[0]
-        if isinstance(error, TesseraError) and error.args:
-            place = ", ".join(f"{a}={c}" for a, c in self.mesh.coordinates(rank).items())
-            error.args = (f"{error.args[0]}\n  on the device {place}", *error.args[1:])
-        return error
+        return _placed(self.mesh, rank, error)
 
 
-_devices: WeakValueDictionary[Mesh, Devices] = WeakValueDictionary()
+class ProcessDevice:
+    """The one device of a mesh of processes that is this process; runs as ``Devices`` does, on the calling thread.
+
+    What goes wrong within a run makes the other processes fail in the same run.
+    """
+
+    def __init__(self, mesh: Mesh) -> None:
+        here = world()
+        missing = [d for d in mesh.devices if d >= here.size]
+        if missing:
+            raise DeviceError(
+                f"{mesh!r} has a device {missing[0]}, but there are {here.size} processes; start as many processes as "
+                "the mesh has devices"
+            )
+        if not mesh.local_ranks:
+            raise DeviceError(
+                f"{mesh!r} has no device in this process, which is rank {here.rank}; its devices are ranks "
+                f"{mesh.devices}"
+            )
+        self.mesh = mesh
+        self.rank = mesh.local_ranks[0]
+        self.communicators = {self.rank: here.communicator(mesh.axes, mesh.shape, mesh.devices)}
+        self.runtimes = {self.rank: Runtime(config.THREADS.integer())}
+        self._lock = threading.Lock()
+
+    def run(self, function: Callable[[int], Any]) -> dict[int, Any]:
+        """The result of ``function(rank)`` for this process's device, by rank."""
+        with self._lock:
+            try:
+                return {self.rank: function(self.rank)}
+            except BaseException as error:
+                world().fail(str(error))
+                if not str(error).startswith(_FOLLOWS):
+                    raise _placed(self.mesh, self.rank, error) from None
+                raise
+
+
+def _placed(mesh: Mesh, rank: int, error: BaseException) -> BaseException:
+    """The error with the device that it happened on."""
+    if isinstance(error, TesseraError) and error.args:
+        place = ", ".join(f"{a}={c}" for a, c in mesh.coordinates(rank).items())
+        error.args = (f"{error.args[0]}\n  on the device {place}", *error.args[1:])
+    return error
+
+
+_devices: WeakValueDictionary[Mesh, Devices | ProcessDevice] = WeakValueDictionary()
 _lock = threading.Lock()
 
 
-def devices_of(mesh: Mesh) -> Devices:
-    """The devices of a mesh; the same ones for every program on it."""
+def devices_of(mesh: Mesh) -> Devices | ProcessDevice:
+    """The devices of a mesh; the same ones for every program on it. DeviceError when there are too few processes."""
     with _lock:
         found = _devices.get(mesh)
         if found is None:
-            found = _devices[mesh] = Devices(mesh)
+            found = _devices[mesh] = ProcessDevice(mesh) if mesh.spans_processes else Devices(mesh)
         return found
 
 

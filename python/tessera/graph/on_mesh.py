@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,8 +17,10 @@ from tessera.graph.pipeline import GPU_TARGETS, Options, build
 from tessera.graph.prepare import constants_of, parameters_of
 from tessera.graph.sharded import ShardedCompiled
 from tessera.graph.signature import Signature
+from tessera.ir.dims import Dim
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
+from tessera.ir.sharding import Sharding
 from tessera.transform.pipeline import to_primitives
 
 _KEPT = frozenset({"constrain"})
@@ -77,6 +80,10 @@ def description(part: Partitioned, mesh: Mesh, plan: CollectivePlan) -> dict[str
         "inputs": lie("input", part.inputs),
         "outputs": lie("output", part.outputs),
         "state": lie("param", part.state),
+        "places": {f"{label} {name}": _place(part.global_types[kind, name].shape, sharding)
+                   for label, kind, shardings in (("input", "input", part.inputs), ("output", "output", part.outputs),
+                                                  ("state", "param", part.state))
+                   for name, sharding in shardings.items()},
         "collectives": [
             {
                 "kind": c.kind, "axes": list(c.axes), "bytes": c.bytes if isinstance(c.bytes, int) else str(c.bytes),
@@ -85,4 +92,16 @@ def description(part: Partitioned, mesh: Mesh, plan: CollectivePlan) -> dict[str
             }
             for c in plan
         ],
+    }
+
+
+def _place(shape: Sequence[Dim], sharding: Sharding) -> dict[str, Any]:
+    """How a whole tensor is split, for readers of the artefact that do not know Graph IR."""
+
+    def size(d: Dim) -> int | str:
+        return d if isinstance(d, int) else str(d)
+
+    return {
+        "shape": [size(d) for d in shape],
+        "dims": [None if s is None else {"axes": list(s.axes), "block": size(s.block)} for s in sharding.dims],
     }

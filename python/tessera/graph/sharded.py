@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from tessera._core import Array, Program
+from tessera._core import Array, Program, hash64
 from tessera.artifact import layout, reader, writer
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned
-from tessera.dist.placement import Placement, shard_ranges, slices, with_sizes
+from tessera.dist.placement import Placement, shard_ranges, slices, whole, with_sizes
 from tessera.dist.report import CollectivePlan
-from tessera.errors import ArgumentError, DTypeError, NameMissingError, ShapeError, UnsupportedError
+from tessera.dist.world import world
+from tessera.errors import ArgumentError, DeviceError, DTypeError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.compiled import Compiled
 from tessera.graph.devices import devices_of
 from tessera.graph.pipeline import Built, TensorInfo
@@ -27,10 +29,10 @@ from tessera.op.parameter import Parameter
 
 
 class ShardedArray:
-    """A concrete tensor in shards: ``shards[rank]`` is what device ``rank`` holds.
+    """A concrete tensor in shards: ``shards[rank]`` is what device ``rank`` holds; None where that is another process.
 
-    ``np.asarray`` gives the whole; as an input of a program on the same mesh it is not put together in between where
-    the program wants it in the same layout.
+    ``np.asarray`` gives the whole (on a mesh of processes all of them ask for it together); as an input of a program on
+    the same mesh it is not put together in between where the program wants it in the same layout.
     """
 
     def __init__(self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any]) -> None:
@@ -40,15 +42,16 @@ class ShardedArray:
     @property
     def dtype(self) -> Any:
         """The element type, as NumPy has it."""
-        return to_numpy(self.shards[0]).dtype
+        return to_numpy(self.local).dtype
+
+    @property
+    def local(self) -> Any:
+        """The shard of this process's device, the first of them where there are several."""
+        return self.shards[self.mesh.local_ranks[0]]
 
     def numpy(self) -> np.ndarray:
         """The whole tensor, as a new array."""
-        parts = [to_numpy(s) for s in self.shards]
-        out = np.empty(self.shape, parts[0].dtype)
-        for rank, part in enumerate(parts):
-            out[slices(shard_ranges(self.sharding, self.shape, rank))] = part
-        return out
+        return whole(self.mesh, self.sharding, self.shape, self.dtype, lambda rank: to_numpy(self.shards[rank]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         found = self.numpy()
@@ -79,8 +82,9 @@ class ShardedCompiled(Compiled):
         self.mesh = mesh
         self.collectives = collectives
         self._part = part
-        self._programs: list[Program] = []
-        self._copies: list[tuple[Parameter, list[Array]]] = []
+        self._programs: dict[int, Program] = {}
+        self._compared = False
+        self._copies: list[tuple[Parameter, dict[int, Array]]] = []
 
     @property
     def partitioned(self) -> Partitioned:
@@ -121,47 +125,50 @@ class ShardedCompiled(Compiled):
 
     def _outputs(self, arrays: Sequence[Any]) -> list[ShardedArray]:
         programs = self.programs()
-        whole = [x if isinstance(x, ShardedArray) else self._array(i, x) for i, x in enumerate(arrays)]
-        sizes = self._bind(whole)
-        parts = [self._parts(info.name, x) for info, x in zip(self.inputs, whole, strict=True)]
+        given = [x if isinstance(x, ShardedArray) else self._array(i, x) for i, x in enumerate(arrays)]
+        sizes = self._bind(given)
+        parts = [self._parts(info.name, x) for info, x in zip(self.inputs, given, strict=True)]
         devices = devices_of(self.mesh)
+        if self.mesh.spans_processes and not self._compared:
+            self._compare_parameters()
+            self._compared = True
 
         def one(rank: int) -> list[Array]:
             program, communicator = programs[rank], devices.communicators[rank]
             for name, size in sizes.items():
                 program.set_size(name, size)
             for parameter, copies in self._copies:
-                if rank:
+                if rank != self.mesh.local_ranks[0]:
                     to_numpy(copies[rank])[...] = parameter.storage()
             communicator.reset_traffic()
             return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
 
         found = devices.run(one)
-        self._last = [c.traffic() for c in devices.communicators]
+        self._last = [c.traffic() for c in devices.communicators.values()]
         out: list[ShardedArray] = []
         for i, info in enumerate(self.outputs):
             t = self._part.global_types["output", info.name]
             shape = tuple(evaluate(d, sizes) for d in t.shape)
             out.append(ShardedArray(self.mesh, with_sizes(self._part.outputs[info.name], sizes), shape,
-                                    [f[i] for f in found]))
+                                    [found[r][i] if r in found else None for r in range(self.mesh.size)]))
         return out
 
-    def _parts(self, name: str, x: Any) -> list[Array]:
-        """The part of an input for each device."""
+    def _parts(self, name: str, x: Any) -> dict[int, Array]:
+        """The part of an input for each device of this process."""
         t = self._part.global_types["input", name]
         shape = tuple(x.shape)
         sharding = with_sizes(self._part.inputs[name], dict(zip(map(str, t.shape), shape)))
         if isinstance(x, ShardedArray):
             if x.mesh == self.mesh and x.sharding == sharding:
-                return [as_array(s) for s in x.shards]
+                return {rank: as_array(x.shards[rank]) for rank in self.mesh.local_ranks}
             x = x.numpy()
         if sharding.is_replicated:
-            return [as_array(x)] * self.mesh.size
+            return dict.fromkeys(self.mesh.local_ranks, as_array(x))
         array = to_numpy(x) if isinstance(x, Array) else np.asarray(x)
-        return [
-            as_array(np.ascontiguousarray(array[slices(shard_ranges(sharding, shape, rank))]))
-            for rank in range(self.mesh.size)
-        ]
+        return {
+            rank: as_array(np.ascontiguousarray(array[slices(shard_ranges(sharding, shape, rank))]))
+            for rank in self.mesh.local_ranks
+        }
 
     def _bind(self, arrays: Sequence[Any]) -> dict[str, int]:
         """The sizes of the symbolic dimensions; every input checked against its declaration."""
@@ -170,7 +177,7 @@ class ShardedCompiled(Compiled):
         sizes: dict[str, int] = {}
         for info, x in zip(self.inputs, arrays, strict=True):
             t = self._part.global_types["input", info.name]
-            dtype = as_array(x.shards[0]).dtype if isinstance(x, ShardedArray) else x.dtype
+            dtype = as_array(x.local).dtype if isinstance(x, ShardedArray) else x.dtype
             if dtype != t.dtype.name:
                 raise DTypeError(f"input {info.name!r}: expected {info}, got {dtype}")
             if len(x.shape) != t.ndim:
@@ -190,18 +197,18 @@ class ShardedCompiled(Compiled):
     # --- programs ---
 
     def program(self) -> Program:
-        """The program of the first device; ``programs`` gives all."""
-        return self.programs()[0]
+        """The program of this process's first device; ``programs`` gives all."""
+        return next(iter(self.programs().values()))
 
-    def programs(self) -> list[Program]:
-        """The loaded program of each device, its state bound to the device's shards; made at the first use."""
+    def programs(self) -> dict[int, Program]:
+        """The loaded program of each device of this process, by rank; made at the first use, its state the shards."""
         with self._lock:
             if not self._programs:
                 devices = devices_of(self.mesh)
                 data = writer.to_bytes(self._built.metadata, self._built.kernel_sections())
                 self._devices = devices  # keeps the threads as long as the program
-                made = [Program.load_bytes(data) for _ in range(self.mesh.size)]
-                for rank, program in enumerate(made):
+                made = {rank: Program.load_bytes(data) for rank in self.mesh.local_ranks}
+                for rank, program in made.items():
                     self._bind_state(program, rank)
                     for name, _, _ in program.constants():
                         constant = self._constants[name]
@@ -222,11 +229,26 @@ class ShardedCompiled(Compiled):
             else:
                 # Each device updates a copy of its own, refreshed before a run; that of the first is the parameter.
                 if name not in copies:
-                    copies[name] = [shared_array(parameter)]
+                    copies[name] = {rank: shared_array(parameter)}
                     self._copies.append((parameter, copies[name]))
-                if rank:
-                    copies[name].append(Array.from_numpy(np.array(parameter.storage())))
+                else:
+                    copies[name][rank] = Array.from_numpy(np.array(parameter.storage()))
                 program.bind_state(name, copies[name][rank])
+
+    def _compare_parameters(self) -> None:
+        """Parameters that every process holds whole must begin alike: DeviceError names the first that does not."""
+        hashes = {
+            name: f"{hash64(np.ascontiguousarray(p.storage()).view(np.uint8).reshape(-1)):016x}"
+            for name, p in sorted(self._parameters.items()) if p.placement is None
+        }
+        first, *others = [json.loads(d) for d in world().all_gather(json.dumps(hashes).encode(), self.mesh.devices)]
+        for device, other in zip(self.mesh.devices[1:], others, strict=True):
+            if other != first:
+                name = next((n for n in hashes if first.get(n) != other.get(n)), "?")
+                raise DeviceError(
+                    f"parameter {name!r} has other values on rank {device} than on rank {self.mesh.devices[0]}; give "
+                    "all processes the same initial values (tessera.manual_seed, or the same array)"
+                )
 
     @property
     def inputs(self) -> list[TensorInfo]:
@@ -258,12 +280,12 @@ class ShardedCompiled(Compiled):
         return found
 
     def traffic(self) -> list[int]:
-        """Bytes that each device received from others in the last run, counted where they were copied."""
-        return [received for received, _ in getattr(self, "_last", [(0, 0)] * self.mesh.size)]
+        """Bytes that each device of this process received from others in the last run, counted where they arrived."""
+        return [received for received, _ in getattr(self, "_last", [(0, 0)] * len(self.mesh.local_ranks))]
 
     def peak_memory(self, sizes: Mapping[str, int] | None = None) -> int:
-        """Bytes of temporary memory that one run needs on the first device."""
-        given = {**dict(sizes or {}), **self._part.mesh.coordinates(0)}
+        """Bytes of temporary memory that one run needs on this process's first device."""
+        given = {**dict(sizes or {}), **self._part.mesh.coordinates(self.mesh.local_ranks[0])}
         program = self.program()
         needs = program.requirements({s[0]: given[s[0]] for s in program.symbols() if s[0] in given})
         return int(needs["arena"]) + int(needs["scratch_per_thread"])
@@ -274,7 +296,7 @@ class ShardedCompiled(Compiled):
         """Write the artefact with the present values, whole, of parameters and state.
 
         ``graph.load`` reads it back; ``tessera inspect --collectives`` lists its exchanges. The plan in it is one
-        device's.
+        device's. On a mesh of processes all of them call this, and the first writes.
         """
         entries = dict(self._built.metadata)
         for key, text in (metadata or {}).items():
@@ -283,12 +305,19 @@ class ShardedCompiled(Compiled):
             entries[layout.USER + key] = text
         sections = [writer.section(name, p.value) for name, p in self._parameters.items()]
         sections += [writer.section(layout.CONSTANT + name, data) for name, data in self._constants.items()]
-        writer.save(path, entries, sections + self._built.kernel_sections())
+        self._write(path, entries, sections + self._built.kernel_sections())
 
     def save_state(self, path: str | os.PathLike[str]) -> None:
-        """Write parameters and state, whole, as a safetensors file, atomically."""
+        """Write parameters and state, whole, as a safetensors file, atomically; with processes as ``save``."""
         sections = [writer.section(name, p.value) for name, p in self._parameters.items()]
-        writer.save(path, {layout.FORMAT: "1", "tessera.content": "state"}, sections)
+        self._write(path, {layout.FORMAT: "1", "tessera.content": "state"}, sections)
+
+    def _write(self, path: str | os.PathLike[str], entries: dict[str, str], sections: list[Any]) -> None:
+        """The file, by the process of the first device; the others return when it is there."""
+        if not self.mesh.spans_processes or self.mesh.local_ranks[0] == 0:
+            writer.save(path, entries, sections)
+        if self.mesh.spans_processes:
+            world().all_gather(b"", self.mesh.devices)
 
     def load_state(self, path: str | os.PathLike[str]) -> None:
         """Read what ``save_state`` wrote, on this mesh, another one or none; nothing changes unless the file fits."""

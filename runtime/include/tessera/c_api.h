@@ -547,10 +547,55 @@ TSR_API tsr_status tsr_communicator_traffic(const tsr_communicator *communicator
 TSR_API tsr_status tsr_communicator_reset_traffic(tsr_communicator *communicator);
 TSR_API void tsr_communicator_retain(tsr_communicator *communicator);
 TSR_API void tsr_communicator_release(tsr_communicator *communicator);
+/* Takes part in one collective, which all members of its group must do: `op` is all_reduce, all_gather, reduce_scatter or
+ * all_to_all, `attributes` its attributes as Graph IR writes them. Both tensors are contiguous and on the CPU; the result is
+ * overwritten. */
+TSR_API tsr_status tsr_communicator_run(tsr_communicator *communicator, const char *op, const char *attributes,
+                                        tsr_tensor *operand, tsr_tensor *result);
+/* The device's place in the mesh, row-major, and the mesh's number of devices. */
+TSR_API tsr_status tsr_communicator_place(const tsr_communicator *communicator, int64_t *rank, int64_t *devices);
 /* Makes a graph with collectives the program of the communicator's device: runs use it from now on. */
 TSR_API tsr_status tsr_graph_set_communicator(tsr_graph *graph, tsr_communicator *communicator);
 /* From now on a symbolic dimension has this size; inputs need not say it. */
 TSR_API tsr_status tsr_graph_set_size(tsr_graph *graph, const char *symbol, int64_t size);
+
+/* The processes of a job, one device each. */
+typedef struct tsr_world tsr_world;
+
+/* All processes of an MPI communicator: `communicator` is an MPI_Comm of the standard ABI (MPI 5), copied; NULL stands for
+ * MPI_COMM_WORLD. MPI is initialised if it is not. `library`: the file of the MPI library; NULL: the one that the process
+ * has loaded, or the dynamic loader finds. A process that waits longer than `timeout_ms` fails, and with it all of them. */
+TSR_API tsr_status tsr_world_create_mpi(const char *library, void *communicator, int64_t timeout_ms, tsr_world **world);
+/* Processes that find each other over TCP: rank 0 is at `host` and listens at `port` while the job starts. */
+TSR_API tsr_status tsr_world_create_tcp(int64_t rank, int64_t size, const char *host, int64_t port, int64_t timeout_ms,
+                                        tsr_world **world);
+TSR_API tsr_status tsr_world_place(const tsr_world *world, int64_t *rank, int64_t *size);
+/* This process's end of a mesh. `ranks`: the process of each device, in row-major order; NULL: 0, 1, ... */
+TSR_API tsr_status tsr_world_communicator(tsr_world *world, const char *const *axes, const int64_t *sizes, int32_t count,
+                                          const int64_t *ranks, tsr_communicator **communicator);
+/* Every process of `ranks` (NULL: all; they all call this) gets the bytes of each: joined in the order of `ranks`, and how
+ * many each gave (`sizes`: one per process). */
+TSR_API tsr_status tsr_world_all_gather(tsr_world *world, const int64_t *ranks, int32_t count, const void *data,
+                                        size_t bytes, uint64_t *sizes, tsr_text **joined);
+/* All processes that wait for this one fail with this message, and all that come to wait. */
+TSR_API tsr_status tsr_world_fail(tsr_world *world, const char *message);
+/* The end of this process's part: waits for the others' (after a failure only briefly). Also called when the last handle is
+ * released. */
+TSR_API tsr_status tsr_world_close(tsr_world *world);
+TSR_API void tsr_world_retain(tsr_world *world);
+TSR_API void tsr_world_release(tsr_world *world);
+
+/* The program of this process's device, from a .tsr file of a graph that was compiled for a mesh. Of its whole weights only
+ * the device's shards are read. `ranks`: the process of each device of the mesh, row-major; NULL: 0, 1, ... */
+TSR_API tsr_status tsr_graph_load_sharded(const char *path, const tsr_load_options *options, tsr_world *world,
+                                          const int64_t *ranks, int32_t rank_count, tsr_graph **graph);
+/* The communicator of a graph that has one. */
+TSR_API tsr_status tsr_graph_communicator(const tsr_graph *graph, tsr_communicator **communicator);
+/* The part of an input, output or state that a device of the mesh holds: the size of the whole, and where the part begins
+ * and ends, per dimension (arrays of the tensor's rank). `symbols` and `sizes`: those of `symbol_count` symbolic dimensions. */
+TSR_API tsr_status tsr_graph_shard(const tsr_graph *graph, int32_t kind, const char *name, int64_t rank,
+                                   const char *const *symbols, const int64_t *sizes, int32_t symbol_count,
+                                   int64_t *whole, int64_t *start, int64_t *stop);
 
 /* ---- The front end: functions of `tessera.op`, parameters, gradients, graphs with updates (since ABI 2) ---- */
 

@@ -20,6 +20,20 @@ struct LoadOptions {
     bool map = true;               // false: read the file into memory, so that later changes to it do no harm
 };
 
+namespace detail {
+
+inline tsr_load_options read(const LoadOptions &options) {
+    tsr_load_options c{};
+    c.size = sizeof c;
+    c.target = options.target.empty() ? nullptr : options.target.c_str();
+    c.flags = (options.verify_hashes ? 0u : static_cast<uint32_t>(TSR_LOAD_SKIP_HASHES)) |
+              (options.allow_native_code ? 0u : static_cast<uint32_t>(TSR_LOAD_NO_NATIVE_CODE)) |
+              (options.map ? 0u : static_cast<uint32_t>(TSR_LOAD_COPY));
+    return c;
+}
+
+} // namespace detail
+
 // Compares every section of a .tsr file with its hash, in bounded memory. The error names the first that differs.
 inline void verify_file(const std::string &path) { check(tsr_file_verify(path.c_str())); }
 
@@ -56,7 +70,7 @@ class Graph {
 
     // Loads a .tsr file.
     static Graph load(const std::string &path, const LoadOptions &options = {}) {
-        tsr_load_options c = read(options);
+        tsr_load_options c = detail::read(options);
         tsr_graph *handle = nullptr;
         check(tsr_graph_load_file(path.c_str(), &c, &handle));
         return adopt(handle);
@@ -64,7 +78,7 @@ class Graph {
 
     // Loads from memory, which is copied. Weights that the artefact leaves out are given with `bind_state`.
     static Graph load(const void *data, size_t bytes, const LoadOptions &options = {}) {
-        tsr_load_options c = read(options);
+        tsr_load_options c = detail::read(options);
         tsr_graph *handle = nullptr;
         check(tsr_graph_load_memory(data, bytes, &c, &handle));
         return adopt(handle);
@@ -199,16 +213,6 @@ class Graph {
     int32_t output_index(const std::string &name) const { return find(TSR_OUTPUT, name); }
 
   private:
-    static tsr_load_options read(const LoadOptions &options) {
-        tsr_load_options c{};
-        c.size = sizeof c;
-        c.target = options.target.empty() ? nullptr : options.target.c_str();
-        c.flags = (options.verify_hashes ? 0u : static_cast<uint32_t>(TSR_LOAD_SKIP_HASHES)) |
-                  (options.allow_native_code ? 0u : static_cast<uint32_t>(TSR_LOAD_NO_NATIVE_CODE)) |
-                  (options.map ? 0u : static_cast<uint32_t>(TSR_LOAD_COPY));
-        return c;
-    }
-
     std::vector<ValueInfo> values(int32_t kind) const {
         std::vector<ValueInfo> out;
         for (int32_t i = 0; i < tsr_graph_value_count(handle(), kind); ++i) {

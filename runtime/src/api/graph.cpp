@@ -16,7 +16,16 @@ void check_kind(int32_t kind) {
         fail(Code::Argument, "kind %d is none of TSR_INPUT, TSR_OUTPUT, TSR_STATE, TSR_CONSTANT", kind);
 }
 
-LoadOptions read_options(const tsr_load_options *options) {
+const TensorSpec &spec_at(const tsr_graph *graph, int32_t kind, int32_t index) {
+    const std::vector<TensorSpec> &list = graph->specs(kind);
+    if (index < 0 || static_cast<size_t>(index) >= list.size())
+        fail(Code::Argument, "%s %d does not exist; there are %zu", kind_names[kind], index, list.size());
+    return list[static_cast<size_t>(index)];
+}
+
+} // namespace
+
+LoadOptions read_load_options(const tsr_load_options *options) {
     LoadOptions out;
     if (!options)
         return out;
@@ -29,15 +38,6 @@ LoadOptions read_options(const tsr_load_options *options) {
     out.map = !(options->flags & TSR_LOAD_COPY);
     return out;
 }
-
-const TensorSpec &spec_at(const tsr_graph *graph, int32_t kind, int32_t index) {
-    const std::vector<TensorSpec> &list = graph->specs(kind);
-    if (index < 0 || static_cast<size_t>(index) >= list.size())
-        fail(Code::Argument, "%s %d does not exist; there are %zu", kind_names[kind], index, list.size());
-    return list[static_cast<size_t>(index)];
-}
-
-} // namespace
 
 tsr_graph::tsr_graph(std::shared_ptr<Program> p) : program(std::move(p)) {
     for (int32_t kind = 0; kind < 4; ++kind)
@@ -93,7 +93,7 @@ tsr_status tsr_graph_load_file(const char *path, const tsr_load_options *options
     return guarded([&] {
         require(path, "path");
         require(graph, "graph");
-        LoadOptions load = read_options(options);
+        LoadOptions load = read_load_options(options);
         *graph = new tsr_graph(Program::load(load.map ? Mapping::map_file(path) : Mapping::read_file(path), path, load, true));
     });
 }
@@ -109,7 +109,7 @@ tsr_status tsr_graph_load_memory(const void *data, size_t bytes, const tsr_load_
     return guarded([&] {
         require(data, "data");
         require(graph, "graph");
-        *graph = new tsr_graph(Program::load(Mapping::copy(data, bytes), "artefact in memory", read_options(options), false));
+        *graph = new tsr_graph(Program::load(Mapping::copy(data, bytes), "artefact in memory", read_load_options(options), false));
     });
 }
 

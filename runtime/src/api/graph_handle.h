@@ -16,6 +16,9 @@ struct SpecTexts {
     std::vector<std::vector<const char *>> pointers;
 };
 
+// From the C struct, which may be null. ArgumentError.
+tessera::core::LoadOptions read_load_options(const tsr_load_options *options);
+
 struct tsr_graph : tessera::core::Counted {
     explicit tsr_graph(std::shared_ptr<tessera::core::Program> p);
     ~tsr_graph();

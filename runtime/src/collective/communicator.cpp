@@ -83,6 +83,48 @@ std::vector<int64_t> MeshAxes::coordinates(int64_t rank) const {
     return out;
 }
 
+size_t MeshAxes::index(std::string_view axis) const {
+    for (size_t i = 0; i < axes.size(); ++i)
+        if (axes[i].first == axis)
+            return i;
+    fail(Code::NameMissing, "the mesh has no axis '%s'", shown(std::string(axis)).c_str());
+}
+
+std::vector<int64_t> MeshAxes::team(const std::vector<std::string> &names, int64_t rank) const {
+    std::vector<int64_t> place = coordinates(rank), strides(axes.size(), 1);
+    for (size_t i = axes.size(); i-- > 1;)
+        strides[i - 1] = strides[i] * axes[i].second;
+    int64_t first = rank;
+    std::vector<int64_t> out{0};
+    for (const std::string &name : names) {
+        const size_t i = index(name);
+        first -= place[i] * strides[i];
+        std::vector<int64_t> longer;
+        for (int64_t member : out)
+            for (int64_t c = 0; c < axes[i].second; ++c)
+                longer.push_back(member + c * strides[i]);
+        out = std::move(longer);
+    }
+    for (int64_t &member : out)
+        member += first;
+    return out;
+}
+
+std::string MeshAxes::text() const {
+    std::string out;
+    for (const auto &[name, size] : axes)
+        out += (out.empty() ? "" : ", ") + name + "=" + std::to_string(size);
+    return out;
+}
+
+std::string MeshAxes::place_text(int64_t rank) const {
+    std::string out;
+    const std::vector<int64_t> place = coordinates(rank);
+    for (size_t i = 0; i < axes.size(); ++i)
+        out += (i ? ", " : "") + axes[i].first + "=" + std::to_string(place[i]);
+    return out;
+}
+
 void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result) {
     if (collective.members != 1)
         fail(Code::Device,

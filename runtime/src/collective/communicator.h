@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 #include <vector>
@@ -36,6 +37,14 @@ struct MeshAxes {
     int64_t devices() const;
     // The coordinate of a device along each axis.
     std::vector<int64_t> coordinates(int64_t rank) const;
+    // "dp=2, tp=4"
+    std::string text() const;
+    // "dp=1, tp=0"
+    std::string place_text(int64_t rank) const;
+    // The place of an axis; NameMissingError.
+    size_t index(std::string_view axis) const;
+    // The devices that agree with `rank` in all coordinates but those of some axes, the first axis varying slowest.
+    std::vector<int64_t> team(const std::vector<std::string> &names, int64_t rank) const;
 };
 
 // One device's end of the connections between all devices of a mesh. A failure of one device (`fail`) makes all others
@@ -49,6 +58,10 @@ class Communicator {
     virtual void run(const Collective &collective, const TensorView &operand, const TensorView &result) = 0;
     // Returns when all devices have come here: before a run changes state.
     virtual void agree() = 0;
+    // Once before the first run: all devices must have the same program. `describe` gives its pieces as text; DeviceError
+    // names the first that differs. Devices of one process share theirs.
+    using Describe = std::function<std::vector<std::string>()>;
+    virtual void compare(const Describe &describe) { (void)describe; }
     // This device's run has failed.
     virtual void fail(const std::string &message) noexcept = 0;
     // Bytes received from other devices, and collectives done, since the last `reset_traffic`.

@@ -21,7 +21,7 @@ constexpr Library libraries[] = {
     {"CUDA driver", "NVIDIA devices", "libcuda.so.1"},
     {"HIP runtime", "AMD devices", "libamdhip64.so"},
     {"NCCL", "collectives between GPUs", "libnccl.so.2"},
-    {"MPI", "collectives between processes", "libmpi_abi.so.0"},
+    {"MPI", "collectives between processes", "libmpi_abi.so.1"},
 };
 
 Json probe(const Library &library) {

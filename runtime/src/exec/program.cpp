@@ -7,6 +7,8 @@
 #include <set>
 
 #include "core/error.h"
+#include "core/hash.h"
+#include "core/json.h"
 #include "core/transfer.h"
 #include "custom/registry.h"
 #include "device/allocators.h"
@@ -26,6 +28,7 @@ const std::string coordinate_prefix = "mesh_";
 constexpr int64_t format_version = 1;
 constexpr const char *portable_key = "tessera.portable";
 constexpr const char *custom_ops_key = "tessera.custom_ops";
+constexpr const char *mesh_key = "tessera.mesh";
 constexpr const char *constant_prefix = "tessera.constant.";
 
 void check_format(const SafeTensors &file) {
@@ -70,26 +73,49 @@ std::unique_ptr<Engine> make_engine(const SafeTensors &file, const Target &targe
 
 } // namespace
 
-std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std::string &where,
-                                       const LoadOptions &options, bool complete) {
-    SafeTensors file = SafeTensors::parse(std::move(bytes), where);
-    check_format(file);
-    if (options.verify_hashes)
-        file.verify_hashes(true);
+std::shared_ptr<Program> Program::open(const SafeTensors &file, const LoadOptions &options) {
     if (const std::string *needed = file.metadata(custom_ops_key))
-        custom::check_requirements(where, *needed);
+        custom::check_requirements(file.where(), *needed);
     auto program = std::shared_ptr<Program>(new Program());
     const Target target = choose_target(file, options);
     program->target_ = target.name;
     program->level_ = target.level;
     program->engine_ = make_engine(file, target);
     program->metadata_ = file.metadata();
-    for (const auto &[key, value] : program->metadata_)
-        if (complete && key == "tessera.mesh")
-            fail(Code::Unsupported,
-                 "%s: the file holds one device's program of a mesh, and whole weights; load it in Python with graph.load",
-                 where.c_str());
+    if (const std::string *mesh = file.metadata(mesh_key))
+        program->layout_ = std::make_unique<MeshLayout>(
+            MeshLayout::parse(*mesh, program->signature().symbols, file.where()));
+    return program;
+}
+
+std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std::string &where,
+                                       const LoadOptions &options, bool complete) {
+    SafeTensors file = SafeTensors::parse(std::move(bytes), where);
+    check_format(file);
+    if (options.verify_hashes)
+        file.verify_hashes(true);
+    if (complete && file.metadata(mesh_key))
+        fail(Code::Unsupported,
+             "%s: the file holds one device's program of a mesh, and whole weights; load it in Python with graph.load, in C++ "
+             "with a communicator (tessera/dist.h)",
+             where.c_str());
+    std::shared_ptr<Program> program = open(file, options);
     program->read_tensors(file, complete);
+    return program;
+}
+
+std::shared_ptr<Program> Program::load_sharded(std::shared_ptr<Mapping> bytes, const std::string &where,
+                                               const LoadOptions &options, const Connect &connect) {
+    SafeTensors file = SafeTensors::parse(std::move(bytes), where);
+    check_format(file);
+    if (!file.metadata(mesh_key))
+        fail(Code::Unsupported, "%s: the file holds a program of one device, of no mesh; load it without a communicator",
+             where.c_str());
+    if (options.verify_hashes)
+        file.verify_hashes(true, [](const TensorEntry &entry) { return entry.name.compare(0, 8, "tessera.") == 0; });
+    std::shared_ptr<Program> program = open(file, options);
+    program->set_communicator(connect(program->layout_->mesh()));
+    program->read_tensors(file, true);
     return program;
 }
 
@@ -116,27 +142,46 @@ std::shared_ptr<Program> Program::from_graph(const std::string &text, graph::Gra
     return program;
 }
 
+Tensor Program::read_tensor(const SafeTensors &file, const TensorEntry &entry, const TensorSpec &spec,
+                            const char *kind) const {
+    std::vector<int64_t> shape = spec.concrete_shape({});
+    if (entry.dtype != spec.dtype || entry.shape != shape)
+        fail(Code::Format, "%s: %s '%s' is %s in the file, the program needs %s", file.where().c_str(), kind,
+             shown(spec.name).c_str(), type_text(entry.dtype, entry.shape).c_str(), type_text(spec.dtype, shape).c_str());
+    // Memory that runs change must not be the file's; a device has memory of its own.
+    try {
+        return engine_->place(file.tensor(entry, spec.mutated && device().is_cpu()));
+    } catch (const Error &e) {
+        throw Error(e.code(), file.where() + ": " + kind + " '" + shown(spec.name) + "', " + type_text(spec.dtype, shape) +
+                                  ": " + e.message());
+    }
+}
+
+Tensor Program::read_shard(const SafeTensors &file, const TensorEntry &entry, const TensorSpec &spec) const {
+    const Shard shard = layout_->shard("state", spec.name, communicator_->rank(), {});
+    const std::vector<int64_t> block = spec.concrete_shape({}), shape = shard.shape();
+    bool fits = entry.dtype == spec.dtype && entry.shape == shard.whole && block.size() == shape.size();
+    for (size_t i = 0; fits && i < block.size(); ++i)
+        fits = shape[i] >= 0 && shape[i] <= block[i];
+    if (!fits)
+        fail(Code::Format, "%s: state '%s' is %s in the file and lies on the mesh as %s, the program needs %s",
+             file.where().c_str(), shown(spec.name).c_str(), type_text(entry.dtype, entry.shape).c_str(),
+             type_text(spec.dtype, shard.whole).c_str(), type_text(spec.dtype, block).c_str());
+    if (shape == shard.whole && shape == block)
+        return read_tensor(file, entry, spec, "state");
+    const Tensor out = Tensor::zeros(spec.dtype, block);
+    copy_shard(file.data(entry), shard, static_cast<char *>(out.data()), block, item_size(spec.dtype));
+    return engine_->place(out);
+}
+
 void Program::read_tensors(const SafeTensors &file, bool complete) {
     auto read = [&](const TensorSpec &spec, const std::string &key, const char *kind) {
         const TensorEntry *entry = file.find(key);
-        if (!entry) {
-            if (complete)
-                fail(Code::Format, "%s: the tensor of %s '%s' is missing", file.where().c_str(), kind,
-                     shown(spec.name).c_str());
+        if (!entry && complete)
+            fail(Code::Format, "%s: the tensor of %s '%s' is missing", file.where().c_str(), kind, shown(spec.name).c_str());
+        if (!entry)
             return Tensor();
-        }
-        std::vector<int64_t> shape = spec.concrete_shape({});
-        if (entry->dtype != spec.dtype || entry->shape != shape)
-            fail(Code::Format, "%s: %s '%s' is %s in the file, the program needs %s", file.where().c_str(), kind,
-                 shown(spec.name).c_str(), type_text(entry->dtype, entry->shape).c_str(),
-                 type_text(spec.dtype, shape).c_str());
-        // Memory that runs change must not be the file's; a device has memory of its own.
-        try {
-            return engine_->place(file.tensor(*entry, spec.mutated && device().is_cpu()));
-        } catch (const Error &e) {
-            throw Error(e.code(), file.where() + ": " + kind + " '" + shown(spec.name) + "', " +
-                                      type_text(spec.dtype, shape) + ": " + e.message());
-        }
+        return communicator_ && key == spec.name ? read_shard(file, *entry, spec) : read_tensor(file, *entry, spec, kind);
     };
     StateTable table;
     for (const TensorSpec &spec : signature().state) {
@@ -376,6 +421,35 @@ void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
         engine_->give(symbol->name, place[i]);
     }
     communicator_ = std::move(communicator);
+    compared_ = false;
+}
+
+namespace {
+
+bool metadata_has(const std::vector<std::pair<std::string, std::string>> &metadata, const std::string &key) {
+    return std::any_of(metadata.begin(), metadata.end(), [&](const auto &entry) { return entry.first == key; });
+}
+
+} // namespace
+
+std::vector<std::string> Program::description() const {
+    std::vector<std::string> out{"a program for " + target_ + (level_.empty() ? "" : " " + level_)};
+    size_t number = 0;
+    if (layout_)
+        for (const std::string &collective : layout_->collectives())
+            out.push_back(format("collective %zu: %s", ++number, collective.c_str()));
+    const std::string plan = "tessera.plan." + target_ + "." + level_;
+    for (const auto &[key, text] : metadata_)
+        if (key == "tessera.graph" || key == mesh_key || key == portable_key || key == plan)
+            out.push_back(format("the section %s with hash %016llx", key.c_str(),
+                                 static_cast<unsigned long long>(hash64(text.data(), text.size()))));
+        else if (key == "tessera.hashes") {
+            const Json hashes = Json::parse(text, key);
+            for (const auto &[section, hash] : hashes.members())
+                if (!metadata_has(metadata_, section))
+                    out.push_back("the section " + shown(section) + " with hash " + hash.dump());
+        }
+    return out;
 }
 
 void Program::run(RunContext &context, const Tensor *const *inputs, size_t input_count, Tensor *outputs,
@@ -419,6 +493,10 @@ void Program::run_together(RunContext &context, const StateTable &table, const T
     }
     context.communicator = communicator_.get();
     try {
+        if (!compared_) {
+            communicator_->compare([this] { return description(); });
+            compared_ = true;
+        }
         engine_->run(context, table, inputs, input_count, outputs);
     } catch (const std::exception &error) {
         communicator_->fail(error.what());

@@ -1,6 +1,7 @@
 // A loaded artefact: the engine that runs here, its state and constants.
 #pragma once
 
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -9,6 +10,7 @@
 #include <vector>
 
 #include "collective/communicator.h"
+#include "collective/layout.h"
 #include "core/process.h"
 #include "core/tensor.h"
 #include "exec/engine.h"
@@ -24,6 +26,11 @@ class Program {
     // left out are bound later. FormatError, VersionError, DeviceError, UnsupportedError.
     static std::shared_ptr<Program> load(std::shared_ptr<Mapping> bytes, const std::string &where,
                                          const LoadOptions &options, bool complete);
+    // The program of one device of the mesh that the artefact was compiled for, for which `connect` gives a communicator:
+    // of its whole weights only the device's shards are read (and their hashes not compared, which would read all).
+    using Connect = std::function<std::shared_ptr<Communicator>(const MeshAxes &)>;
+    static std::shared_ptr<Program> load_sharded(std::shared_ptr<Mapping> bytes, const std::string &where,
+                                                 const LoadOptions &options, const Connect &connect);
 
     // A graph that was built here, run by the portable kernels: its text as the user wrote it, its primitives, and the
     // tensors of its state and constants in the order of the primitives' nodes.
@@ -47,6 +54,9 @@ class Program {
     // The communicator of runs from now on: this is one device's program, and the coordinates of that device on the mesh
     // are the sizes of the symbols mesh_<axis>. DeviceError when the mesh is another than the program's.
     void set_communicator(std::shared_ptr<Communicator> communicator);
+    // How tensors lie on the mesh; null for a program of one device.
+    const MeshLayout *layout() const { return layout_.get(); }
+    std::shared_ptr<Communicator> communicator() const { return communicator_; }
     // From now on a symbolic dimension has this size, which no input needs to say.
     void set_size(std::string_view name, int64_t size);
 
@@ -64,7 +74,13 @@ class Program {
 
   private:
     Program() = default;
+    static std::shared_ptr<Program> open(const SafeTensors &file, const LoadOptions &options);
     void read_tensors(const SafeTensors &file, bool complete);
+    Tensor read_tensor(const SafeTensors &file, const TensorEntry &entry, const TensorSpec &spec, const char *kind) const;
+    // This device's part of a tensor of the file, at the beginning of a full block.
+    Tensor read_shard(const SafeTensors &file, const TensorEntry &entry, const TensorSpec &spec) const;
+    // What other devices must have alike, piece by piece.
+    std::vector<std::string> description() const;
     // Excludes runs that change state, and other changes of the table.
     std::unique_lock<std::mutex> exclusive() const;
     void publish(StateTable table);
@@ -85,6 +101,8 @@ class Program {
     std::string missing_;               // the first without one, for the message; guarded by lock_
     bool mutates_ = false;
     std::shared_ptr<Communicator> communicator_; // set before runs that use it begin
+    std::atomic<bool> compared_{false};          // with the programs of the other devices
+    std::unique_ptr<MeshLayout> layout_;
     mutable std::mutex lock_;
     ProcessMark process_;
 };

@@ -42,8 +42,8 @@ class SafeTensors {
     Tensor tensor(const TensorEntry &entry, bool copy) const;
 
     // Compares the XXH64 of every section with `tessera.hashes`; FormatError names the first that differs or that has
-    // no hash. With `required` false, a file without hashes passes.
-    void verify_hashes(bool required) const;
+    // no hash. With `required` false, a file without hashes passes. Tensors that `which` leaves out are not read.
+    void verify_hashes(bool required, bool (*which)(const TensorEntry &entry) = nullptr) const;
 
   private:
     void read_metadata(const Json &object);

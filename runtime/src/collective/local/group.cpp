@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "collective/combine.h"
+#include "collective/parts.h"
 #include "core/error.h"
 
 namespace tessera::core {
@@ -12,28 +13,6 @@ namespace tessera::core {
 namespace {
 
 using Number = long long;
-
-// A tensor as outer × dim × inner, the last in bytes.
-struct Along {
-    int64_t outer = 1, size = 1, inner = 1;
-
-    Along(const TensorView &t, int64_t dim) {
-        for (int64_t i = 0; i < static_cast<int64_t>(t.shape.size()); ++i) {
-            int64_t d = t.shape[static_cast<size_t>(i)];
-            (i < dim ? outer : i == dim ? size : inner) *= d;
-        }
-        inner *= static_cast<int64_t>(item_size(t.dtype));
-    }
-};
-
-// Copies `count` elements along a dimension for each outer index.
-void copy_along(const char *source, const Along &from, int64_t first, char *target, const Along &to, int64_t at,
-                int64_t count) {
-    for (int64_t o = 0; o < from.outer; ++o)
-        if (count * from.inner > 0)
-            std::memcpy(target + (o * to.size + at) * to.inner, source + (o * from.size + first) * from.inner,
-                        static_cast<size_t>(count * from.inner));
-}
 
 } // namespace
 
@@ -44,11 +23,7 @@ LocalGroup::Team &LocalGroup::team(const std::vector<std::string> &axes, int64_t
     size_t members = 1;
     member = 0;
     for (const std::string &axis : axes) {
-        size_t i = 0;
-        while (i < mesh_.axes.size() && mesh_.axes[i].first != axis)
-            ++i;
-        if (i == mesh_.axes.size())
-            core::fail(Code::NameMissing, "the mesh has no axis '%s'", shown(axis).c_str());
+        const size_t i = mesh_.index(axis);
         auto size = static_cast<size_t>(mesh_.axes[i].second);
         members *= size;
         member = member * size + static_cast<size_t>(place[i]);
@@ -175,18 +150,6 @@ class LocalCommunicator : public Communicator {
                            type_text(operand.dtype, operand.shape).c_str());
     }
 
-    [[noreturn]] static void misfit(const Collective &collective, const TensorView &t) {
-        core::fail(Code::Shape, "[%s] the parts of the devices do not make %s", collective.name.c_str(),
-                   type_text(t.dtype, t.shape).c_str());
-    }
-
-    static bool same_but(const std::vector<int64_t> &a, const std::vector<int64_t> &b, int64_t first, int64_t second) {
-        for (size_t i = 0; i < a.size(); ++i)
-            if (static_cast<int64_t>(i) != first && static_cast<int64_t>(i) != second && a[i] != b[i])
-                return false;
-        return a.size() == b.size();
-    }
-
     void count(size_t member, size_t from, int64_t bytes) {
         if (from != member)
             received_ += static_cast<uint64_t>(bytes);
@@ -289,31 +252,6 @@ class LocalCommunicator : public Communicator {
         }
         if (at != result.shape[static_cast<size_t>(dim)])
             misfit(collective, result);
-    }
-
-    // The box of `part` from `first` on along `split`, as long as the result is, put at `at` along `dim`.
-    static void copy_box(const TensorView &part, const TensorView &result, int64_t dim, int64_t split, int64_t first,
-                         int64_t at) {
-        const int64_t low = std::min(dim, split), high = std::max(dim, split);
-        const Along from(part, high), to(result, high);
-        const auto size = [&](const TensorView &t, int64_t d) { return t.shape[static_cast<size_t>(d)]; };
-        // Rows up to `high` are outer = before × low × between.
-        int64_t between = 1, before = 1;
-        for (int64_t i = 0; i < high; ++i)
-            (i < low ? before : i > low ? between : before) *= i == low ? 1 : part.shape[static_cast<size_t>(i)];
-        const int64_t rows = low == split ? size(result, split) : size(part, dim);
-        const int64_t count = high == split ? size(result, split) : size(part, dim);
-        if (count * from.inner == 0)
-            return;
-        for (int64_t b = 0; b < before; ++b)
-            for (int64_t r = 0; r < rows; ++r)
-                for (int64_t k = 0; k < between; ++k) {
-                    const int64_t source = (b * size(part, low) + r + (low == split ? first : 0)) * between + k;
-                    const int64_t target = (b * size(result, low) + r + (low == split ? 0 : at)) * between + k;
-                    std::memcpy(result.as<char>() + (target * to.size + (high == split ? 0 : at)) * to.inner,
-                                part.as<char>() + (source * from.size + (high == split ? first : 0)) * from.inner,
-                                static_cast<size_t>(count * from.inner));
-                }
     }
 
     std::shared_ptr<LocalGroup> group_;

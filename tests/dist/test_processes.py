@@ -102,6 +102,15 @@ def test_training_is_that_of_one_process(by, tmp_path):
     np.testing.assert_allclose(expected["losses"], expected["losses_of_one_device"], rtol=2e-5)
 
 
+@needs_mpi
+def test_the_example_under_mpiexec():
+    """The same lines from one process as from four, so the same losses to the last digit shown."""
+    example = str(HERE.parents[1] / "examples" / "sharded_training.py")
+    alone = subprocess.run([sys.executable, example, "3"], env=environment(), capture_output=True, text=True, check=True)
+    assert succeed(launch("mpi", 4, example, "3")) == alone.stdout
+    assert "step 2: loss" in alone.stdout
+
+
 def errors(by: str, what: str, folder: Path) -> dict[int, Mapping[str, object]]:
     launch(by, 4, str(PROCESSES / "faults.py"), what, str(folder), seconds=60)
     return {int(p.stem): json.loads(p.read_text()) for p in folder.glob("*.json")}

@@ -2,7 +2,7 @@
 //
 //   python export.py sharded.tsr 4
 //   mpiexec -n 4 ./sharded sharded.tsr [library of MPI]
-#include <tessera/dist.h>
+#include <tessera/dist/sharded_graph.h>
 
 #include <cstdio>
 #include <string>

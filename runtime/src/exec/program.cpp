@@ -97,7 +97,7 @@ std::shared_ptr<Program> Program::load(std::shared_ptr<Mapping> bytes, const std
     if (complete && file.metadata(mesh_key))
         fail(Code::Unsupported,
              "%s: the file holds one device's program of a mesh, and whole weights; load it in Python with graph.load, in C++ "
-             "with a communicator (tessera/dist.h)",
+             "with a communicator (tessera/dist/sharded_graph.h)",
              where.c_str());
     std::shared_ptr<Program> program = open(file, options);
     program->read_tensors(file, complete);

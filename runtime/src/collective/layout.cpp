@@ -14,6 +14,19 @@ namespace {
 
 constexpr int64_t most_devices = int64_t{1} << 24;
 
+// "all_reduce over dp of f32[3, 8], 96 bytes, at train.py:12", as far as the fields are there.
+std::string collective_text(const Json &c) {
+    auto text = [&](const char *name) {
+        const Json *j = c.find(name);
+        return !j ? std::string("?") : j->is_string() ? j->as_string() : j->dump();
+    };
+    std::string axes;
+    if (const Json *list = c.find("axes"))
+        for (const Json &axis : list->items())
+            axes += (axes.empty() ? "" : " and ") + (axis.is_string() ? axis.as_string() : axis.dump());
+    return text("kind") + " over " + axes + " of " + text("tensor") + ", " + text("bytes") + " bytes, at " + text("line");
+}
+
 class Reader {
   public:
     explicit Reader(const std::string &where) : where_(where) {}
@@ -69,7 +82,7 @@ MeshLayout MeshLayout::parse(const std::string &text, const SymbolTable &symbols
     }
     for (const Json &c : read.field(all, "collectives", Json::Kind::Array).items()) {
         read.expect(c.kind() == Json::Kind::Object, "a collective is an object");
-        out.collectives_.push_back(c.dump());
+        out.collectives_.push_back(collective_text(c));
     }
     const Json *places = all.find("places");
     if (!places)

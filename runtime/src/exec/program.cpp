@@ -437,7 +437,7 @@ std::vector<std::string> Program::description() const {
     size_t number = 0;
     if (layout_)
         for (const std::string &collective : layout_->collectives())
-            out.push_back(format("collective %zu: %s", ++number, collective.c_str()));
+            out.push_back(format("collective %zu, %s", ++number, shown(collective, 500).c_str()));
     const std::string plan = "tessera.plan." + target_ + "." + level_;
     for (const auto &[key, text] : metadata_)
         if (key == "tessera.graph" || key == mesh_key || key == portable_key || key == plan)

@@ -35,7 +35,10 @@ X = np.arange(12, dtype=np.float32).reshape(3, 4)
 @pytest.fixture(scope="module", autouse=True)
 def sample():
     names = tessera.load_library(library("sample_library.cpp"))
-    assert names == ["sample::affine", "sample::row_range", "sample::echo", "sample::sorted", "sample::failing"]
+    assert names == [
+        f"sample::{name}"
+        for name in ("affine", "row_range", "echo", "sorted", "cubed", "cubed_slope", "failing")
+    ]
     assert tessera.load_library(library("sample_library.cpp")) == names  # again
     return op.sample
 
@@ -111,6 +114,15 @@ def test_gradient_by_function():
     assert str(slope.type) == "f32[B, 4]"
     second = graph.backward(op.sum(slope * slope), wrt=x)
     assert np.allclose(second(X).numpy(), 72 * X)
+
+
+def test_gradient_by_another_operator():
+    x = op.tensor(("B", 4), name="x")
+    slope = graph.backward(op.sum(op.sample.cubed(x * 2) * x), wrt=x)
+    for target in ("cpu", "portable"):
+        assert np.allclose(graph.compile(slope, target=target)(X).numpy(), 32 * X**3)
+    with pytest.raises(TesseraError, match="sample::cubed_slope has no gradient: one is enough"):
+        graph.backward(op.sum(slope), wrt=x)
 
 
 def test_no_gradient():

@@ -42,7 +42,7 @@ TESSERA_OPERATOR(program, negated) {
 void loading() {
     CHECK_ERROR(op::call("sample::affine", {floats({2})}), Error, TSR_NAME_MISSING_ERROR, "load_library");
     const std::vector<std::string> names = load_library(library("sample_operators"));
-    CHECK(names.size() == 5 && names[0] == "sample::affine");
+    CHECK(names.size() == 7 && names[0] == "sample::affine");
     CHECK(load_library(library("sample_operators")) == names);
     CHECK(std::string(tsr_custom_op_name(0)) == "sample::affine" && !tsr_custom_op_name(-1) && !tsr_custom_op_name(99));
     custom::register_operators("this program");
@@ -134,6 +134,15 @@ void graphs() {
     CHECK(run.output("span").data<float>()[1] == 4 && run.output("low").data<float>()[1] == 6);
 }
 
+void gradients() {
+    const Tensor x = op::parameter("x", floats({3})); // 0, 1, 2
+    const auto slope = [&](const Tensor &loss) { return computed(grad(loss, {x})[0]).data<float>()[2]; };
+    CHECK(slope(op::sum(op::call("sample::affine", {op::mul(x, x)}, {{"factor", 3.0}}))) == 12);
+    CHECK(slope(op::sum(op::call("sample::cubed", {op::mul(x, 2)}))) == 96); // by another operator
+    CHECK_ERROR(grad(op::sum(op::call("sample::failing", {x}, {{"how", "no"}})), {x}), Error, TSR_ERROR, "no gradient today");
+    CHECK_ERROR(grad(op::sum(op::call("sample::cubed_slope", {x, x})), {x}), Error, TSR_GRADIENT_ERROR, "one is enough");
+}
+
 // The same call from many threads.
 void threads() {
     const Tensor x = floats({1000});
@@ -175,6 +184,7 @@ int main() {
     calls();
     errors();
     graphs();
+    gradients();
     threads();
     small_floats();
     return finish();

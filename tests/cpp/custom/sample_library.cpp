@@ -107,6 +107,32 @@ TESSERA_OPERATOR(sample, sorted) {
         });
 }
 
+// x³, whose gradient is another operator.
+TESSERA_OPERATOR(sample, cubed) {
+    declare.arguments({"x"})
+        .dtypes({DType::F32})
+        .shape([](const TensorType &x) { return x; })
+        .cpu([](const Context &, const Input &x, const Output &y) {
+            for (int64_t i = 0; i < x.size(); ++i)
+                y.data<float>()[i] = x.data<float>()[i] * x.data<float>()[i] * x.data<float>()[i];
+        })
+        .gradient("sample::cubed_slope")
+        .shard("*->*")
+        .sample({random({3, 4})});
+}
+
+TESSERA_OPERATOR(sample, cubed_slope) {
+    declare.arguments({"x", "dy"})
+        .dtypes({DType::F32})
+        .shape([](const TensorType &x, const TensorType &) { return x; })
+        .cpu([](const Context &, const Input &x, const Input &dy, const Output &dx) {
+            for (int64_t i = 0; i < x.size(); ++i)
+                dx.data<float>()[i] = 3 * x.data<float>()[i] * x.data<float>()[i] * dy.data<float>()[i];
+        })
+        .shard("*,*->*")
+        .no_gradient("one is enough");
+}
+
 // Fails where and how `how` says.
 TESSERA_OPERATOR(sample, failing) {
     declare.arguments({"x", "how"})

@@ -58,3 +58,9 @@ def test_threads_have_their_own_location() -> None:
         thread.start()
         thread.join()
     assert found[0] is not None and found[0].file == __file__
+
+
+def test_modules_of_the_interpreter_are_passed_over():
+    scope = {"find": user_location}
+    exec(compile("def between():\n    return find()", "<frozen runpy>", "exec"), scope)
+    assert str(scope["between"]()).startswith(__file__)  # type: ignore[operator]

@@ -59,7 +59,7 @@ def user_location() -> Location | None:
         file = frame.f_code.co_filename
         user = _is_user_file.get(file)
         if user is None:
-            user = not file.startswith(_PACKAGE) and os.path.dirname(file) != _STANDARD_LIBRARY
+            user = not file.startswith((_PACKAGE, "<frozen ")) and os.path.dirname(file) != _STANDARD_LIBRARY
             _is_user_file[file] = user
         if user:
             return Location(file, frame.f_lineno)

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "bounded_run.h"
+#include "collective/local/group.h"
 #include "core/json.h"
 #include "device/allocators.h"
 #include "exec/gpu_code.h"
@@ -96,6 +97,16 @@ void use(Program &program, int64_t wanted_size) {
         run_plan(program, *sizes);
 }
 
+// The last device's part of a program and of the weights.
+void load_shards(const std::shared_ptr<Mapping> &bytes, const LoadOptions &options) {
+    auto connect = [](const MeshAxes &mesh) {
+        if (mesh.devices() > 64)
+            fail(Code::Unsupported, "more devices than this test has");
+        return std::make_shared<LocalGroup>(mesh, 1000)->communicator(mesh.devices() - 1);
+    };
+    (void)Program::load_sharded(bytes, "fuzz.tsr", options, connect);
+}
+
 // A GPU's plans, as far as they are read before a driver gets their code.
 void read_gpu_plans(const SafeTensors &file) {
     const std::string plan_prefix = "tessera.plan.";
@@ -122,6 +133,8 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     const std::string_view text = text_of(data, size);
     if (text.find("tessera.hashes") != std::string_view::npos)
         accepted([&] { SafeTensors::parse(bytes, "fuzz.tsr").verify_hashes(false); });
+    if (text.find("tessera.mesh") != std::string_view::npos)
+        accepted([&] { load_shards(bytes, options); });
     if (text.find("tessera.plan.ptx.") != std::string_view::npos || text.find("tessera.plan.hsaco.") != std::string_view::npos)
         accepted([&] { read_gpu_plans(SafeTensors::parse(bytes, "fuzz.tsr")); });
     return 0;

@@ -12,6 +12,7 @@ from tessera import op
 from tessera.ir.dtype import DTYPES, DType
 from tessera.ir.graph import Graph
 from tessera.ir.value import INPUT, Node, TensorType, Value
+from tessera.op.collective import FULL_TO_SHARD, SHARD_TO_FULL
 from tessera.op.custom_ops import CUSTOM
 from tessera.op.opdef import REGISTRY, Input, OpDef, Sample, apply
 from tessera.op.reference import evaluate
@@ -138,8 +139,11 @@ def special_values(dtype: DType) -> np.ndarray:
 
 
 def operators(**wanted: bool) -> list[str]:
-    """Names of operators: all, or composites only or not (``composite=``). Not the custom ones of other tests."""
-    names = sorted(set(REGISTRY) - set(CUSTOM))
+    """Names of operators: all, or composites only or not (``composite=``). Not the custom ones of other tests.
+
+    Nor those around the body of ``dist.shard_map``, which mean nothing alone; tests/dist cover them.
+    """
+    names = sorted(set(REGISTRY) - set(CUSTOM) - {FULL_TO_SHARD, SHARD_TO_FULL})
     if "composite" in wanted:
         names = [n for n in names if REGISTRY[n].is_composite == wanted["composite"]]
     return names

@@ -12,6 +12,15 @@ from typing import TYPE_CHECKING, Any
 from tessera.dist.layout import ShardSpec
 from tessera.dist.mesh import Mesh
 from tessera.dist.report import CollectiveInfo, CollectivePlan
+from tessera.dist.shard_map import (
+    all_gather,
+    all_reduce,
+    all_to_all,
+    axis_index,
+    axis_size,
+    reduce_scatter,
+    shard_map,
+)
 from tessera.dist.tensor import constrain, place, replicate, reshard, tensor
 from tessera.dist.topology import TOPOLOGIES, DeviceSpec, Tier, Topology
 from tessera.dist.world import World, init, world
@@ -32,11 +41,18 @@ __all__ = [
     "Tier",
     "Topology",
     "World",
+    "all_gather",
+    "all_reduce",
+    "all_to_all",
+    "axis_index",
+    "axis_size",
     "constrain",
     "init",
     "place",
+    "reduce_scatter",
     "replicate",
     "reshard",
+    "shard_map",
     "simulate",
     "tensor",
     "world",

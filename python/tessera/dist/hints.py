@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tessera.dist.factors import Factors, Slot
-from tessera.dist.layout import sharding_of
 from tessera.ir.dims import floordiv, mul
 from tessera.ir.graph import Graph
 from tessera.ir.sharding import Sharding, Split, effective
 from tessera.ir.value import LEAVES, Node, Value
+from tessera.op.collective import FULL_TO_SHARD, stated_sharding
 
 FactorsOf = Mapping[Node, Factors]
 
@@ -44,9 +44,12 @@ def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Hint]:
         if node.op in LEAVES:
             continue
         if node.op == "constrain":
-            wanted = Hint(sharding_of(node.attrs, node.operands[0].shape))
+            wanted = Hint(stated_sharding(node.attrs, node.operands[0].shape))
             hints[node.results[0]] = wanted
             hints[node.operands[0]] = wanted
+            continue
+        if node.op == FULL_TO_SHARD:
+            hints.setdefault(node.operands[0], Hint(stated_sharding(node.attrs, node.operands[0].shape)))
             continue
         wish = hints.get(node.results[0])
         if wish is not None and node in factors:

@@ -7,7 +7,7 @@ from typing import Any
 
 from tessera.errors import ArgumentError, NameMissingError
 from tessera.ir.dims import Dim
-from tessera.ir.sharding import MeshShape, Sharding, effective, split_over
+from tessera.ir.sharding import Sharding, split_over
 from tessera.dist.mesh import Mesh
 
 Entry = str | int | None
@@ -119,10 +119,3 @@ def attributes_of(sharding: Sharding) -> dict[str, Any]:
         "mesh": [[name, size] for name, size in sharding.mesh.axes],
         "dims": [[] if s is None else list(s.axes) for s in sharding.dims],
     }
-
-
-def sharding_of(attrs: Any, shape: Sequence[Dim]) -> Sharding:
-    """The sharding that attributes of ``constrain`` state for a tensor of this shape."""
-    mesh = MeshShape(tuple((name, size) for name, size in attrs["mesh"]))
-    dims = [split_over(d, axes, mesh) if axes else None for d, axes in zip(shape, attrs["dims"], strict=True)]
-    return effective(Sharding(mesh, tuple(dims)))

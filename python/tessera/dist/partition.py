@@ -10,17 +10,18 @@ from tessera.dist.convert import apply_step, exchange_cost, steps_between
 from tessera.dist.cost import Machine, share, typical_elements
 from tessera.dist.factors import Factors
 from tessera.dist.hints import find_hints
-from tessera.dist.layout import sharding_of, spec_of
+from tessera.dist.layout import spec_of
 from tessera.dist.rules import CREATIONS, create, local_node, node_factors
 from tessera.dist.strategy import Strategy, all_whole, is_zero, strategies
-from tessera.errors import ShapeError, UnsupportedError
+from tessera.errors import ArgumentError, ShapeError, UnsupportedError
 from tessera.ir.attribute import attributes_key
 from tessera.ir.dims import Dim, add, mul
 from tessera.ir.graph import Graph
 from tessera.ir.provenance import location
 from tessera.ir.sharding import MeshShape, Sharding, effective, split_over, whole
 from tessera.ir.value import CONSTANT, INPUT, LEAVES, PARAM, Node, TensorType, Value
-from tessera.op.opdef import build
+from tessera.op.collective import FULL_TO_SHARD, SHARD_TO_FULL, stated_sharding
+from tessera.op.opdef import apply, build
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,8 @@ class _Partitioner:
     def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine) -> None:
         self.graph, self.mesh, self.machine = graph, mesh, machine
         self.nodes = graph.nodes()
-        self.factors = _all_factors(self.nodes)
+        self.inside = inside_bodies(self.nodes)
+        self.factors = _all_factors([n for n in self.nodes if n not in self.inside and n.op != SHARD_TO_FULL])
         self.hints = find_hints(graph, self.factors)
         self.readers: Counter[Value] = Counter(v for n in self.nodes for v in n.operands)
         self.lies: dict[Value, Sharding] = {}  # how each value first lies; created ones have no entry
@@ -61,6 +63,7 @@ class _Partitioner:
         self.forms: dict[Value, tuple[Sharding, ...]] = {}  # the shardings that ``local`` has of each value
         self.ranked: dict[Hashable, list[Strategy]] = {}
         self.leaves: dict[Value, Value] = {}
+        self.body: dict[Value, Value] = {}  # what was written for one device already
         self.origin: dict[Value, str] = {}  # of partial values: what would avoid their reduction
 
     def run(self) -> Partitioned:
@@ -68,12 +71,31 @@ class _Partitioner:
             if node.op in LEAVES:
                 self._leaf(node)
             elif node.op == "constrain":
-                wanted = sharding_of(node.attrs, node.operands[0].shape)
+                wanted = stated_sharding(node.attrs, node.operands[0].shape)
                 value = node.results[0]
                 self._define(value, wanted, self._as(node.operands[0], wanted, node))
+            elif node in self.inside:
+                self._inside(node)
+            elif node.op == SHARD_TO_FULL:
+                value = node.results[0]
+                self._define(value, stated_sharding(node.attrs, value.shape), self._in_body(node.operands[0], node))
             elif node.op not in CREATIONS:
                 self._divide(node)
         return self._finish()
+
+    def _inside(self, node: Node) -> None:
+        """A node of a body of ``dist.shard_map``: it is one device's as it stands."""
+        if node.op == FULL_TO_SHARD:
+            value = node.operands[0]
+            found = (self._as(value, stated_sharding(node.attrs, value.shape), node),)
+        else:
+            found = apply(node.op, [self._in_body(v, node) for v in node.operands], node.attrs, node.loc)
+        self.body.update(zip(node.results, found, strict=True))
+
+    def _in_body(self, value: Value, reader: Node) -> Value:
+        """A value as a body reads it: its own, or a whole tensor."""
+        found = self.body.get(value)
+        return self._as(value, whole(self.mesh, value.ndim), reader) if found is None else found
 
     def _leaf(self, node: Node) -> None:
         value = node.results[0]
@@ -106,6 +128,11 @@ class _Partitioner:
         if found is not None:
             return found
         node = value.node
+        if value in self.body:
+            raise ArgumentError(
+                f"[{node.op}] a tensor of the body of dist.shard_map is used outside of it{_at(node)}; return it from the "
+                "body, with its layout in out_specs"
+            )
         if value not in self.lies:
             with location(node.loc):
                 operands = tuple(self._as(v, whole(self.mesh, v.ndim), node) for v in node.operands)
@@ -278,6 +305,16 @@ class _Partitioner:
                 dims = tuple(split_over(size, axes, self.mesh) if i == dim else s for i, s in enumerate(now.dims))
                 return Sharding(self.mesh, dims)
         return now.complete()
+
+
+def inside_bodies(nodes: Sequence[Node]) -> set[Node]:
+    """The nodes that are in the bodies of ``dist.shard_map``: they follow from one device's part of a tensor."""
+    found: set[Node] = set()
+    for node in nodes:
+        follows = node.op != SHARD_TO_FULL and any(v.node in found for v in node.operands)
+        if follows or node.op == FULL_TO_SHARD:
+            found.add(node)
+    return found
 
 
 def _all_factors(nodes: Sequence[Node]) -> dict[Node, Factors]:

@@ -13,6 +13,7 @@ from tessera.ir.dtype import f32
 from tessera.ir.graph import Graph
 from tessera.ir.value import PARAM, Value
 from tessera.op import as_tensor
+from tessera.op.collective import LAID_OUT
 from tessera.op.initializer import InitializerLike
 from tessera.op.opdef import build
 from tessera.op.parameter import Parameter, unique_name
@@ -90,7 +91,7 @@ def mesh_of(graph: Graph) -> Mesh | None:
     if mesh is None:
         return None
     for node in graph.nodes():
-        if node.op == "constrain":
+        if node.op in LAID_OUT:
             shape = tuple((name, size) for name, size in node.attrs["mesh"])
             if shape != mesh.layout.axes or node.attrs["kind"] != mesh.kind:
                 at = "" if node.loc is None else f"\n  at {node.loc}"
@@ -118,7 +119,7 @@ def _meshes(graph: Graph) -> Iterable[Mesh]:
     if placed:
         return placed
     for node in graph.nodes():
-        if node.op == "constrain":
+        if node.op in LAID_OUT:
             axes = node.attrs["mesh"]
             return [Mesh([a for a, _ in axes], shape=[s for _, s in axes], kind=node.attrs["kind"])]
         for t in node.types:

@@ -21,14 +21,13 @@ from tessera.ir.dims import Dim
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
 from tessera.ir.sharding import Sharding
+from tessera.op.collective import LAID_OUT
 from tessera.transform.pipeline import to_primitives
-
-_KEPT = frozenset({"constrain"})
 
 
 def partition_for(graph: Graph, mesh: Mesh) -> Partitioned:
     """One device's program of a prepared graph, simplified."""
-    found = partition(to_primitives(graph, _KEPT), mesh.layout, MACHINES[mesh.kind])
+    found = partition(to_primitives(graph, LAID_OUT), mesh.layout, MACHINES[mesh.kind])
     return replace(found, graph=to_primitives(found.graph))
 
 

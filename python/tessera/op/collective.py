@@ -1,6 +1,7 @@
 """Collectives: operators that exchange data between the devices of a mesh, and the constraint of a sharding.
 
-Partitioning puts collectives into one device's program; all devices of the group run the same one at the same point.
+Partitioning puts collectives into one device's program, and users write them into the bodies of ``dist.shard_map``; all
+devices of the group run the same one at the same point.
 Every collective has the attributes ``axes`` (the mesh axes it runs over), ``sizes`` (their sizes), ``member`` (the
 device's row-major number among them, an expression over its coordinates), ``cause`` (the operator that needs it) and
 ``fix`` (what would make it unnecessary). Members are in row-major order; data is joined and combined in that order, so
@@ -15,18 +16,16 @@ from typing import Any
 
 import numpy as np
 
-from tessera.errors import ArgumentError, ShapeError, UnsupportedError
+from tessera.errors import ArgumentError, GradientError, ShapeError, UnsupportedError
 from tessera.ir.dims import Dim, add, ceildiv, dmin, mul, product
-from tessera.ir.sharding import COMBINES
+from tessera.ir.sharding import COMBINES, MeshShape, Sharding, effective, split_over
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import EVERY, NUMBERS, as_shape, one_axis, require_count, require_dtype, shape_text
 from tessera.op.lowering import Collective, Composite
-from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, no_vjp, register
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, Vjp, build, register
 
 NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
 """The collective operators."""
-
-_NO_GRADIENT = no_vjp("partitioning puts collectives in after gradients are formed")
 
 
 def group_size(attrs: Attrs) -> int:
@@ -94,9 +93,37 @@ def _samples(**more: Any) -> Callable[[], list[Sample]]:
     return samples
 
 
-def _register(name: str, infer: Callable[..., TensorType], dtypes: tuple[str, ...], doc: str, **attrs: Any) -> None:
+# Gradients are over all devices together: what a device gets is the sum of the gradients of what its operand went into.
+_GROUP = ("axes", "sizes", "member", "cause", "fix")
+
+
+def _transposed(name: str, **renamed: str) -> Vjp:
+    """The gradient by another exchange, which gives the shape of the operand; ``renamed``: its dimensions by ours."""
+
+    def vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
+        g, combine = cotangents[0], node.attrs.get("combine", "sum")
+        if combine != "sum":
+            raise GradientError(
+                f"[{node.op}] with combine={combine!r} has no gradient; gather the parts with all_gather and reduce "
+                "them, or keep it from the gradient with op.stop_gradient"
+            )
+        if g is None:
+            return [None]
+        attrs = {k: node.attrs[k] for k in _GROUP} | {new: node.attrs[old] for new, old in renamed.items()}
+        if name in ("all_reduce", "reduce_scatter"):
+            attrs["combine"] = "sum"
+        if name != "all_reduce":
+            attrs["shape"] = list(node.operands[0].shape)
+        return [build(name, g, **attrs)]
+
+    return vjp
+
+
+def _register(
+    name: str, infer: Callable[..., TensorType], vjp: Vjp, dtypes: tuple[str, ...], doc: str, **attrs: Any
+) -> None:
     register(OpDef(
-        name, infer, _NO_GRADIENT, _no_factor, Collective("it is an exchange between devices"), _alone,
+        name, infer, vjp, _no_factor, Collective("it is an exchange between devices"), _alone,
         _samples(**attrs), dtypes, doc,
     ))
 
@@ -108,20 +135,21 @@ def _no_factor(types: tuple[TensorType, ...], attrs: Attrs) -> str:
 
 
 _register(
-    "all_reduce", _all_reduce_infer, NUMBERS,
+    "all_reduce", _all_reduce_infer, _transposed("all_reduce"), NUMBERS,
     "Every device gets the combination (attribute ``combine``) of all operands.", combine="sum",
 )
 _register(
-    "all_gather", _along_infer("all_gather", ["dim"]), EVERY,
+    "all_gather", _along_infer("all_gather", ["dim"]), _transposed("reduce_scatter", dim="dim"), EVERY,
     "Every device gets all operands joined along ``dim``; ``shape``: the result's.", dim=0, shape=(),
 )
 _register(
-    "reduce_scatter", _along_infer("reduce_scatter", ["dim"]), NUMBERS,
+    "reduce_scatter", _along_infer("reduce_scatter", ["dim"]), _transposed("all_gather", dim="dim"), NUMBERS,
     "The operands are combined and each device gets its part along ``dim``; ``shape``: the result's.",
     dim=0, combine="sum", shape=(),
 )
 _register(
-    "all_to_all", _along_infer("all_to_all", ["dim", "split_dim"]), EVERY,
+    "all_to_all", _along_infer("all_to_all", ["dim", "split_dim"]),
+    _transposed("all_to_all", dim="split_dim", split_dim="dim"), EVERY,
     "Each device sends each other one its part of ``split_dim`` and joins what it receives along ``dim``.",
     dim=0, split_dim=1, shape=(),
 )
@@ -155,10 +183,14 @@ def received_bytes(node: Node) -> Dim:
 # --- constrain ------------------------------------------------------------------------------------------------------
 
 
-def _constrain_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
-    require_count("constrain", types, 1)
+def _check_laid_out(name: str, types: tuple[TensorType, ...], attrs: Attrs) -> None:
+    require_count(name, types, 1)
     if len(attrs["dims"]) != types[0].ndim:
-        raise ArgumentError(f"[constrain] {len(attrs['dims'])} dimensions are laid out of {types[0].ndim}")
+        raise ArgumentError(f"[{name}] {len(attrs['dims'])} dimensions are laid out of {types[0].ndim}")
+
+
+def _constrain_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    _check_laid_out("constrain", types, attrs)
     return TensorType(types[0].dtype, types[0].shape)
 
 
@@ -179,3 +211,87 @@ register(OpDef(
     ],
     EVERY, "The operand, laid out on the mesh as the attributes say: the mesh axes of each dimension.",
 ))
+
+
+# --- between whole tensors and what one device holds -----------------------------------------------------------------
+
+FULL_TO_SHARD, SHARD_TO_FULL = "full_to_shard", "shard_to_full"
+LAID_OUT = frozenset({"constrain", FULL_TO_SHARD, SHARD_TO_FULL})
+"""Operators whose attributes say how a tensor lies on a mesh; partitioning reads them whole."""
+
+
+def stated_sharding(attrs: Attrs, shape: Sequence[Dim]) -> Sharding:
+    """The sharding that the attributes ``mesh``, ``dims`` and ``partial`` state for a whole tensor of this shape."""
+    mesh = MeshShape(tuple((name, size) for name, size in attrs["mesh"]))
+    dims = [split_over(d, axes, mesh) if axes else None for d, axes in zip(shape, attrs["dims"], strict=True)]
+    return effective(Sharding(mesh, tuple(dims), tuple((axis, "sum") for axis in attrs.get("partial", ()))))
+
+
+def _replicas(attrs: Attrs) -> list[str]:
+    """The axes along which the devices hold the same."""
+    split = {axis for axes in attrs["dims"] for axis in axes} | set(attrs.get("partial", ()))
+    return [name for name, size in attrs["mesh"] if name not in split and size > 1]
+
+
+def _full_to_shard_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    _check_laid_out(FULL_TO_SHARD, types, attrs)
+    return TensorType(types[0].dtype, stated_sharding(attrs, types[0].shape).local_shape(types[0].shape))
+
+
+def _shard_to_full_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    _check_laid_out(SHARD_TO_FULL, types, attrs)
+    shape = as_shape(SHARD_TO_FULL, attrs["shape"])
+    expected = stated_sharding(attrs, shape).local_shape(shape)
+    if types[0].shape != expected:
+        raise ShapeError(
+            f"[{SHARD_TO_FULL}] operand 0 has shape {shape_text(types[0].shape)}; of a whole tensor of shape "
+            f"{shape_text(shape)} a device holds {shape_text(expected)}"
+        )
+    return TensorType(types[0].dtype, shape)
+
+
+def _full_to_shard_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
+    """Replicas each have a part of the gradient."""
+    g = cotangents[0]
+    attrs = {**node.attrs, "shape": list(node.operands[0].shape), "partial": _replicas(node.attrs)}
+    return [None if g is None else build(SHARD_TO_FULL, g, **attrs)]
+
+
+def _shard_to_full_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
+    """Replicas share the gradient evenly; summands have all of it each."""
+    g, attrs = cotangents[0], node.attrs
+    if g is None:
+        return [None]
+    part = build(FULL_TO_SHARD, g, mesh=attrs["mesh"], kind=attrs["kind"], dims=attrs["dims"])
+    count = math.prod(size for name, size in attrs["mesh"] if name in _replicas(attrs))
+    return [part if count == 1 else part / count]
+
+
+def _alone_on_mesh(x: Value, **attrs: Any) -> Value:
+    if any(size != 1 for _, size in attrs["mesh"]):
+        raise UnsupportedError("the body of dist.shard_map runs on its mesh only; compile the graph")
+    return x
+
+
+def _register_boundary(name: str, infer: Callable[..., TensorType], vjp: Vjp, doc: str, more: bool) -> None:
+    def samples() -> list[Sample]:
+        found: list[Sample] = []
+        for shape in ((3, 4), (2,), (0, 2)):
+            attrs: dict[str, Any] = {"mesh": [["dp", 1]], "kind": "cpu", "dims": [["dp"], *[[]] * (len(shape) - 1)]}
+            if more:
+                attrs |= {"shape": list(shape), "partial": []}
+            found.append(Sample((Input(shape, "any"),), attrs))
+        return found
+
+    register(OpDef(name, infer, vjp, _no_factor, Composite(_alone_on_mesh), None, samples, EVERY, doc))
+
+
+_register_boundary(
+    FULL_TO_SHARD, _full_to_shard_infer, _full_to_shard_vjp,
+    "What the device that runs holds of a tensor that lies on the mesh as the attributes say.", False,
+)
+_register_boundary(
+    SHARD_TO_FULL, _shard_to_full_infer, _shard_to_full_vjp,
+    "The whole tensor (attribute ``shape``) of which each device holds its operand; along the axes in ``partial`` the "
+    "operands are summands.", True,
+)

@@ -182,3 +182,13 @@ def test_what_is_added_to_is_counted_once():
 def test_a_mesh_of_the_wrong_size_is_an_error_not_a_number():
     with pytest.raises(TesseraError):
         dist.tensor((4, 4), layout=ShardSpec((0,), ("dp",)), mesh=Mesh(["tp"], 2))
+
+
+def test_a_scalar_parameter_on_a_mesh():
+    mesh = Mesh(["dp"], 2)
+    scale = dist.tensor((), layout=ShardSpec(), mesh=mesh, name="scale", init=3.0)
+    x = dist.constrain(op.tensor((3,), name="x"), rows(mesh, "dp"), mesh)
+    program = graph.compile({"y": x * scale})
+    np.testing.assert_array_equal(program(x=np.ones(3, np.float32))["y"], np.full(3, 3, np.float32))
+    op.parameter_of(scale).value = 5
+    np.testing.assert_array_equal(program(x=np.ones(3, np.float32))["y"], np.full(3, 5, np.float32))

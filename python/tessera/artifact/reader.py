@@ -78,15 +78,20 @@ class Artifact:
                 out[target, level] = _json(text, f"{self.where}: {name}")
         return out
 
-    def verify(self) -> None:
-        """Compare all hashes; FormatError names the first entry that differs or has none."""
-        from tessera.artifact.writer import digest
-
+    def hashes(self) -> dict[str, str]:
+        """The hash of each tensor and entry that the file states; FormatError when it states none."""
         if layout.HASHES not in self.metadata:
             raise FormatError(f"{self.where}: the entry {layout.HASHES!r} is missing")
         hashes = _json(self.metadata[layout.HASHES], f"{self.where}: {layout.HASHES}")
         if not isinstance(hashes, dict):
             raise FormatError(f"{self.where}: {layout.HASHES!r} is not an object")
+        return hashes
+
+    def verify(self) -> None:
+        """Compare all hashes; FormatError names the first entry that differs or has none."""
+        from tessera.artifact.writer import digest
+
+        hashes = self.hashes()
         hashed = [name for name in self.metadata if name.startswith("tessera.") and name != layout.HASHES]
         for name in (*hashed, *(name for name in self.entries if not name.startswith(layout.PAD))):
             if name not in hashes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -109,11 +109,16 @@ def save(path: str | os.PathLike[str], metadata: Mapping[str, str], sections: li
     (the old file, if any, is unchanged and the temporary one removed). A symbolic link stays: the file that it
     points to is replaced.
     """
+    put_in_place(path, pieces(metadata, sections))
+
+
+def put_in_place(path: str | os.PathLike[str], content: Iterable[bytes | memoryview]) -> None:
+    """Write a file that appears whole or not at all, and is on the disk afterwards. Raises as ``save`` does."""
     target = os.path.realpath(os.fspath(path))
     if os.path.islink(target):
         raise FileAccessError(f"cannot write {target}: its symbolic links form a circle")
     folder = os.path.dirname(target)
-    parts = list(pieces(metadata, sections))
+    parts = list(content)
     try:
         descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", suffix=".part", dir=folder)
     except OSError as error:
@@ -136,7 +141,7 @@ def save(path: str | os.PathLike[str], metadata: Mapping[str, str], sections: li
         with suppress(OSError):
             os.unlink(temporary)
         raise
-    _sync_folder(folder)
+    sync_folder(folder)
 
 
 def _mode(target: str) -> int:
@@ -149,8 +154,8 @@ def _mode(target: str) -> int:
         return 0o666 & ~mask
 
 
-def _sync_folder(folder: str) -> None:
-    """Make the rename durable; file systems that cannot sync a folder are left alone."""
+def sync_folder(folder: str) -> None:
+    """Make what was created, renamed or removed in a folder durable, where the file system can sync a folder."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

@@ -44,7 +44,7 @@ def slices(ranges: tuple[tuple[int, int], ...]) -> tuple[slice, ...]:
 
 
 def _used(block: np.ndarray, ranges: tuple[tuple[int, int], ...]) -> np.ndarray:
-    return block[tuple(slice(0, b - a) for a, b in ranges)]
+    return block[(..., *(slice(0, b - a) for a, b in ranges))]  # a view even of a scalar
 
 
 def whole(
@@ -117,6 +117,12 @@ class Placement:
         """The part of the parameter that device ``rank`` holds, as a view of its live memory."""
         return _used(self.storage(parameter, rank), shard_ranges(self.sharding, parameter.shape, rank))
 
+    def overwritten(self, parameter: Parameter, rank: int) -> np.ndarray:
+        """The part that device ``rank`` holds, for a caller who writes all of it: no initial value is drawn for it."""
+        if self._shards[rank] is None:
+            self._shards[rank] = self._blank(parameter)
+        return self.shard(parameter, rank)
+
     def array(self, parameter: Parameter, rank: int, make: Any) -> Any:
         """The runtime's array over a shard, made by ``make`` once."""
         if rank not in self._arrays:
@@ -145,9 +151,7 @@ class Placement:
         """Write a whole value into all shards of this process."""
         for rank in self.mesh.local_ranks:
             ranges = shard_ranges(self.sharding, parameter.shape, rank)
-            if self._shards[rank] is None:
-                self._shards[rank] = self._blank(parameter)
-            self.shard(parameter, rank)[...] = value[slices(ranges)]
+            self.overwritten(parameter, rank)[...] = value[slices(ranges)]
 
     def reset(self, parameter: Parameter) -> None:
         """Back to the initial value."""

@@ -4,6 +4,7 @@ Importing this package gives tensors their ``graph``, ``eval()``, ``numpy()`` an
 """
 
 from tessera.graph.backward import Gradients, backward
+from tessera.graph.checkpoint import Checkpoint
 from tessera.graph.collectives import collectives
 from tessera.graph.compile import compile
 from tessera.graph.compiled import Compiled
@@ -20,6 +21,7 @@ from tessera.schedule.options import Schedule
 attach_to_value()
 
 __all__ = [
+    "Checkpoint",
     "Compiled",
     "Gradients",
     "Graph",

@@ -18,6 +18,7 @@ from tessera.graph.substitute import SizeRangeError
 from tessera.graph.trace import array_type, is_array, trace
 from tessera.ir.dims import Dim, Symbol, sym, symbols
 from tessera.ir.value import Value
+from tessera.op.parameter import Parameter
 from tessera.schedule.options import Schedule
 
 if TYPE_CHECKING:
@@ -65,6 +66,11 @@ class TrainingStep:
     def compilations(self) -> int:
         """How many programs the calls needed so far."""
         return len({id(c) for c in self._programs.values()})
+
+    @property
+    def parameters(self) -> dict[str, Parameter]:
+        """The parameters and other state, by name, of the programs that the calls needed so far."""
+        return {name: p for compiled in self._programs.values() for name, p in compiled.parameters.items()}
 
     def _key(self, leaves: list[tuple[tree.Path, Any]]) -> tuple[Any, ...]:
         """What a program is specialised for."""

@@ -33,6 +33,8 @@ from tessera.errors import (
 )
 from tessera.op.parameter import Parameter
 
+from tests.dist.test_processes import LAUNCHERS, launch, succeed
+
 SHAPES = [(1,), (2,), (4,), (8,), (2, 2), (2, 4), (3,), (1, 3)]
 DTYPES = ["f32", "f64", "bf16", "i64", "bool"]
 
@@ -233,6 +235,36 @@ def test_a_writer_may_be_killed_at_any_time(tmp_path: Path, arguments: tuple[str
     command = [sys.executable, str(program), arguments[0], str(tmp_path), *arguments[1:]]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("by", LAUNCHERS[:1])
+def test_processes_go_on_from_a_checkpoint(by: str, tmp_path: Path) -> None:
+    script, folder = str(Path(__file__).parent / "processes" / "checkpoint.py"), tmp_path / "checkpoints"
+
+    def job(what: str, by: str, count: int) -> tuple[Any, list[Any]]:
+        done = launch(by, count, script, what, str(folder), str(tmp_path))
+        files = [tmp_path / f"{what}{rank}of{count}.json" for rank in range(count)]
+        return done, [json.loads(f.read_text()) for f in files if f.exists()]
+
+    done, trained = job("train", by, 2)
+    succeed(done)
+    assert [r["steps"] for r in trained] == [[3], [3]] and len(_files(folder)) == 2
+    # A process dies while it writes the next one: the others say so, and the last complete one is as it was.
+    done, killed = job("kill", "tcp", 2)
+    assert len(killed) == 1 and killed[0]["error"].startswith("DeviceError"), killed
+    assert killed[0]["steps"] == [3] and done[1].returncode == -9
+    done, resumed = job("resume", by, 2)
+    succeed(done)
+    for before, after in zip(trained, resumed, strict=True):
+        assert after["losses"] == before["losses"][3:] and after["w"] == before["w"]
+    state = 4 * 3 * 5 * 2 + 8 + 16  # same and b with their moments, the optimizer's step, the random state
+    assert [r["bytes"] for r in resumed] == [state + 4 * 3 * 5 * rows for rows in (4, 3)]
+    # On three processes, the last of which holds a single row.
+    done, three = job("resume", "tcp", 3)
+    succeed(done)
+    assert [r["bytes"] for r in three] == [state + 4 * 3 * 5 * rows for rows in (3, 3, 1)]
+    for result in three:
+        np.testing.assert_allclose(result["w"], trained[0]["w"], rtol=1e-4, atol=1e-5)
 
 
 # --- what is kept ---

@@ -21,6 +21,7 @@ from tessera.artifact import layout, writer
 from tessera.artifact.checkpoint import Manifest, Ranges, Reading, Stored
 from tessera.dist.mesh import Mesh
 from tessera.dist.placement import Placement, shard_ranges
+from tessera.dist.world import world
 from tessera.errors import (
     ArgumentError,
     DeviceError,
@@ -34,6 +35,8 @@ from tessera.ir.value import Value
 from tessera.op.modules import Module
 from tessera.op.parameter import Parameter, parameter_of
 
+_PATIENCE = 1.0  # seconds between two signs of life while others wait
+_GRACE = 5.0  # seconds for the files of other processes once the program has ended or failed
 _POLL = 0.02  # seconds between two looks for the files of other processes
 
 
@@ -48,13 +51,6 @@ class Processes(Protocol):
         ...
 
 
-class _Alone:
-    rank, size = 0, 1
-
-    def all_gather(self, data: bytes) -> list[bytes]:
-        return [data]
-
-
 class Checkpoint:
     """Checkpoints in a folder: ``save`` writes one in the background, ``restore`` reads one, on any mesh.
 
@@ -67,8 +63,8 @@ class Checkpoint:
     or a list or dict of these. A compiled step holds all that it changes (parameters, the optimizer's state, the random
     state), so a run that goes on from a checkpoint goes on bit for bit on the same mesh.
 
-    ``processes``: with several processes that write to one folder, the object that connects them. All of them then call
-    ``save``, ``wait`` and ``restore``, with the same state and step.
+    When ``dist.init`` has connected several processes, all of them call ``save``, ``wait`` and ``restore``, with the
+    same state and step, and see the same folder. ``processes``: others than those of ``dist.init`` that do so.
     """
 
     def __init__(
@@ -78,9 +74,10 @@ class Checkpoint:
             raise ArgumentError(f"Checkpoint: keep is {keep!r}; give how many to keep, at least 1, or None for all")
         self._folder = files.Folder(folder)
         self._keep = keep
-        self._processes: Processes = processes or _Alone()
+        self._processes: Processes = processes or world()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
+        self._ending = False
         self._read = 0
 
     @property
@@ -128,7 +125,8 @@ class Checkpoint:
         """Return when the last ``save`` is complete and on the disk; raises what its writing has raised."""
         if self._thread is None:
             return
-        self._thread.join()
+        while self._is_writing(self._thread):
+            pass
         error, self._thread, self._error = self._error, None, None
         self._agree("the checkpoint before is not complete", error)
 
@@ -172,16 +170,27 @@ class Checkpoint:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for the last ``save``."""
+        """Waits for the last ``save``; after an exception not for other processes, which may have failed as well."""
         if kind is None:
             self.wait()
         elif self._thread is not None:
+            self._ending = True
             self._thread.join()
 
     def __repr__(self) -> str:
         return f"Checkpoint({str(self.folder)!r}, keep={self._keep})"
 
     # --- what the processes have to agree on ---
+
+    def _is_writing(self, thread: threading.Thread) -> bool:
+        """Whether a process still writes, after a while: a long wait for one is no sign that it is dead."""
+        thread.join(_PATIENCE)
+        try:
+            found = self._processes.all_gather(b"writing" if thread.is_alive() else b"")
+        except BaseException:
+            self._ending = True
+            raise
+        return b"writing" in found
 
     def _latest(self) -> int:
         """The last complete step that the first process sees."""
@@ -242,19 +251,19 @@ class Checkpoint:
             with suppress(OSError):
                 own.with_name(own.name + ".failed").touch()
 
-    @staticmethod
-    def _await(folder: Path, names: Mapping[int, str]) -> None:
+    def _await(self, folder: Path, names: Mapping[int, str]) -> None:
         """Wait until the files of all processes, given by their numbers, are in place."""
-        limit = time.monotonic() + config.COLLECTIVE_TIMEOUT.integer()
+        begin = time.monotonic()
         for process, name in names.items():
             while not (folder / name).exists():
                 if (folder / f"{name}.failed").exists():
                     raise FileAccessError(f"{folder}: process {process} could not write its part of the checkpoint")
-                if time.monotonic() > limit:
+                ends = self._ending or not threading.main_thread().is_alive()
+                limit = _GRACE if ends else config.COLLECTIVE_TIMEOUT.integer()
+                if time.monotonic() - begin > limit:
                     raise FileAccessError(
-                        f"{folder}: {name} of process {process} has not appeared within "
-                        f"{config.COLLECTIVE_TIMEOUT.text()} s ({config.COLLECTIVE_TIMEOUT.name}); is it alive, and "
-                        "the folder the same for all?"
+                        f"{folder}: {name} of process {process} has not appeared within {limit} s "
+                        f"({config.COLLECTIVE_TIMEOUT.name}); is the process alive, and the folder the same for all?"
                     )
                 time.sleep(_POLL)
 

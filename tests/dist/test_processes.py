@@ -81,22 +81,22 @@ def test_collectives_are_those_of_one_process(by, count):
     assert all(int(n) > 100 for _, n in found)
 
 
-@pytest.mark.parametrize("by", LAUNCHERS[:1])
-def test_training_is_that_of_one_process(by, tmp_path):
+@needs_mpi
+def test_training_is_that_of_one_process(tmp_path):
     """Bit for bit, on the same mesh: losses, parameters, outputs in shards, saved state, bytes as predicted."""
     script = str(PROCESSES / "training.py")
     alone = subprocess.run([sys.executable, script, str(tmp_path / "alone")], env=environment(), capture_output=True,
                            text=True, check=False)
     assert alone.returncode == 0, alone.stderr
-    succeed(launch(by, 4, script, str(tmp_path / "together")))
+    succeed(launch("mpi", 4, script, str(tmp_path / "together")))
     expected = np.load(tmp_path / "alone" / "0.npz")
     state = (tmp_path / "alone" / "state.safetensors").read_bytes()
     assert (tmp_path / "together" / "state.safetensors").read_bytes() == state
     for rank in range(4):
         found = np.load(tmp_path / "together" / f"{rank}.npz")
-        assert set(found) == set(expected)
-        for name in expected:
-            if name != "local" and name != "traffic":
+        assert set(found) == set(expected) - {"losses_of_one_device"}
+        for name in found:
+            if name != "traffic":
                 assert found[name].tobytes() == expected[name].tobytes(), (rank, name)
         assert found["traffic"].tolist() == [expected["traffic"][rank]]
     np.testing.assert_allclose(expected["losses"], expected["losses_of_one_device"], rtol=2e-5)
@@ -106,14 +106,29 @@ def test_training_is_that_of_one_process(by, tmp_path):
 def test_the_example_under_mpiexec():
     """The same lines from one process as from four, so the same losses to the last digit shown."""
     example = str(HERE.parents[1] / "examples" / "sharded_training.py")
-    alone = subprocess.run([sys.executable, example, "3"], env=environment(), capture_output=True, text=True, check=True)
-    assert succeed(launch("mpi", 4, example, "3")) == alone.stdout
-    assert "step 2: loss" in alone.stdout
+    alone = subprocess.run([sys.executable, example, "2"], env=environment(), capture_output=True, text=True, check=True)
+    assert succeed(launch("mpi", 4, example, "2")) == alone.stdout
+    assert "step 1: loss" in alone.stdout
+
+
+@needs_mpi
+def test_the_program_of_the_guide_under_mpiexec(tmp_path):
+    page = (HERE.parents[1] / "docs" / "guide" / "cluster.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    (tmp_path / "train.py").write_text(block)
+    train = str(tmp_path / "train.py")
+    alone = subprocess.run([sys.executable, train], env=environment(), capture_output=True, text=True, check=True)
+    assert alone.stdout.count("loss") == 3
+    assert succeed(launch("mpi", 4, train)) == alone.stdout
 
 
 def errors(by: str, what: str, folder: Path) -> dict[int, Mapping[str, object]]:
-    launch(by, 4, str(PROCESSES / "faults.py"), what, str(folder), seconds=60)
-    return {int(p.stem): json.loads(p.read_text()) for p in folder.glob("*.json")}
+    """What each of four processes by MPI, or of two by TCP, has to say."""
+    count = 4 if by == "mpi" else 2
+    launch(by, count, str(PROCESSES / "faults.py"), what, str(folder), seconds=60)
+    found = {int(p.stem): json.loads(p.read_text()) for p in folder.glob("*.json")}
+    assert set(found) >= set(range(count)) - {1}
+    return found
 
 
 def message(found: Mapping[str, object]) -> str:
@@ -123,11 +138,11 @@ def message(found: Mapping[str, object]) -> str:
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_a_killed_process_makes_the_others_fail(by, tmp_path):
     found = errors(by, "kill", tmp_path)
-    assert sorted(found) == [0, 2, 3]
+    assert 1 not in found
     for error in found.values():
         assert message(error).startswith("DeviceError: ")
         assert re.search(r"nothing has come from rank 1|rank 1 is gone", message(error))
-        assert float(str(error["seconds"])) < 5  # within the timeout of 2 s, and what they did besides
+        assert float(str(error["seconds"])) < 8  # within the timeout of 4 s, and what they did besides
     assert any(re.search(r"(all_reduce|all_gather|reduce_scatter|all_to_all) at .*faults.py:\d+", message(e))
                or "before state is changed" in message(e) for e in found.values())
 
@@ -135,28 +150,31 @@ def test_a_killed_process_makes_the_others_fail(by, tmp_path):
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_a_hung_process_makes_the_others_fail(by, tmp_path):
     found = errors(by, "hang", tmp_path)
-    assert sorted(found) == [0, 2, 3]
+    assert 1 not in found
     for error in found.values():
-        assert "for 2.0 s nothing has come from rank" in message(error)
-        assert 1.9 < float(str(error["seconds"])) < 5.5
+        assert "for 4.0 s nothing has come from rank" in message(error)
+        assert 3.9 < float(str(error["seconds"])) < 8.5
 
 
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_different_artefacts_are_refused_at_once(by, tmp_path):
     found = errors(by, "artefact", tmp_path)
-    assert sorted(found) == [0, 1, 2, 3]
+    assert 1 in found
+    # Two processes have the same collectives (the axis that exchanges more has one device), and another graph.
+    first = r"collective \d+, \w+ over \w+ of f32\[.*\], \d+ bytes, at .*faults.py:\d+" if by == "mpi" else (
+        "the section tessera.graph with hash [0-9a-f]{16}"
+    )
     for error in found.values():
         assert re.search(
-            r"the processes have different programs: rank 0 has collective (\d+), \w+ over \w+ of f32\[.*\], \d+ bytes, at "
-            r".*faults.py:\d+, rank 1 has collective \1, \w+ over \w+ of f32\[.*faults.py:\d+; run the same artefact on all",
+            f"the processes have different programs: rank 0 has {first}, rank 1 has {first}; run the same artefact on all",
             message(error),
         ), message(error)
         assert float(str(error["seconds"])) < 2
 
 
-@pytest.mark.parametrize("by", LAUNCHERS)
-def test_different_initial_values_are_refused(by, tmp_path):
-    found = errors(by, "values", tmp_path)
+@needs_mpi
+def test_different_initial_values_are_refused(tmp_path):
+    found = errors("mpi", "values", tmp_path)
     assert [message(found[r]) for r in range(4)] == [
         "DeviceError: parameter 'table' has other values on rank 1 than on rank 0; give all processes the same initial "
         "values (tessera.manual_seed, or the same array)"
@@ -166,10 +184,10 @@ def test_different_initial_values_are_refused(by, tmp_path):
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_an_error_on_one_process_ends_the_run_on_all(by, tmp_path):
     found = errors(by, "index", tmp_path)
-    assert sorted(found) == [0, 1, 2, 3]
+    assert 1 in found
     assert message(found[1]).startswith("IndexRangeError: ")
     assert "on the device dp=0, tp=1" in message(found[1])
-    for rank in (0, 2, 3):
+    for rank in set(found) - {1}:
         assert message(found[rank]).startswith("DeviceError: another device failed: rank 1: ")
         assert "and again: another device failed: rank 1" in message(found[rank])
 
@@ -177,7 +195,7 @@ def test_an_error_on_one_process_ends_the_run_on_all(by, tmp_path):
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_an_exception_outside_of_runs_reaches_the_others(by, tmp_path):
     found = errors(by, "exception", tmp_path)
-    assert sorted(found) == [0, 2, 3]
+    assert 1 not in found
     for error in found.values():
         assert message(error) == (
             "DeviceError: another device failed: rank 1: RuntimeError: the data of this process are broken"
@@ -187,7 +205,7 @@ def test_an_exception_outside_of_runs_reaches_the_others(by, tmp_path):
 @pytest.mark.parametrize("by", LAUNCHERS)
 def test_a_process_that_just_ends_is_missed(by, tmp_path):
     found = errors(by, "exit", tmp_path)
-    assert sorted(found) == [0, 2, 3]
+    assert 1 not in found
     for error in found.values():
         assert "rank 1 has ended its run without taking part" in message(error)
 

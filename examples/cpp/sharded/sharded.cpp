@@ -20,6 +20,7 @@ std::string text(const std::vector<int64_t> &numbers) {
 }
 
 void run(const World &world, const std::string &path) {
+    // docs: load
     ShardedGraph graph = ShardedGraph::load(path, world);
     // This process's shard of the weights; the file holds them whole.
     for (const ValueInfo &state : graph.local().state()) {
@@ -27,6 +28,7 @@ void run(const World &world, const std::string &path) {
         std::printf("rank %d holds %s%s from %s of %s\n", static_cast<int>(world.rank()), state.name.c_str(),
                     text(shard.shape()).c_str(), text(shard.start).c_str(), text(shard.whole).c_str());
     }
+    // docs: end
 
     const std::vector<int64_t> shape = graph.input_shard("x").whole;
     Tensor x = Tensor::create(shape, DType::F32);

@@ -93,11 +93,12 @@ def main() -> None:
     assert here.size > 1
     meshes = [Mesh(["x"], here.size)] if here.size < 4 else [Mesh(["dp", "tp"], here.size), Mesh(["x"], here.size)]
     done = sum(check(mesh, here) for mesh in meshes)
-    large = np.full((1 << 24) + 5, here.rank + 1, np.float32)  # in several pieces, not all full
-    mine = here.communicator(["x"], [here.size], range(here.size))
-    out = Array.from_numpy(np.zeros_like(large))
-    mine.run("all_reduce", f'{{axes = ["x"], sizes = [{here.size}], combine = "sum"}}', Array.from_numpy(large), out)
-    assert (to_numpy(out) == here.size * (here.size + 1) / 2).all()
+    # More than goes in one piece over MPI (64 MiB), from one process to the others.
+    mine, size = here.communicator(["x"], [here.size], range(here.size)), (1 << 26) + 5
+    large = np.arange(size if here.rank == 0 else 0, dtype=np.uint32).astype(np.uint8)
+    out = Array.from_numpy(np.zeros(size, np.uint8))
+    mine.run("all_gather", f'{{axes = ["x"], sizes = [{here.size}], dim = 0}}', Array.from_numpy(large), out)
+    assert (to_numpy(out) == np.arange(size, dtype=np.uint32).astype(np.uint8)).all()
     assert here.all_gather(b"a" * here.rank) == [b"a" * r for r in range(here.size)]
     here.barrier()
     print(f"rank {here.rank} of {here.size} by {here.transport}: {done} collectives")

@@ -18,7 +18,7 @@ WHAT, FOLDER = sys.argv[1], Path(sys.argv[2])
 
 
 def main() -> None:
-    timeout = 2.0 if WHAT in ("hang", "kill") else 30.0
+    timeout = 4.0 if WHAT in ("hang", "kill") else 30.0
     here = dist.init(timeout=timeout)
     mesh = Mesh(["dp", "tp"], here.size)
     width = 8 if not (WHAT == "artefact" and here.rank == 1) else 12
@@ -64,7 +64,7 @@ def misbehave() -> None:
     if WHAT == "kill":
         os.kill(os.getpid(), signal.SIGKILL)
     if WHAT == "hang":
-        time.sleep(6)
+        time.sleep(9)
         os._exit(0)
     if WHAT == "exit":
         sys.exit(0)

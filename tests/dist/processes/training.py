@@ -72,10 +72,11 @@ def main() -> None:
     step.load_state(FOLDER / "state.safetensors")
     assert (op.parameter_of(w["up"]).value == before).all()
 
-    alone = graph.compile(make_step(None)[0], tokens)
-    losses_of_one_device = [alone(tokens)["loss"].item() for _ in range(4)]
-    np.savez(FOLDER / f"{here.rank}.npz", losses=losses, logits=logits, losses_of_one_device=losses_of_one_device,
-             traffic=step.traffic(), **values)
+    about = {}
+    if here.size == 1:
+        alone = graph.compile(make_step(None)[0], tokens)
+        about["losses_of_one_device"] = [alone(tokens)["loss"].item() for _ in range(4)]
+    np.savez(FOLDER / f"{here.rank}.npz", losses=losses, logits=logits, traffic=step.traffic(), **values, **about)
 
 
 if __name__ == "__main__":

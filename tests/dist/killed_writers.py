@@ -105,7 +105,7 @@ def lines(folder: str) -> None:
 
 # --- training ---
 
-TOTAL = 16
+TOTAL = 12
 
 
 def training(folder: str, seed: int) -> None:

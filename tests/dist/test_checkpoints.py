@@ -301,6 +301,7 @@ def test_the_last_ones_are_kept_in_the_order_of_saving(tmp_path: Path) -> None:
 def test_what_others_have_put_there_stays(tmp_path: Path) -> None:
     with graph.Checkpoint(tmp_path, keep=1) as checkpoint:
         checkpoint.save(parameter(), 1)
+    (tmp_path / "step-7").write_text("no folder")
     notes = [tmp_path / "notes.txt", tmp_path / "step-1" / "notes.txt", tmp_path / "step-x" / "manifest.json"]
     for note in notes:
         note.parent.mkdir(exist_ok=True)

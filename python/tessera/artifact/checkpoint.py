@@ -197,7 +197,7 @@ class Folder:
 
     def _steps(self) -> list[int]:
         try:
-            names = os.listdir(self.path)
+            names = [entry.name for entry in os.scandir(self.path) if entry.is_dir()]
         except FileNotFoundError:
             return []
         except OSError as error:

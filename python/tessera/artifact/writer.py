@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -119,8 +118,9 @@ def put_in_place(path: str | os.PathLike[str], content: Iterable[bytes | memoryv
         raise FileAccessError(f"cannot write {target}: its symbolic links form a circle")
     folder = os.path.dirname(target)
     parts = list(content)
+    temporary = os.path.join(folder, f".{os.path.basename(target)}.{os.urandom(6).hex()}.part")
     try:
-        descriptor, temporary = tempfile.mkstemp(prefix=f".{os.path.basename(target)}.", suffix=".part", dir=folder)
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except OSError as error:
         raise FileAccessError(f"cannot write {target}: {error.strerror or error}") from error
     try:
@@ -130,7 +130,8 @@ def put_in_place(path: str | os.PathLike[str], content: Iterable[bytes | memoryv
                 for at in range(0, view.nbytes, _PIECE):
                     file.write(view[at : at + _PIECE])
             file.flush()
-            os.fchmod(file.fileno(), _mode(target))
+            with suppress(FileNotFoundError):  # a new file has the permissions that new files get
+                os.fchmod(file.fileno(), os.stat(target).st_mode & 0o7777)
             os.fsync(file.fileno())
         os.replace(temporary, target)
     except OSError as error:
@@ -142,16 +143,6 @@ def put_in_place(path: str | os.PathLike[str], content: Iterable[bytes | memoryv
             os.unlink(temporary)
         raise
     sync_folder(folder)
-
-
-def _mode(target: str) -> int:
-    """The permissions of the file that is replaced, or those that a new file gets."""
-    try:
-        return os.stat(target).st_mode & 0o7777
-    except OSError:
-        mask = os.umask(0)
-        os.umask(mask)
-        return 0o666 & ~mask
 
 
 def sync_folder(folder: str) -> None:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
@@ -31,6 +32,7 @@ from tessera.errors import (
     ShapeError,
     TesseraError,
 )
+from tessera.ir.sharding import Sharding
 from tessera.ir.value import Value
 from tessera.op.modules import Module
 from tessera.op.parameter import Parameter, parameter_of
@@ -112,10 +114,10 @@ class Checkpoint:
             writer.section(files.piece_name(s.name, s.ranges, parameters[s.name].shape), s.copy(parameters[s.name]))
             for s in shares if s.process == self._processes.rank
         ]
-        stored = {
-            name: Stored(p.dtype, p.shape, tuple((names[s.process], s.ranges) for s in shares if s.name == name))
-            for name, p in parameters.items()
-        }
+        pieces: dict[str, list[tuple[str, Ranges]]] = {name: [] for name in parameters}
+        for share in shares:
+            pieces[share.name].append((names[share.process], share.ranges))
+        stored = {name: Stored(p.dtype, p.shape, tuple(pieces[name])) for name, p in parameters.items()}
         self._thread = threading.Thread(
             target=self._write, args=(Manifest(int(step), number, stored), names, sections), name="tessera-checkpoint"
         )
@@ -337,14 +339,15 @@ def _process_of(mesh: Mesh, rank: int, count: int) -> int:
     return 0 if count == 1 else mesh.devices[rank]
 
 
-def _regions(parameter: Parameter) -> dict[Ranges, list[int]]:
-    """The distinct parts in which a placed parameter lies, and the devices that hold each."""
-    placement = _placement(parameter)
+@lru_cache(maxsize=4096)
+def _regions(sharding: Sharding, shape: tuple[int, ...]) -> Mapping[Ranges, Sequence[int]]:
+    """The distinct parts, but for empty ones, in which a tensor lies, and the devices that hold each."""
     found: dict[Ranges, list[int]] = {}
-    for rank in range(placement.mesh.size):
-        found.setdefault(shard_ranges(placement.sharding, parameter.shape, rank), []).append(rank)
-    empty = [r for r in found if not files.volume(r) and r != files.whole(parameter.shape)]
-    return {ranges: ranks for ranges, ranks in found.items() if ranges not in empty}
+    for rank in range(sharding.mesh.count(sharding.mesh.names)):
+        ranges = shard_ranges(sharding, shape, rank)
+        if files.volume(ranges) or ranges == files.whole(shape):
+            found.setdefault(ranges, []).append(rank)
+    return found
 
 
 def _shares(parameters: Mapping[str, Parameter], count: int) -> list[_Share]:
@@ -355,10 +358,10 @@ def _shares(parameters: Mapping[str, Parameter], count: int) -> list[_Share]:
         if parameter.placement is None:
             holders: dict[Ranges, dict[int, int | None]] = {files.whole(parameter.shape): dict.fromkeys(range(count))}
         else:
-            mesh = _placement(parameter).mesh
+            placement = _placement(parameter)
             holders = {
-                ranges: {_process_of(mesh, rank, count): rank for rank in reversed(ranks)}
-                for ranges, ranks in _regions(parameter).items()
+                ranges: {_process_of(placement.mesh, rank, count): rank for rank in reversed(ranks)}
+                for ranges, ranks in _regions(placement.sharding, parameter.shape).items()
             }
         for ranges, by_process in holders.items():
             process = min(by_process, key=lambda p: (load[p], p))
@@ -381,10 +384,10 @@ class _Target:
 def _targets(parameter: Parameter, processes: Processes) -> list[_Target]:
     if parameter.placement is None:
         return [_Target(files.whole(parameter.shape), ())]
-    mesh = _placement(parameter).mesh
+    placement = _placement(parameter)
     own = {
-        ranges: tuple(r for r in ranks if _process_of(mesh, r, processes.size) == processes.rank)
-        for ranges, ranks in _regions(parameter).items()
+        ranges: tuple(r for r in ranks if _process_of(placement.mesh, r, processes.size) == processes.rank)
+        for ranges, ranks in _regions(placement.sharding, parameter.shape).items()
     }
     return [_Target(ranges, ranks) for ranges, ranks in own.items() if ranks]
 

@@ -79,7 +79,7 @@ class Checkpoint:
         self._processes: Processes = processes or world()
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._ending = False
+        self._patience: float | None = None
         self._read = 0
 
     @property
@@ -106,6 +106,7 @@ class Checkpoint:
         if isinstance(step, bool) or not isinstance(step, (int, np.integer)) or step < 0:
             raise ArgumentError(f"Checkpoint.save: step is {step!r}; give the number of steps done, at least 0")
         self.wait()
+        self._patience = None
         parameters = parameters_in(state)
         shares = _shares(parameters, self._processes.size)
         token, number = self._begin(int(step), list(parameters.values()), shares)
@@ -176,7 +177,7 @@ class Checkpoint:
         if kind is None:
             self.wait()
         elif self._thread is not None:
-            self._ending = True
+            self._patience = _GRACE
             self._thread.join()
 
     def __repr__(self) -> str:
@@ -190,7 +191,7 @@ class Checkpoint:
         try:
             found = self._processes.all_gather(b"writing" if thread.is_alive() else b"")
         except BaseException:
-            self._ending = True
+            self._patience = 0.0  # one is gone, and its file does not come any more
             raise
         return b"writing" in found
 
@@ -260,8 +261,10 @@ class Checkpoint:
             while not (folder / name).exists():
                 if (folder / f"{name}.failed").exists():
                     raise FileAccessError(f"{folder}: process {process} could not write its part of the checkpoint")
-                ends = self._ending or not threading.main_thread().is_alive()
-                limit = _GRACE if ends else config.COLLECTIVE_TIMEOUT.integer()
+                limit = self._patience
+                if limit is None:
+                    runs = threading.main_thread().is_alive()
+                    limit = config.COLLECTIVE_TIMEOUT.integer() if runs else _GRACE
                 if time.monotonic() - begin > limit:
                     raise FileAccessError(
                         f"{folder}: {name} of process {process} has not appeared within {limit} s "

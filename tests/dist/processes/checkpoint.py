@@ -1,4 +1,4 @@
-"""Training with checkpoints on several processes. Arguments: train, kill or resume, the folder, one for results."""
+"""Training with checkpoints on several processes. Arguments: train or resume, the folder, one for results."""
 
 from __future__ import annotations
 
@@ -48,19 +48,21 @@ def main() -> None:
     else:
         assert checkpoint.restore(compiled) == 3
         result["bytes"] = checkpoint.bytes_read
-        train(3, 4 if WHAT == "kill" else 6)
-    if WHAT == "kill":
-        if here.rank == 1:
-            # Dies with its file half written.
+        train(3, 6)
+    result["w"], result["steps"] = op.parameter_of(w).value.tolist(), checkpoint.steps()
+    record(result, here)
+    if WHAT == "train":
+        if here.rank == 1:  # it dies with its file of the next checkpoint half written
             os.fsync = lambda descriptor: os.kill(os.getpid(), signal.SIGKILL)
         try:
-            checkpoint.save(compiled, 4)
+            checkpoint.save(compiled, 6)
             checkpoint.wait()
         except TesseraError as error:
             result["error"] = f"{type(error).__name__}: {error}"
-    else:
-        result["w"] = op.parameter_of(w).value.tolist()
-    result["steps"] = checkpoint.steps()
+        record({**result, "steps": checkpoint.steps()}, here)
+
+
+def record(result: dict[str, object], here: dist.World) -> None:
     (RESULTS / f"{WHAT}{here.rank}of{here.size}.json").write_text(json.dumps(result))
 
 

@@ -29,6 +29,7 @@ from tessera.errors import (
     FormatError,
     NameMissingError,
     ShapeError,
+    TesseraError,
     VersionError,
 )
 from tessera.op.parameter import Parameter
@@ -494,6 +495,48 @@ def test_manifests_that_are_wrong(saved: Path, change: dict[str, Any], error: ty
     fails(saved, error, text)
 
 
+def test_a_renamed_folder_is_not_taken_for_another_step(saved: Path) -> None:
+    os.rename(saved / "step-5", saved / "step-6")
+    fails(saved, FormatError, r"step-6/manifest.json: it is the checkpoint of step 5; call its folder step-5")
+    with pytest.raises(FormatError, match="call its folder step-5"):
+        graph.Checkpoint(saved, keep=1).save(parameter(), 7)
+    assert (saved / "step-6" / "manifest.json").exists()
+
+
+NODES = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 9) | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3), max_leaves=4,
+)
+
+
+@hypothesis.settings(max_examples=100, deadline=None)
+@hypothesis.given(st.data())
+def test_any_manifest_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    folder = tmp_path_factory.getbasetemp() / "any-manifest"
+    if not folder.exists():
+        with graph.Checkpoint(folder) as checkpoint:
+            checkpoint.save(rows_over(2, 1.0), 5)
+    file = folder / "step-5" / "manifest.json"
+    text = file.read_text()
+    whole = node = json.loads(text)
+    while True:  # walk down, and put something else in the place of one node
+        keys = list(node) if isinstance(node, dict) else list(range(len(node)))
+        key = data.draw(st.sampled_from(keys))
+        if not isinstance(node[key], (dict, list)) or not node[key] or data.draw(st.integers(0, 3)) == 0:
+            break
+        node = node[key]
+    node[key] = data.draw(NODES)
+    file.write_text(json.dumps(whole))
+    w = parameter(9.0)
+    try:
+        graph.Checkpoint(folder).restore(w)
+        assert (w.value == 1).all()
+    except TesseraError:
+        assert (w.value == 9).all()
+    finally:
+        file.write_text(text)
+
+
 def test_manifests_that_are_no_json(saved: Path) -> None:
     (saved / "step-5" / "manifest.json").write_text("{")
     fails(saved, FormatError, r"manifest.json: not valid JSON .*remove this checkpoint")
@@ -530,6 +573,56 @@ def test_arguments(tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match=r"\[\] has no parameters"):
         checkpoint.save([], 1)
     assert "keep=None" in repr(checkpoint) and str(tmp_path) in repr(checkpoint) and checkpoint.folder == tmp_path
+
+
+def test_verify_reads_pieces_in_full(saved: Path) -> None:
+    state = [rows_over(4, 9.0), parameter(9.0, "b", (3,))]
+
+    def fetch(process: Process) -> int:
+        checkpoint = graph.Checkpoint(saved, processes=process)
+        checkpoint.restore(state, verify=True)
+        return checkpoint.bytes_read
+
+    assert Job(4).run(fetch) == [4 * (3 + 3 + 6)] * 4  # b, a row of w, and for its hash the piece of two rows
+    np.testing.assert_array_equal(state[0].value, np.ones((4, 3)))
+
+
+def test_waiting_for_a_slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, save, order = rows_over(2, 1.0), writer.save, []
+    monkeypatch.setattr("tessera.graph.checkpoint._PATIENCE", 0.01)
+
+    def slow(path: Path, *args: Any) -> None:
+        if path.name.startswith("shards-1."):
+            threading.Event().wait(0.3)
+            order.append("written")
+        save(path, *args)
+
+    def write(process: Process) -> None:
+        checkpoint = graph.Checkpoint(tmp_path, processes=process)
+        checkpoint.save(w, 1)
+        checkpoint.wait()
+        order.append("complete")
+        assert checkpoint.steps() == [1]
+
+    monkeypatch.setattr(writer, "save", slow)
+    Job(2).run(write)
+    assert order == ["written", "complete", "complete"]
+
+
+def test_an_exception_does_not_wait_for_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    w, save = rows_over(2, 1.0), writer.save
+    monkeypatch.setattr("tessera.graph.checkpoint._GRACE", 0.05)
+    monkeypatch.setattr(
+        writer, "save", lambda path, *args: None if path.name.startswith("shards-1.") else save(path, *args)
+    )
+
+    def write(process: Process) -> None:
+        with pytest.raises(KeyError), graph.Checkpoint(tmp_path, processes=process) as checkpoint:
+            checkpoint.save(w, 1)
+            raise KeyError("the user's own")
+
+    Job(2).run(write)
+    assert graph.Checkpoint(tmp_path).steps() == []
 
 
 def test_the_writers_error_comes_with_the_next_call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -165,7 +165,7 @@ class Folder:
         """What the checkpoint of a step holds; NameMissingError when there is none that is complete."""
         where = self.of(step) / MANIFEST
         try:
-            return parse_manifest(str(where), where.read_text(encoding="utf-8"))
+            found = parse_manifest(str(where), where.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise NameMissingError(
                 f"{self.path}: there is no complete checkpoint of step {step}; complete are: "
@@ -175,6 +175,9 @@ class Folder:
             raise FormatError(f"{where}: the manifest is not UTF-8; remove this checkpoint") from None
         except OSError as error:
             raise FileAccessError(f"cannot read {where}: {error.strerror or error}") from error
+        if found.step != step:
+            raise FormatError(f"{where}: it is the checkpoint of step {found.step}; call its folder step-{found.step}")
+        return found
 
     def manifests(self) -> list[Manifest]:
         """The complete checkpoints in the order in which they were made."""

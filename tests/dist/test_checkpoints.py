@@ -575,6 +575,22 @@ def test_arguments(tmp_path: Path) -> None:
     assert "keep=None" in repr(checkpoint) and str(tmp_path) in repr(checkpoint) and checkpoint.folder == tmp_path
 
 
+def test_processes_that_restore_different_steps(tmp_path: Path) -> None:
+    w = parameter(9.0)
+    with graph.Checkpoint(tmp_path) as checkpoint:
+        checkpoint.save(parameter(1.0), 1)
+        checkpoint.save(parameter(2.0), 2)
+
+    def fetch(process: Process) -> str:
+        with pytest.raises(ArgumentError) as caught:
+            graph.Checkpoint(tmp_path, processes=process).restore(w, process.rank + 1)
+        return str(caught.value)
+
+    for text in Job(2).run(fetch):
+        assert "the processes restore different steps: 1, 2; give one" in text
+    assert (w.value == 9).all()
+
+
 def test_verify_reads_pieces_in_full(saved: Path) -> None:
     state = [rows_over(4, 9.0), parameter(9.0, "b", (3,))]
 

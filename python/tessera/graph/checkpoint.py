@@ -159,7 +159,9 @@ class Checkpoint:
                 reading.check(name, [t.ranges for t in wanted])
         except TesseraError as found:
             error = found
-        self._agree("restore", error)
+        steps = self._agree("restore", error, str(chosen))
+        if len(set(steps)) > 1:
+            raise ArgumentError(f"Checkpoint: the processes restore different steps: {', '.join(steps)}; give one")
         assert reading is not None
         for name, parameter in parameters.items():
             for target in targets[name]:

@@ -289,3 +289,31 @@ def test_gpu_targets_are_refused():
 def test_the_same_bits_on_every_mesh_are_not_promised():
     with pytest.raises(UnsupportedError, match="agree to rounding"):
         graph.Schedule(deterministic="mesh")
+
+
+def test_inputs_that_are_made_in_shards():
+    mesh = Mesh(["dp", "tp"], 4)
+    layout = ShardSpec((0,), ("dp",))
+    asked = []
+
+    def part(index):
+        asked.append(index)
+        return X[index]
+
+    rows = dist.from_shards(part, X.shape, layout=layout, mesh=mesh)
+    assert asked == [(slice(0, 11), slice(0, 10)), (slice(11, 22), slice(0, 10))], "each part once"
+    np.testing.assert_array_equal(np.asarray(rows), X)
+    w = dist.tensor((10, 3), layout=ShardSpec(("col",), ("tp",)), mesh=mesh, init="he_normal")
+
+    @graph.training_step
+    def step(x):
+        return dist.constrain(x, layout, mesh) @ w
+
+    np.testing.assert_array_equal(step(rows).numpy(), step(X).numpy())
+    assert step.compilations == 1
+    with pytest.raises(ShapeError, match=r"the part .* has shape \(22, 10\), expected \(11, 10\)"):
+        dist.from_shards(lambda index: X, X.shape, layout=layout, mesh=mesh)
+    with pytest.raises(DTypeError, match="the parts are f32 and f64"):
+        dist.from_shards(lambda i: X[i].astype("f4" if i[0].start == 0 else "f8"), X.shape, layout=layout, mesh=mesh)
+    with pytest.raises(ArgumentError, match="give the layout as a dist.ShardSpec"):
+        dist.from_shards(part, X.shape, layout=("row",), mesh=mesh)

@@ -26,9 +26,10 @@ from tessera.dist.topology import TOPOLOGIES, DeviceSpec, Tier, Topology
 from tessera.dist.world import World, init, world
 
 if TYPE_CHECKING:
+    from tessera.graph.sharded_array import from_shards
     from tessera.graph.simulate import simulate
 
-_ABOVE = {"simulate": "tessera.graph.simulate"}
+_ABOVE = {"from_shards": "tessera.graph.sharded_array", "simulate": "tessera.graph.simulate"}
 """What belongs here for users but stands on compiling, by the module that has it."""
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "axis_index",
     "axis_size",
     "constrain",
+    "from_shards",
     "init",
     "place",
     "reduce_scatter",

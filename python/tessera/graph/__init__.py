@@ -11,7 +11,8 @@ from tessera.graph.compiled import Compiled
 from tessera.graph.evaluate import attach_to_value
 from tessera.graph.load import Loaded, load
 from tessera.graph.pipeline import TargetWarning
-from tessera.graph.sharded import ShardedArray, ShardedCompiled
+from tessera.graph.sharded import ShardedCompiled
+from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.show import schedule
 from tessera.graph.state import update
 from tessera.graph.training_step import TrainingStep, training_step

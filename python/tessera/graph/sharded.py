@@ -13,52 +13,19 @@ from tessera._core import Array, Program, hash64
 from tessera.artifact import layout, reader, writer
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned
-from tessera.dist.placement import Placement, shard_ranges, slices, whole, with_sizes
+from tessera.dist.placement import Placement, shard_ranges, slices, with_sizes
 from tessera.dist.report import CollectivePlan
 from tessera.dist.world import world
 from tessera.errors import ArgumentError, DeviceError, DTypeError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.compiled import Compiled
 from tessera.graph.devices import devices_of
 from tessera.graph.pipeline import Built, TensorInfo
+from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, to_numpy
 from tessera.interop.parameters import shared_array
 from tessera.ir.dims import Dim, Expr, Symbol, evaluate, symbols
-from tessera.ir.sharding import Sharding
 from tessera.op.parameter import Parameter
-
-
-class ShardedArray:
-    """A concrete tensor in shards: ``shards[rank]`` is what device ``rank`` holds; None where that is another process.
-
-    ``np.asarray`` gives the whole (on a mesh of processes all of them ask for it together); as an input of a program on
-    the same mesh it is not put together in between where the program wants it in the same layout.
-    """
-
-    def __init__(self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any]) -> None:
-        self.mesh, self.sharding, self.shape = mesh, sharding, shape
-        self.shards = list(shards)
-
-    @property
-    def dtype(self) -> Any:
-        """The element type, as NumPy has it."""
-        return to_numpy(self.local).dtype
-
-    @property
-    def local(self) -> Any:
-        """The shard of this process's device, the first of them where there are several."""
-        return self.shards[self.mesh.local_ranks[0]]
-
-    def numpy(self) -> np.ndarray:
-        """The whole tensor, as a new array."""
-        return whole(self.mesh, self.sharding, self.shape, self.dtype, lambda rank: to_numpy(self.shards[rank]))
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        found = self.numpy()
-        return found if dtype is None else found.astype(dtype, copy=False)
-
-    def __repr__(self) -> str:
-        return f"ShardedArray({list(self.shape)}, {self.sharding.text(self.shape)}, {self.mesh!r})"
 
 
 class ShardedCompiled(Compiled):

@@ -11,6 +11,7 @@ import numpy as np
 
 from tessera.errors import ArgumentError, ShapeError
 from tessera.graph import tree
+from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.state import recording
 from tessera.interop.array import Array, as_array, as_dtype_or_raise
 from tessera.ir.dims import Dim, Symbol, sym
@@ -33,7 +34,7 @@ def is_array(leaf: Any) -> bool:
 
 def array_type(leaf: Any) -> TensorType:
     """The tensor type of a concrete array. Raises DTypeError for an element type that Tessera does not have."""
-    if isinstance(leaf, np.ndarray):
+    if isinstance(leaf, (np.ndarray, ShardedArray)):
         return TensorType(as_dtype_or_raise(leaf.dtype), leaf.shape)
     array = as_array(leaf)
     return TensorType(DTYPES[array.dtype], tuple(array.shape))

@@ -64,6 +64,8 @@ def main() -> None:
         out = step(tokens)
         losses.append(out["loss"].item())
         logits = to_numpy(out["logits"])
+    rows = dist.from_shards(lambda index: tokens[index], tokens.shape, layout=ShardSpec((0,), ("dp",)), mesh=mesh)
+    losses.append(step(rows)["loss"].item())
     assert step.traffic() == [step.collectives.bytes_of(rank) for rank in mesh.local_ranks]
     values = {f"w_{name}": op.parameter_of(value).value for name, value in w.items()}
     FOLDER.mkdir(parents=True, exist_ok=True)
@@ -75,7 +77,7 @@ def main() -> None:
     about = {}
     if here.size == 1:
         alone = graph.compile(make_step(None)[0], tokens)
-        about["losses_of_one_device"] = [alone(tokens)["loss"].item() for _ in range(4)]
+        about["losses_of_one_device"] = [alone(tokens)["loss"].item() for _ in range(5)]
     np.savez(FOLDER / f"{here.rank}.npz", losses=losses, logits=logits, traffic=step.traffic(), **values, **about)
 
 

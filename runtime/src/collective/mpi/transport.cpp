@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <list>
+#include <mutex>
+#include <new>
 
 #include "collective/mpi/library.h"
 #include "core/error.h"
@@ -12,6 +14,18 @@ namespace tessera::core {
 namespace {
 
 constexpr int data_tag = 7001, note_tag = 7002;
+
+// Memory that outlives everything.
+void keep_for_ever(std::shared_ptr<void> memory) noexcept {
+    static std::mutex lock;
+    static auto *kept = new std::vector<std::shared_ptr<void>>;
+    try {
+        std::lock_guard<std::mutex> hold(lock);
+        kept->push_back(memory);
+    } catch (const std::bad_alloc &) {
+        new (std::nothrow) std::shared_ptr<void>(std::move(memory));
+    }
+}
 
 class MpiTransport : public Transport {
   public:
@@ -27,8 +41,16 @@ class MpiTransport : public Transport {
     }
 
     ~MpiTransport() override {
+        // What MPI may still write, or read.
         if (in_)
-            in_.release(); // MPI may still write there
+            keep_for_ever(std::move(in_));
+        if (!notes_.empty())
+            keep_for_ever(std::make_shared<std::list<Sent>>(std::move(notes_)));
+    }
+
+    void keep(std::shared_ptr<void> memory) noexcept override {
+        if (failed())
+            keep_for_ever(std::move(memory));
     }
 
     int64_t rank() const override { return rank_; }
@@ -183,7 +205,7 @@ class MpiTransport : public Transport {
     bool initialized_here_ = false;
     std::vector<Pending> pending_;
     std::list<Sent> notes_; // whose memory MPI reads
-    std::unique_ptr<char[]> in_;
+    std::shared_ptr<char[]> in_;
     mpi::Request note_request_ = mpi::request_null();
 };
 

@@ -51,11 +51,10 @@ struct ProcessCommunicator::Team {
 std::vector<std::string> all_gather(Transport &transport, const std::vector<int64_t> &ranks, const std::string &part,
                                     const std::string &what) {
     std::vector<std::string> parts(ranks.size());
-    std::vector<uint64_t> sizes(ranks.size());
     const uint64_t own = part.size();
     // Memory that arrives late must not be somebody else's by then.
-    auto sizes_kept = std::make_unique<std::vector<uint64_t>>(ranks.size());
-    auto parts_kept = std::make_unique<std::vector<std::string>>(ranks.size());
+    auto sizes_kept = std::make_shared<std::vector<uint64_t>>(ranks.size());
+    auto parts_kept = std::make_shared<std::vector<std::string>>(ranks.size());
     try {
         for (int step = 0; step < 2; ++step) {
             std::vector<Outgoing> out;
@@ -75,8 +74,8 @@ std::vector<std::string> all_gather(Transport &transport, const std::vector<int6
             transport.exchange(out, in, what);
         }
     } catch (...) {
-        sizes_kept.release();
-        parts_kept.release();
+        transport.keep(sizes_kept);
+        transport.keep(parts_kept);
         throw;
     }
     for (size_t i = 0; i < ranks.size(); ++i)
@@ -104,8 +103,7 @@ ProcessCommunicator::ProcessCommunicator(std::shared_ptr<Transport> transport, M
 }
 
 ProcessCommunicator::~ProcessCommunicator() {
-    if (transport_->failed())
-        received_data_.release(); // what was under way may still arrive
+    transport_->keep(std::move(received_data_)); // what was under way may still arrive
 }
 
 std::vector<char *> ProcessCommunicator::room(const std::vector<size_t> &bytes) {
@@ -114,7 +112,7 @@ std::vector<char *> ProcessCommunicator::room(const std::vector<size_t> &bytes) 
     for (size_t b : bytes)
         total += (b + alignment - 1) / alignment * alignment;
     if (total > received_size_) {
-        received_data_.reset();
+        transport_->keep(std::move(received_data_));
         received_data_.reset(new char[total]);
         received_size_ = total;
     }

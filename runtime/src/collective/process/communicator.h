@@ -49,7 +49,7 @@ class ProcessCommunicator : public Communicator {
     const MeshAxes mesh_;
     const std::vector<int64_t> ranks_;
     int64_t rank_ = 0; // in the mesh
-    std::unique_ptr<char[]> received_data_;
+    std::shared_ptr<char[]> received_data_;
     size_t received_size_ = 0;
     uint64_t received_ = 0, calls_ = 0;
 };

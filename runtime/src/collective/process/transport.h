@@ -33,8 +33,8 @@ class Transport {
     virtual int64_t rank() const = 0;
     virtual int64_t size() const = 0;
 
-    // Sends and receives all of these, in any order. `what` is being done, for messages. DeviceError. Memory of `in` may
-    // still be written after a failure, so it must then not be given back.
+    // Sends and receives all of these, in any order. `what` is being done, for messages. DeviceError; memory of `in` must
+    // then go to `keep`, as it may still be written.
     void exchange(const std::vector<Outgoing> &out, const std::vector<Incoming> &in, const std::string &what);
     // Tells the others, once; they fail where they wait, or at their next exchange.
     void fail(const std::string &message) noexcept;
@@ -42,6 +42,8 @@ class Transport {
     // the connections. Later exchanges fail.
     void close() noexcept;
     bool failed() const { return failed_; }
+    // Memory for what arrives, when it is not needed any more.
+    virtual void keep(std::shared_ptr<void> memory) noexcept { memory.reset(); }
 
   protected:
     using Clock = std::chrono::steady_clock;

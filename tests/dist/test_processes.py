@@ -114,15 +114,42 @@ def test_the_example_under_mpiexec():
     assert "step 1: loss" in alone.stdout
 
 
-@needs_mpi
-def test_the_program_of_the_guide_under_mpiexec(tmp_path):
+def guide(folder: Path, devices: int) -> tuple[str, str]:
+    """The guide's program for so many devices, as a file, and what it prints by itself."""
     page = (HERE.parents[1] / "docs" / "guide" / "cluster.md").read_text()
     (block,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
-    (tmp_path / "train.py").write_text(block)
-    train = str(tmp_path / "train.py")
-    alone = subprocess.run([sys.executable, train], env=environment(), capture_output=True, text=True, check=True)
+    train = folder / "train.py"
+    train.write_text(block.replace("devices=4", f"devices={devices}"))
+    alone = subprocess.run([sys.executable, str(train)], env=environment(), capture_output=True, text=True, check=True)
     assert alone.stdout.count("loss") == 3
-    assert succeed(launch("mpi", 4, train)) == alone.stdout
+    return str(train), alone.stdout
+
+
+@needs_mpi
+def test_the_program_of_the_guide_under_mpiexec(tmp_path):
+    train, expected = guide(tmp_path, 4)
+    assert succeed(launch("mpi", 4, train)) == expected
+
+
+def test_the_program_of_the_guide_under_torchrun(tmp_path):
+    train, expected = guide(tmp_path, 2)
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", str(free_port()), train]
+    done = subprocess.run([sys.executable, *torchrun], env=environment(), capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == expected
+
+
+def test_the_program_of_the_guide_with_the_variables_of_slurm(tmp_path):
+    train, expected = guide(tmp_path, 2)
+    step = {"SLURM_NTASKS": "2", "SLURM_STEP_ID": "0", "SLURM_JOB_ID": str(os.getpid()), "SLURM_STEP_NODELIST": "localhost"}
+    started = [
+        subprocess.Popen([sys.executable, train], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                         env=environment(**step, SLURM_PROCID=str(rank)))
+        for rank in range(2)
+    ]
+    found = [process.communicate(timeout=100) for process in started]
+    assert [process.returncode for process in started] == [0, 0], found
+    assert [out for out, _ in found] == [expected, ""]
 
 
 def errors(by: str, what: str, folder: Path) -> dict[int, Mapping[str, object]]:

@@ -100,13 +100,15 @@ class ShardedCompiled(Compiled):
             self._compare_parameters()
             self._compared = True
 
+        # Before any device runs: the first one writes its new state into the parameter itself.
+        for parameter, copies in self._copies:
+            for rank in self.mesh.local_ranks[1:]:
+                to_numpy(copies[rank])[...] = parameter.storage()
+
         def one(rank: int) -> list[Array]:
             program, communicator = programs[rank], devices.communicators[rank]
             for name, size in sizes.items():
                 program.set_size(name, size)
-            for parameter, copies in self._copies:
-                if rank != self.mesh.local_ranks[0]:
-                    to_numpy(copies[rank])[...] = parameter.storage()
             communicator.reset_traffic()
             return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
 

@@ -30,7 +30,7 @@ from tests.schedule.harness import check, graph_of, plan_of, tensor
         ({"float32": "tf16"}, ArgumentError, r"\[Schedule\] float32 = 'tf16': use 'ieee' or 'tf32'"),
         ({"recompute": "some"}, ArgumentError, r"\[Schedule\] recompute = 'some': use 'auto', 'none' or 'all'"),
         ({"threads": -2}, ArgumentError, r"\[Schedule\] threads = -2"),
-        ({"deterministic": 1}, ArgumentError, r"\[Schedule\] deterministic = 1: use True or False"),
+        ({"deterministic": 1}, ArgumentError, r"\[Schedule\] deterministic = 1: use True, False or 'mesh'"),
         ({"level": "avx2"}, ArgumentError, r"\[Schedule\] level = 'avx2': use one of x86-64-v2"),
     ],
 )

@@ -42,17 +42,18 @@ class Partitioned:
     shardings: dict[Value, Sharding]
 
 
-def partition(graph: Graph, mesh: MeshShape, machine: Machine) -> Partitioned:
+def partition(graph: Graph, mesh: MeshShape, machine: Machine, exact: bool = False) -> Partitioned:
     """Partition a graph of primitives (and ``constrain``); leaves may have shardings in their types.
 
     Inputs without one take the layout that their readers wish, parameters and constants without one are replicated.
+    ``exact``: no device holds a part of a floating-point sum.
     """
-    return _Partitioner(graph, mesh, machine).run()
+    return _Partitioner(graph, mesh, machine, exact).run()
 
 
 class _Partitioner:
-    def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine) -> None:
-        self.graph, self.mesh, self.machine = graph, mesh, machine
+    def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine, exact: bool) -> None:
+        self.graph, self.mesh, self.machine, self.exact = graph, mesh, machine, exact
         self.nodes = graph.nodes()
         self.inside = inside_bodies(self.nodes)
         self.factors = _all_factors([n for n in self.nodes if n not in self.inside and n.op != SHARD_TO_FULL])
@@ -190,7 +191,7 @@ class _Partitioner:
         key = self._situation(node, have)
         ranked = self.ranked.get(key)
         if ranked is None:
-            options = strategies(node, self.factors[node], have, self._wish(node.results[0]), self.mesh)
+            options = strategies(node, self.factors[node], have, self._wish(node.results[0]), self.mesh, self.exact)
             costs = [self._cost(node, have, option) for option in options]
             ranked = self.ranked[key] = [options[i] for i in sorted(range(len(options)), key=lambda i: (costs[i], i))]
         for option in ranked:

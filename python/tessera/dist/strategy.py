@@ -50,9 +50,13 @@ def is_zero(value: Value) -> bool:
 
 
 def strategies(
-    node: Node, factors: Factors, have: Sequence[Sharding | None], hint: Sharding | None, mesh: MeshShape
+    node: Node, factors: Factors, have: Sequence[Sharding | None], hint: Sharding | None, mesh: MeshShape,
+    exact: bool = False,
 ) -> list[Strategy]:
-    """All ways worth considering, those that divide more first. ``have`` is None for what can lie anyhow."""
+    """All ways worth considering, those that divide more first. ``have`` is None for what can lie anyhow.
+
+    ``exact``: none in which devices hold parts of floating-point numbers, as their sum depends on the mesh.
+    """
     proposals = _proposals(factors, have, hint, mesh)
     found: list[Strategy] = []
     carries = carried_partials(node, have)
@@ -61,11 +65,15 @@ def strategies(
         for carried in carries:
             if used.isdisjoint(a for a, _ in carried):
                 made = _strategy(node, factors, have, assignment, carried, mesh)
-                if made is not None:
+                if made is not None and not (exact and _rounds(node, made)):
                     found.append(made)
         if len(found) >= _MOST:
             break
     return found
+
+
+def _rounds(node: Node, strategy: Strategy) -> bool:
+    return any(s.partial and t.dtype.is_float for s, t in zip(strategy.results, node.types, strict=True))
 
 
 def _proposals(

@@ -9,7 +9,7 @@ from tessera.dist.tensor import check_runs, mesh_of
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
-from tessera.graph.on_mesh import compile_on_mesh
+from tessera.graph.on_mesh import build_in_blocks, compile_on_mesh
 from tessera.graph.pipeline import GPU_TARGETS, Options, build, gpu_architectures
 from tessera.graph.prepare import constants_of, parameters_of, prepare
 from tessera.graph.signature import NamedSignature, Signature, TreeSignature
@@ -134,4 +134,5 @@ def compile_graph(graph: Graph, signature: Signature, options: Options) -> Compi
         if not options.planned_only:
             check_runs(mesh)
         return compile_on_mesh(ready, mesh, signature, options)
-    return Compiled(build(ready, options), signature, parameters_of(ready), constants_of(ready))
+    built = build_in_blocks(ready, options) if options.schedule.same_on_meshes else build(ready, options)
+    return Compiled(built, signature, parameters_of(ready), constants_of(ready))

@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from tessera.artifact import layout
+from tessera.dist.blocks import in_blocks
 from tessera.dist.cost import MACHINES
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned, partition
 from tessera.dist.report import CollectivePlan, collective_plan
 from tessera.errors import UnsupportedError
-from tessera.graph.pipeline import GPU_TARGETS, Options, build
+from tessera.graph.pipeline import GPU_TARGETS, Built, Options, build
 from tessera.graph.prepare import constants_of, parameters_of
 from tessera.graph.sharded import ShardedCompiled
 from tessera.graph.signature import Signature
@@ -21,14 +22,37 @@ from tessera.ir.dims import Dim
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
 from tessera.ir.sharding import Sharding
-from tessera.op.collective import LAID_OUT
-from tessera.transform.pipeline import to_primitives
+from tessera.op.collective import FULL_TO_SHARD, LAID_OUT
+from tessera.schedule.options import Schedule
+from tessera.transform.pipeline import run_passes, to_primitives
 
 
-def partition_for(graph: Graph, mesh: Mesh) -> Partitioned:
+def partition_for(graph: Graph, mesh: Mesh, schedule: Schedule | None = None) -> Partitioned:
     """One device's program of a prepared graph, simplified."""
-    found = partition(to_primitives(graph, LAID_OUT), mesh.layout, MACHINES[mesh.kind])
-    return replace(found, graph=to_primitives(found.graph))
+    exact = schedule is not None and schedule.same_on_meshes
+    primitives = with_sums_in_blocks(graph) if exact else to_primitives(graph, LAID_OUT)
+    found = partition(primitives, mesh.layout, MACHINES[mesh.kind], exact)
+    # Algebra may round in another way, and what it finds in one device's program depends on the mesh.
+    simplified = run_passes(found.graph, ["cse", "dce"]) if exact else to_primitives(found.graph)
+    return replace(found, graph=simplified)
+
+
+def build_in_blocks(graph: Graph, options: Options) -> Built:
+    """Build a prepared graph for one device so that it gives what it gives on every mesh."""
+    built = build(with_sums_in_blocks(graph), options)
+    return replace(built, metadata={**built.metadata, layout.GRAPH: print_graph(graph)})
+
+
+def with_sums_in_blocks(graph: Graph) -> Graph:
+    """Primitives whose floating-point sums are formed in the same way on every mesh."""
+    for node in graph.nodes():
+        if node.op == FULL_TO_SHARD:
+            at = "" if node.loc is None else f"\n  at {node.loc}"
+            raise UnsupportedError(
+                "[Schedule] deterministic = 'mesh': the body of dist.shard_map is written for the devices of one mesh; "
+                f"say what it does with layouts (dist.constrain), or use deterministic=True{at}"
+            )
+    return to_primitives(in_blocks(to_primitives(graph, LAID_OUT)), LAID_OUT)
 
 
 def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Options) -> ShardedCompiled:
@@ -39,7 +63,7 @@ def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Opt
                 f"compile: target {target!r}: graphs on a mesh run on CPU devices in this build; use 'cpu' or "
                 "'portable'"
             )
-    part = partition_for(graph, mesh)
+    part = partition_for(graph, mesh, options.schedule)
     plan = collective_plan(part.graph, part.mesh, MACHINES[mesh.kind].link.name)
     _check_budget(plan, options.max_collective_bytes)
     built = build(part.graph, options)

@@ -146,14 +146,16 @@ def _build_cpu(
     schedules: dict[str, Callable[[], str]],
 ) -> None:
     """Add plan and kernel image of each CPU level."""
+    from tessera.schedule.machine import CPU, ORDERED_CPU
     from tessera.target.cpu.compile import compile_kernels
     from tessera.tile.plan import build_plan
     from tessera.tile.report import report
 
-    scheduled = build_plan(primitives, options.schedule)
+    ordered = options.schedule.same_on_meshes
+    scheduled = build_plan(primitives, options.schedule, ORDERED_CPU if ordered else CPU)
     schedules["cpu"] = lambda: report(scheduled)
     for level in options.levels or (options.schedule.level,):
-        image = compile_kernels(scheduled.kernels, level, options.schedule.tiles)
+        image = compile_kernels(scheduled.kernels, level, options.schedule.tiles, ordered)
         metadata[f"{layout.PLAN}cpu.{image.level}"] = scheduled.to_json(image.kernels, "cpu", image.level)
         kernels[f"{layout.KERNELS}cpu.{image.level}"] = image.code
 
@@ -173,12 +175,16 @@ def _build_gpu(
     from tessera.tile.plan import build_plan
     from tessera.tile.report import report
 
+    if options.schedule.same_on_meshes:
+        raise UnsupportedError(
+            f"[Schedule] deterministic = 'mesh' is for the targets 'cpu' and 'portable', not {target!r}; use True"
+        )
     check_toolchain(target)
     named = gpu_architectures(target)
     scheduled = build_plan(primitives, options.schedule, GPU)
     schedules[target] = lambda: report(scheduled)
     for architecture in [named[a] for a in options.architectures if a in named] or default_architectures(target):
-        compiled = compile_plan(scheduled, architecture, options.schedule.deterministic)
+        compiled = compile_plan(scheduled, architecture, bool(options.schedule.deterministic))
         key = f"{target}.{compiled.level}"
         metadata[layout.PLAN + key] = compiled.text
         metadata[layout.SOURCE + key] = compiled.sources
@@ -203,7 +209,7 @@ def default_architectures(target: str) -> list[Architecture]:
 
 
 def _build(graph: Graph, text: str, options: Options) -> Built:
-    primitives = to_primitives(graph)
+    primitives = graph if options.schedule.same_on_meshes else to_primitives(graph)  # then they are primitives already
     metadata = {
         layout.FORMAT: str(FORMAT_VERSION),
         layout.PRODUCER: f"tessera {__version__}",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,6 +17,8 @@ class Machine:
     chunks           partial results of a result, or of all results together where ``spread``
     spills           whether an expensive value that a later loop needs is better kept in memory than computed again
     narrows          whether products read operands that are rounded to a narrower float on the way
+    ordered          sums keep the order of their elements whatever the other sizes are: no reduction is cut, and no
+                     product becomes a reduction
     """
 
     name: str
@@ -28,9 +30,11 @@ class Machine:
     spread: bool = False
     spills: bool = True
     narrows: bool = True
+    ordered: bool = False
 
 
 CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=32768, chunks=64)
+ORDERED_CPU = replace(CPU, ordered=True)
 GPU = Machine(
     "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False,
     narrows=False,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.errors import ArgumentError, UnsupportedError
+from tessera.errors import ArgumentError
 
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """CPU code levels, lowest first."""
@@ -28,7 +28,9 @@ class Schedule:
                     ``"none"``: never compute a value twice across kernels; ``"all"``: recompute all pointwise chains.
     threads         The most threads that a kernel is spread over; 0: as many as the runtime has.
     deterministic   True: results do not depend on the number of threads. False permits that they do; the CPU target
-                    makes no use of it: its results never depend on threads.
+                    makes no use of it: its results never depend on threads. ``"mesh"``: they are the same bits on every
+                    mesh, too. Sums of floating-point numbers are formed in eight blocks and a fixed tree, and in order
+                    within a block; that takes more time, memory and traffic. For the targets cpu and portable.
     level           CPU code level; None: that of the running CPU.
     float32         How GPUs multiply matrices of f32. ``"ieee"``: each product and sum is one of f32, as on the CPU.
                     ``"tf32"``: factors are rounded to 10 bits behind the point, and the matrix units multiply them
@@ -43,7 +45,7 @@ class Schedule:
     memory_budget: int | None = None
     recompute: str = "auto"
     threads: int = 0
-    deterministic: bool = True
+    deterministic: bool | str = True
     level: str | None = None
     float32: str = "ieee"
 
@@ -60,17 +62,17 @@ class Schedule:
             raise ArgumentError(f"[Schedule] recompute = {self.recompute!r}: use 'auto', 'none' or 'all'")
         if not isinstance(self.threads, int) or self.threads < 0:
             raise ArgumentError(f"[Schedule] threads = {self.threads!r}: give a number of threads, or 0")
-        if self.deterministic == "mesh":
-            raise UnsupportedError(
-                "[Schedule] deterministic = 'mesh': results that are the same bits on every mesh are not part of this "
-                "build; on one mesh they are the same in every run, and on different meshes they agree to rounding"
-            )
-        if not isinstance(self.deterministic, bool):  # pyright: ignore[reportUnnecessaryIsInstance]
-            raise ArgumentError(f"[Schedule] deterministic = {self.deterministic!r}: use True or False")
+        if not isinstance(self.deterministic, bool) and self.deterministic != "mesh":
+            raise ArgumentError(f"[Schedule] deterministic = {self.deterministic!r}: use True, False or 'mesh'")
         if self.level is not None and self.level not in LEVELS:
             raise ArgumentError(f"[Schedule] level = {self.level!r}: use one of {', '.join(LEVELS)}, or None")
         if self.float32 not in ("ieee", "tf32"):
             raise ArgumentError(f"[Schedule] float32 = {self.float32!r}: use 'ieee' or 'tf32'")
+
+    @property
+    def same_on_meshes(self) -> bool:
+        """Whether results are to be the same bits on every mesh."""
+        return self.deterministic == "mesh"
 
 
 def _are_tiles(tiles: object) -> bool:

@@ -39,7 +39,7 @@ def _concerns(node: Node, machine: Machine) -> bool:
         return False
     rule = get(node.op).lower
     if isinstance(rule, low.Dot):
-        return node.results[0].shape[-1] == 1 and node.operands[0].shape[-1] != 1
+        return node.results[0].shape[-1] == 1 and node.operands[0].shape[-1] != 1 and not machine.ordered
     return isinstance(rule, _INDEXED) or is_long(node, machine)
 
 

@@ -19,7 +19,7 @@ FEWEST = 128
 def is_long(node: Node, machine: Machine) -> bool:
     """Whether a reduction has few results and many elements for each."""
     rule = get(node.op).lower
-    if not isinstance(rule, low.Reduction) or rule.combine.startswith("arg"):
+    if not isinstance(rule, low.Reduction) or rule.combine.startswith("arg") or machine.ordered:
         return False
     shape, axes = node.operands[0].shape, node.attrs["axes"]
     reduced = cost.typical_size([shape[a] for a in axes])

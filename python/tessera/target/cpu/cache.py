@@ -33,7 +33,7 @@ def key_of(kernel: Kernel, level: Level, tiles: tuple[int, int, int] | None) -> 
     symbols = [*kernel.sizes, *(a.symbol for a in _axes(kernel))]
     ranges = [(s.name, s.min, s.max, s.multiple_of) for s in symbols]
     text = repr((ranges, replace(kernel, name="", loc=None), None if isinstance(kernel, LoopKernel) else tiles))
-    return f"{level.name}-{disk_cache.digest_of(text)}"
+    return f"{level.name}-{'ordered-' if level.ordered else ''}{disk_cache.digest_of(text)}"
 
 
 def _axes(kernel: Kernel) -> list[Axis]:

@@ -47,14 +47,15 @@ _ready = False
 
 
 def compile_kernels(
-    kernels: Sequence[Kernel], level: str | None = None, tiles: tuple[int, int, int] | None = None
+    kernels: Sequence[Kernel], level: str | None = None, tiles: tuple[int, int, int] | None = None,
+    ordered: bool = False,
 ) -> Image:
     """Compile kernels for a code level (None: ``TESSERA_CPU_LEVEL`` or the running CPU's).
 
-    ``tiles``: block sizes of products, as in ``graph.Schedule``.
+    ``tiles``: block sizes of products, as in ``graph.Schedule``; ``ordered``: as in ``Level``.
     Kernels of equal content share code. Raises CompileError, UnsupportedError or ArgumentError.
     """
-    target = level_named(level)
+    target = replace(level_named(level), ordered=ordered)
     keys = [key_of(k, target, tiles) for k in kernels]
     unique: dict[str, Kernel] = {}
     for key, kernel in zip(keys, kernels):
@@ -90,7 +91,7 @@ def _compile_missing(
 
 def _compile_one(item: tuple[str, Kernel], level: Level, tiles: tuple[int, int, int] | None) -> None:
     key, kernel = item
-    module = Module()
+    module = Module(level.ordered)
     text = generate(module, level, kernel, "entry", tiles)
     image = flatten(assemble(module.text(attributes(level)), level, kernel.name))
     entry = image.entries[text.name]

@@ -53,13 +53,13 @@ class Val:
         return self.b.binary(floating if self.is_float else integer, self, other)
 
     def __add__(self, o: Operand) -> Val:
-        return self._binary("add", "fadd contract", o)
+        return self._binary("add", self.b.module.contracted("fadd"), o)
 
     def __sub__(self, o: Operand) -> Val:
-        return self._binary("sub", "fsub contract", o)
+        return self._binary("sub", self.b.module.contracted("fsub"), o)
 
     def __mul__(self, o: Operand) -> Val:
-        return self._binary("mul", "fmul contract", o)
+        return self._binary("mul", self.b.module.contracted("fmul"), o)
 
     def __truediv__(self, o: Operand) -> Val:
         return self._binary("sdiv", "fdiv", o)
@@ -156,10 +156,15 @@ Operand = Union[Val, int, float, bool]
 class Module:
     """One LLVM module as text: declarations, constants, helper functions and kernels."""
 
-    def __init__(self) -> None:
+    def __init__(self, ordered: bool = False) -> None:
+        self.ordered = ordered
         self.declarations: dict[str, str] = {}
         self.globals: dict[str, str] = {}
         self.functions: dict[str, str] = {}
+
+    def contracted(self, operation: str) -> str:
+        """A floating-point operation that may become part of an FMA, unless the level is ordered."""
+        return operation if self.ordered else f"{operation} contract"
 
     def declare(self, name: str, signature: str) -> None:
         """Declare a function that the module calls."""

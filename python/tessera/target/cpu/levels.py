@@ -16,7 +16,11 @@ from tessera.errors import ArgumentError, DeviceError, UnsupportedError
 
 @dataclass(frozen=True, slots=True)
 class Level:
-    """A code level: its name, vector bytes, vector registers, and whether FMA and masked vectors exist."""
+    """A code level: its name, vector bytes, vector registers, and whether FMA and masked vectors exist.
+
+    ``ordered``: an element of a result is the same bits whatever the sizes around it and whatever it is fused with.
+    Sums and products are formed in the order of their elements, and only what is written as one is contracted to FMA.
+    """
 
     name: str
     rank: int
@@ -24,6 +28,7 @@ class Level:
     registers: int
     has_fma: bool
     has_f16c: bool
+    ordered: bool = False
 
     def lanes(self, bits: int) -> int:
         """Elements of ``bits`` bits in one vector register."""

@@ -251,7 +251,7 @@ def erf(b: Builder, x: Val) -> Val:
     """The error function."""
     if x.t == "double":
         return _erf_f64(b, x)
-    if b.has_fma and x.n in ERF_SEGMENTS:
+    if b.has_fma and x.n in ERF_SEGMENTS and not b.module.ordered:  # other bits than those of a scalar
         return _erf_by_segment(b, x)
     z = at_most(b, x * x, 3.925 * 3.925)  # from here on the quotient is constant and x passes 1
     y = x * polynomial(b, z, _ERF_P) / polynomial(b, z, _ERF_Q)

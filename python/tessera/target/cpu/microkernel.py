@@ -60,7 +60,7 @@ def write_microkernel(module: Module, level: Level, tile: Tile, row_step: int, k
 
     a(i, k) lies at a + i·row_step + k·k_step elements (``k_step`` None: an argument); b is packed, ``columns``
     elements per k; c is a contiguous tile, overwritten, or with ``accumulate`` and ``add`` added to. ``even``: k is
-    a multiple of ``K_UNROLL``.
+    a multiple of ``K_UNROLL``. At an ordered level, what c has is where the sums start, not a summand.
     """
     name = f"tsr_mk_{tile.t}_{tile.rows}x{tile.vectors}x{tile.lanes}_{row_step}_{k_step}_{int(accumulate)}{int(even)}"
 
@@ -86,23 +86,27 @@ def write_microkernel(module: Module, level: Level, tile: Tile, row_step: int, k
                         acc[i * tile.vectors + j] = multiply_add(b, a, bs[j], acc[i * tile.vectors + j])
             return [b.pointer(ap, step * times, tile.t), b.pointer(bp, times * tile.columns, tile.t), *acc]
 
+        c = b.args["c"]
+        places = [b.pointer(c, i * tile.lanes, tile.t) for i in range(count)]
+        align = tile.lanes * tile.itemsize
+
+        def before() -> list[Val]:
+            return [b.load(p, tile.t, tile.lanes, align) for p in places]
+
+        first = [zero] * count
+        if accumulate and level.ordered:
+            first = b.branch(b.args["add"], before, lambda: [zero] * count)
         k = b.args["k"]
         main = k & ~(unroll - 1)
-        with b.loop(0, main, unroll, carried=[b.args["a"], b.args["b"], *[zero] * count]) as loop:
+        with b.loop(0, main, unroll, carried=[b.args["a"], b.args["b"], *first]) as loop:
             loop.next = body(unroll, loop.vars)
         acc = loop.results[2:]
         if not even:
             with b.loop(main, k, 1, carried=loop.results) as rest:
                 rest.next = body(1, rest.vars)
             acc = rest.results[2:]
-        c = b.args["c"]
-        places = [b.pointer(c, i * tile.lanes, tile.t) for i in range(count)]
-        align = tile.lanes * tile.itemsize
-        if accumulate:
-            def added() -> list[Val]:
-                return [b.load(p, tile.t, tile.lanes, align) + x for p, x in zip(places, acc)]
-
-            acc = b.branch(b.args["add"], added, lambda: acc)
+        if accumulate and not level.ordered:
+            acc = b.branch(b.args["add"], lambda: [old + x for old, x in zip(before(), acc)], lambda: acc)
         for p, x in zip(places, acc):
             b.store(p, x, align)
         return b.finish()

@@ -26,7 +26,7 @@ class ThinDot:
         f = frame
         rows = f.m.extent if isinstance(f.m.extent, int) else _GROUP
         self.rows = max(1, rows)
-        self.along_k = f.penalty(f.b_ops, f.k.symbol) < f.penalty(f.b_ops, f.n.symbol)
+        self.along_k = not f.level.ordered and f.penalty(f.b_ops, f.k.symbol) < f.penalty(f.b_ops, f.n.symbol)
         if self.along_k:
             self.vectors = 4
         else:
@@ -112,7 +112,7 @@ class ThinDot:
         element_a, element_b = f.element("a", axes), f.element("b", axes)
         count = rows * self.vectors
         copies = 1
-        while copies < 8 and copies * 2 * count <= 8:
+        while copies < 8 and copies * 2 * count <= 8 and not f.level.ordered:
             copies *= 2
         zero = b.const(0, f.t, lanes)
 

@@ -48,7 +48,7 @@ def plan_loops(level: Level, kernel: LoopKernel) -> LoopPlan:
         axes, mapping = merge_axes(axes, [d for o in ops for d in dims_of(o)], observed and len(axes) == 1)
         merged.append((axes, substitute_stages([(axes, ops)], mapping)[0][1]))
     lanes = _lanes(level, kernel, merged)
-    vector, scalar = _choose_axis(grid, merged, lanes)
+    vector, scalar = _choose_axis(grid, merged, lanes, level.ordered)
     if scalar:
         return LoopPlan(grid, merged, None, 1, 1)
     if vector is not None:
@@ -95,10 +95,11 @@ def _penalty(op: FlatOp, axis: Symbol) -> int:
     return 0
 
 
-def _choose_axis(grid: Sequence[Axis], stages: Stages, lanes: int) -> tuple[Symbol | None, bool]:
+def _choose_axis(grid: Sequence[Axis], stages: Stages, lanes: int, in_order: bool) -> tuple[Symbol | None, bool]:
     """(grid axis to vectorise over or None for the stage axes, whether lanes cannot be used at all)."""
     has_axes = any(axes for axes, _ in stages)
     ordered = any(isinstance(o, Scan) or (isinstance(o, FlatStore) and o.mode == "add" and axes)
+                  or (in_order and isinstance(o, Reduce) and o.dtype.is_float)
                   for axes, ops in stages for o in ops)
     candidates = []
     for position, axis in enumerate(grid):

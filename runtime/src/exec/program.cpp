@@ -414,10 +414,11 @@ void Program::set_communicator(std::shared_ptr<Communicator> communicator) {
         size_t i = 0;
         while (i < mesh.axes.size() && coordinate_prefix + mesh.axes[i].first != symbol->name)
             ++i;
-        if (i == mesh.axes.size() || !symbol->max || *symbol->max + 1 != mesh.axes[i].second)
+        const int64_t last = symbol->max.value_or(-1); // the highest coordinate
+        if (i == mesh.axes.size() || last != mesh.axes[i].second - 1)
             fail(Code::Device, "the program is for a mesh with an axis '%s' of size %lld, which the communicator's has not",
                  symbol->name.substr(coordinate_prefix.size()).c_str(),
-                 static_cast<long long>(symbol->max.value_or(-1) + 1));
+                 static_cast<long long>(last == INT64_MAX ? last : last + 1));
         engine_->give(symbol->name, place[i]);
     }
     communicator_ = std::move(communicator);

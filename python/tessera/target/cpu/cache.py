@@ -88,7 +88,7 @@ def _read(key: str, sizes: tuple[Symbol, ...]) -> Compiled | None:
     names = {s.name: s for s in sizes}
     try:
         return Compiled(code, fields["entry"], *(parse_dim(fields[n], names) for n in _DIMS))
-    except (KeyError, TesseraError):
+    except (ValueError, KeyError, TesseraError):
         return None
 
 

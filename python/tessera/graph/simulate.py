@@ -71,18 +71,17 @@ class _Run:
         self, plan: Plan, mesh: MeshShape, topology: Topology, sizes: dict[str, int], overlap: bool
     ) -> None:
         self.plan, self.mesh, self.topology, self.overlap = plan, mesh, topology, overlap
-        self.sizes = {
-            d.name: 0 if d.name.startswith(COORDINATE) else sizes.get(d.name, typical(sym(d))) for d in plan.dims
+        self.given = {
+            d.name: sizes.get(d.name, typical(sym(d))) for d in plan.dims if not d.name.startswith(COORDINATE)
         }
-        self.given = {n: s for n, s in self.sizes.items() if not n.startswith(COORDINATE)}
+        self.sizes = {**mesh.coordinates(0), **self.given}
         self.free = {"compute": 0.0, "exchange": 0.0}
         self.written: dict[int, float] = {}  # when a buffer's content is there
         self.read: dict[int, float] = {}  # when nobody reads it any more
         self.events: list[Event] = []
 
     def number(self, d: Dim) -> float:
-        missing = {COORDINATE + n: 0 for n in self.mesh.names}
-        return float(evaluate(d, {**missing, **self.sizes}))
+        return float(evaluate(d, self.sizes))
 
     def simulation(self) -> Simulation:
         for instruction in self.plan.instructions:

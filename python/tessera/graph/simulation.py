@@ -10,6 +10,7 @@ from html import escape
 from tessera.dist.topology import Topology
 from tessera.ir.provenance import Location
 from tessera.ir.sharding import MeshShape
+from tessera.tile.report import table
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,7 @@ class Simulation:
             + ("" if self.fits else f": more than the {_bytes(self.topology.device.memory)} that a device has"),
             "received  " + (", ".join(f"{_bytes(b)} over {k}" for k, b in self.traffic.items() if b) or "nothing"),
             "",
-            *_table([("", "count", "time", "bytes", "longest at"), *_rows(self.events)]),
+            *table([("", "count", "time", "bytes", "longest at"), *_rows(self.events)], (1, 2, 3)),
         ]
         return "\n".join(lines)
 
@@ -146,14 +147,6 @@ def _rows(events: Iterable[Event], most: int = 16) -> list[tuple[str, ...]]:
         rows.append((f"{len(ranked) - most} others", str(len(rest)), _seconds(sum(e.seconds for e in rest)),
                      _bytes(sum(e.bytes for e in rest)), ""))
     return rows
-
-
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join(c.rjust(w) if i in (1, 2, 3) else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))).rstrip()
-        for row in rows
-    ]
 
 
 def _seconds(t: float) -> str:

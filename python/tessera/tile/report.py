@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 from tessera.ir.dims import Dim, add, evaluate, floordiv, mul, product, substitute, sym
 from tessera.ir.provenance import Location
@@ -79,7 +79,7 @@ def report(plan: Plan, sizes: Mapping[str, int] | None = None) -> str:
     peak = f"peak working memory: {numbers.amount(plan.arena)}"
     if not isinstance(plan.arena, int):
         peak += f" = {plan.arena} bytes"
-    return "\n".join([*lines, "", *_table(rows), "", *_table(buffers), "", peak])
+    return "\n".join([*lines, "", *table(rows, (0, 3, 4, 5, 6)), "", *table(buffers, (0, 3, 4, 5)), "", peak])
 
 
 class _Numbers:
@@ -141,9 +141,9 @@ def _line(loc: Location | None) -> str:
     return "" if loc is None else str(loc)
 
 
-def _table(rows: list[tuple[str, ...]]) -> list[str]:
+def table(rows: Sequence[tuple[str, ...]], right: Collection[int]) -> list[str]:
+    """The lines of a table; the columns ``right`` are aligned to the right."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    right = {0, 3, 4, 5, 6} if len(rows[0]) == 8 else {0, 3, 4, 5}
     lines = []
     for row in rows:
         cells = [c.rjust(w) if i in right else c.ljust(w) for i, (c, w) in enumerate(zip(row, widths))]

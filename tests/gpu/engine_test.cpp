@@ -469,6 +469,10 @@ void code_for_another_device() {
         std::string cut = p.text();
         cut.replace(cut.find(R"("bytes": 64)"), 11, R"("bytes": 63)");
         CHECK(contains(error_of([&] { load(cut); }, Code::Format), "no cubin, or is cut off"));
+        std::string torn = code;
+        torn[torn.size() - 100] = '\0';
+        CHECK(contains(error_of([&] { GpuEngine(Plan::parse(p.text(), "test.tsr", torn, target()), torn, device(), "test.tsr"); },
+                                Code::Format), "module 1 is no PTX text"));
     }
     gpu::DeviceProperties hopper;
     hopper.level = "sm_90";

@@ -17,7 +17,7 @@ inline std::string image() {
                        "ELF\x02\x01",
                        6);
     broken.resize(64, '\0');
-    return broken + file_text(KERNELS);
+    return broken + file_text(KERNELS) + '\0'; // as the compiler writes it
 }
 
 inline std::string modules() {

@@ -89,10 +89,10 @@ Handle GpuCode::load(const Plan &plan, std::string_view image, size_t module, co
     std::string reasons;
     for (size_t i = module; i < plan.modules.size() && (i == module || plan.modules[i].alternative); ++i) {
         const GpuModule &m = plan.modules[i];
-        std::string code(image.substr(static_cast<size_t>(m.offset), static_cast<size_t>(m.bytes))); // ends in a zero byte
+        std::string code(image.substr(static_cast<size_t>(m.offset), static_cast<size_t>(m.bytes)));
         if (m.format == CodeFormat::Cubin && !is_whole_elf(code))
             fail(Code::Format, "%s: module %zu is no cubin, or is cut off", where.c_str(), i);
-        if (m.format == CodeFormat::Ptx && code.find('\0') != std::string::npos)
+        if (m.format == CodeFormat::Ptx && code.find('\0') < code.size() - 1) // stored text ends in a zero byte, or in none
             fail(Code::Format, "%s: module %zu is no PTX text", where.c_str(), i);
         Handle loaded = nullptr;
         gpu::Result result = driver_.call().module_load(&loaded, code.data());

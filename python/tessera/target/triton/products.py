@@ -84,9 +84,9 @@ class _Product:
     def _positions(self, axis: Axis, first: str, size: int, dim: int) -> AxisValue:
         return positions(self.writer, axis, first, size, dim, 2, self.head.sizes)
 
-    def _block(self, axes: dict[Symbol, AxisValue], shape: tuple[int, int]) -> Block:
+    def _block(self, axes: dict[Symbol, AxisValue], shape: tuple[int, int], *, whole: bool = False) -> Block:
         everything = {**self.head.sizes, **self.batch, **axes}
-        return Block(self.writer, self.kernel.buffers, self.head.pointers, everything, [str(n) for n in shape])
+        return Block(self.writer, self.kernel.buffers, self.head.pointers, everything, [str(n) for n in shape], whole)
 
     def _terms(self, total: str, rows: AxisValue, columns: AxisValue) -> None:
         """The loop over the terms."""
@@ -112,7 +112,8 @@ class _Product:
     ) -> str:
         """An operand's block, 0 beyond the last term."""
         k = self._positions(self.kernel.k, first, self.sizes.k, dim)
-        block = self._block({**outer, self.kernel.k.symbol: k}, shape)
+        # A factor of one row is loaded as a block of equal rows: a load of one row is not made ahead of its use.
+        block = self._block({**outer, self.kernel.k.symbol: k}, shape, whole=self.operand in (bf16, f16))
         value = block.run(scope, body)
         assert value is not None
         wide = self.kernel.acc if self.operand is None else self.operand

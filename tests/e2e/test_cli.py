@@ -111,8 +111,10 @@ def test_inspect_errors(capsys, tmp_path):
 def test_doctor(capsys):
     code, out, _ = command(capsys, "doctor")
     assert code == 0 and "x86-64" in out and "llvmlite" in out and "TESSERA_THREADS" in out
+    assert "\n  cpu: can be compiled for; runs code on cpu: " in out and "\n  portable: " in out
     code, out, _ = command(capsys, "doctor", "--json")
-    assert json.loads(out)["packages"]["torch"]["version"]
+    found = json.loads(out)
+    assert found["packages"]["torch"]["version"] and set(found["targets"]) == {"cpu", "portable", "ptx", "hsaco"}
 
 
 def module(*arguments):

@@ -61,3 +61,12 @@ def test_drivers_that_do_not_do(settings: dict[str, str], words: str) -> None:
     done = _run([sys.executable, "-c", code], _environment(**settings))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count(words) == 2 and done.stdout.endswith("2.0\n"), done.stdout
+
+
+def test_doctor_lists_gpus_and_what_they_run() -> None:
+    done = _run([sys.executable, "-m", "tessera", "doctor"], _environment())
+    assert done.returncode == 0, done.stderr
+    for words in ("cuda: driver CUDA 12.8, ", "  cuda:0: ", " GiB, ", "on cuda:0: sm_80, sm_86, sm_89, sm_90a"):
+        assert words in done.stdout, done.stdout
+    none = _run([sys.executable, "-m", "tessera", "doctor"], _environment(FAKE_CUDA_VERSION="11040"))
+    assert "cuda: none: the NVIDIA driver (" in none.stdout and "supports CUDA 11.4" in none.stdout, none.stdout

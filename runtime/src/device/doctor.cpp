@@ -18,8 +18,6 @@ struct Library {
 };
 
 constexpr Library libraries[] = {
-    {"CUDA driver", "NVIDIA devices", "libcuda.so.1"},
-    {"HIP runtime", "AMD devices", "libamdhip64.so"},
     {"NCCL", "collectives between GPUs", "libnccl.so.2"},
     {"MPI", "collectives between processes", "libmpi_abi.so.1"},
 };
@@ -45,9 +43,17 @@ Json gpus(DeviceType type) {
     std::string why;
     try {
         auto &b = static_cast<gpu::GpuBackend &>(backend(type));
+        const gpu::Driver &driver = b.driver();
+        out.set("driver", Json::string(format("%s %d.%d", driver.name(), driver.version() / 1000, driver.version() % 1000 / 10)));
+        out.set("library", Json::string(driver.library()));
         for (int32_t i = 0; i < b.count(); ++i) {
             const gpu::DeviceProperties &p = b.properties(i);
-            devices.push(Json::string(p.name + ", " + p.level + ", " + std::to_string(p.memory >> 20) + " MiB"));
+            Json device = Json::object();
+            device.set("name", Json::string(p.name));
+            device.set("level", Json::string(p.level));
+            device.set("memory", Json::integer(static_cast<int64_t>(p.memory)));
+            device.set("multiprocessors", Json::integer(p.multiprocessors));
+            devices.push(std::move(device));
         }
     } catch (const Error &e) {
         why = e.message();

@@ -128,6 +128,15 @@ def test_batch_without_a_batched_right_operand_joins_the_rows() -> None:
     assert isinstance(kernel, DotKernel) and kernel.batch == () and kernel.m.extent == 10
 
 
+@pytest.mark.parametrize("narrow", [bf16, f16])
+def test_what_is_read_as_a_wider_float_is_stored_as_it_is(narrow: object) -> None:
+    x, w = tensor("x", 6, 5, dtype=narrow), tensor("w", 5, 8, dtype=narrow)  # type: ignore[arg-type]
+    logits = op.cast(op.matmul(x, w), "f32")
+    plan = check(graph_of(op.softmax(logits), op.sum(logits, axis=0)))
+    (stored,) = [b for b in plan.buffers if b.label == "matmul"]
+    assert stored.bytes == 2 * 6 * 8
+
+
 def test_transposed_result_is_stored_as_it_is_computed() -> None:
     q, k = tensor("q", 2, 3, 5, 4), tensor("k", 2, 3, 4, 6)
     y = op.reshape(op.transpose(op.matmul(q, k), [0, 2, 1, 3]), [2, 5, 18])

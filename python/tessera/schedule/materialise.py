@@ -2,7 +2,8 @@
 
 Values that only an expensive computation or a particular kernel form can produce (reductions, products, scans,
 scatters) and values that must exist in memory are stored. Of the others, one with a single consumer is inlined; one
-with several is inlined when recomputing it costs less than a round trip through memory.
+with several is inlined when recomputing it costs less than a round trip through memory. A 16-bit float that is read as
+a wider one is stored, if at all, in 16 bits.
 """
 
 from __future__ import annotations
@@ -69,6 +70,15 @@ def is_view(node: Node) -> bool:
     return isinstance(get(node.op).lower, (low.View, low.CheckRange))
 
 
+def _is_widening(node: Node) -> bool:
+    """Whether the operator reads a 16-bit float as a wider one: exact, nearly free, and half the bytes unread."""
+    rule = get(node.op).lower
+    if not isinstance(rule, low.Pointwise) or rule.compute != "cast":
+        return False
+    source, target = node.operands[0].dtype, node.results[0].dtype
+    return source.is_float and target.is_float and source.bits == 16 < target.bits
+
+
 def place(
     graph: Graph, nodes: list[Node], options: Schedule, recompute: int, machine: Machine = CPU
 ) -> Placement:
@@ -103,7 +113,7 @@ def _must_store(
         return True
     if use.operand and not _fits_operand(v, placement, machine):
         return True
-    if is_view(node) or info.work == 0:
+    if is_view(node) or info.work == 0 or (options.fusion and _is_widening(node)):
         return False
     if not options.fusion:
         return True
@@ -178,6 +188,11 @@ def _add_use(use: _Uses, node: Node, position: int, operand: Value, uses: dict[i
         use.operand |= above.operand
         use.memory |= node.op in ALIASES and above.memory
         use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result)
+    elif _is_widening(node):
+        above = uses.get(id(result), _Uses())
+        use.count += above.count
+        use.larger |= above.larger
+        use.operand |= above.operand
     elif isinstance(rule, low.Dot):
         use.count += 1
         if can_inline(node):

@@ -15,7 +15,7 @@ sources := pyproject.toml CMakeLists.txt README.md \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
-.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp bench-dist dev clean help
+.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp bench-dist bench-gpu dev clean help
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -104,6 +104,11 @@ bench-cpp: $(venv)/.bench
 # make bench-dist   what a mesh of virtual devices costs on the CPU
 bench-dist: $(venv)/.bench
 	$(bin)/python -m benchmarks.dist.run
+
+# make bench-gpu    Tessera beside PyTorch, JAX and cuDNN on this machine's GPU; ROWS="gelu softmax" for some rows alone.
+# PYTHON has to have PyTorch with CUDA, JAX where its rows are wanted, Triton and nanobind.
+bench-gpu: dev
+	PYTHONPATH=python:. $(dev_python) -m benchmarks.gpu.run $(ROWS)
 
 dev_python := $(if $(filter-out python3,$(PYTHON)),$(PYTHON),$(if $(wildcard $(bin)/python),$(bin)/python,python3))
 dev:

@@ -36,13 +36,13 @@ for part in $parts; do
         done
         ;;
     python)
-        export PYTHONPATH=python
-        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
+        export PYTHONPATH=$PWD/python
+        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_examples.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
             run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
         ;;
     operators) # every operator and gradient; with pytest-xdist in several processes
-        export PYTHONPATH=python
+        export PYTHONPATH=$PWD/python
         workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 12" || true)
         run timeout 560 "$python" -m pytest -q $workers --no-header -rs -W ignore tests/gpu/check_operators.py tests/gpu/check_kernels.py
         ;;

@@ -103,6 +103,10 @@ int device_count(int *count) {
     *count = Model::get().devices;
     return success;
 }
+int device_get(int *device, int ordinal) {
+    *device = ordinal;
+    return ordinal >= 0 && ordinal < Model::get().devices ? success : invalid_device;
+}
 int device_name(char *name, int bytes, int device) {
     std::snprintf(name, static_cast<size_t>(bytes), "Model GPU %d", device);
     return success;
@@ -196,6 +200,14 @@ int allocate(uint64_t *address, size_t bytes, Handle pool, Handle handle) {
     STREAM(stream, handle);
     uintptr_t out = 0;
     int result = model.allocate(out, bytes, static_cast<Pool *>(pool)->device, *stream);
+    *address = out;
+    return result;
+}
+int allocate_plainly(uint64_t *address, size_t bytes, Handle handle) {
+    BEGIN("cuMemAllocAsync");
+    STREAM(stream, handle);
+    uintptr_t out = 0;
+    int result = model.allocate(out, bytes, stream->device, *stream);
     *address = out;
     return result;
 }
@@ -479,6 +491,12 @@ int launch(const Configuration *c, Handle handle, void **arguments, void **) {
     return success;
 }
 
+int launch_plainly(Handle handle, unsigned grid_x, unsigned grid_y, unsigned grid_z, unsigned block_x, unsigned block_y,
+                   unsigned block_z, unsigned shared, Handle stream, void **arguments, void **more) {
+    Configuration c = {{grid_x, grid_y, grid_z}, {block_x, block_y, block_z}, shared, stream, nullptr, 0};
+    return launch(&c, handle, arguments, more);
+}
+
 int encode(void *map, int type, uint32_t rank, uint64_t base, const uint64_t *shape, const uint64_t *strides,
            const uint32_t *box, const uint32_t *steps, int, int, int, int) {
     BEGIN("cuTensorMapEncodeTiled");
@@ -556,6 +574,7 @@ const std::map<std::string, void *> &entry_points() {
         {"cuGetErrorName", p(error_name)},
         {"cuGetErrorString", p(error_string)},
         {"cuDeviceGetCount", p(device_count)},
+        {"cuDeviceGet", p(device_get)},
         {"cuDeviceGetName", p(device_name)},
         {"cuDeviceTotalMem", p(total_memory)},
         {"cuDeviceGetAttribute", p(device_attribute)},
@@ -570,6 +589,7 @@ const std::map<std::string, void *> &entry_points() {
         {"cuMemPoolTrimTo", p(pool_trim)},
         {"cuMemGetInfo", p(memory_info)},
         {"cuMemAllocFromPoolAsync", p(allocate)},
+        {"cuMemAllocAsync", p(allocate_plainly)},
         {"cuMemFreeAsync", p(release)},
         {"cuMemHostAlloc", p(allocate_host)},
         {"cuMemFreeHost", p(release_host)},
@@ -606,6 +626,7 @@ const std::map<std::string, void *> &entry_points() {
         {"cuFuncGetAttribute", p(function_attribute)},
         {"cuFuncSetAttribute", p(set_function_attribute)},
         {"cuLaunchKernelEx", p(launch)},
+        {"cuLaunchKernel", p(launch_plainly)},
         {"cuTensorMapEncodeTiled", p(encode)},
     };
     return table;

@@ -1,4 +1,4 @@
-// What the kernels of tests/gpu/kernels.ptx compute, for the model.
+// What the kernels of tests/gpu/kernels.ptx and of the examples compute, for the model.
 #include <cstring>
 
 #include "device_model.h"
@@ -83,6 +83,31 @@ void cluster_size(const Arguments &a) {
         *out = static_cast<int32_t>(a.threads);
 }
 
+// The kernels of examples/cpp/cuda_stream.
+void to_float(const Arguments &a) {
+    auto n = a.value<int64_t>(2);
+    auto *bytes = a.elements<uint8_t>(0, n, "to_float");
+    auto *out = a.elements<float>(1, n, "to_float");
+    if (!bytes || !out)
+        return;
+    for (int64_t i = 0; i < n && i < int64_t{a.blocks} * a.threads; ++i)
+        out[i] = static_cast<float>(bytes[i]) / 255.0f;
+}
+
+void largest(const Arguments &a) {
+    auto rows = a.value<int32_t>(2), columns = a.value<int32_t>(3);
+    auto *scores = a.elements<float>(0, int64_t{rows} * columns, "largest");
+    auto *best = a.elements<int32_t>(1, rows, "largest");
+    if (!scores || !best)
+        return;
+    for (int32_t row = 0; row < rows && row < int64_t{a.blocks} * a.threads; ++row) {
+        best[row] = 0;
+        for (int32_t k = 1; k < columns; ++k)
+            if (scores[row * columns + k] > scores[row * columns + best[row]])
+                best[row] = k;
+    }
+}
+
 constexpr Kernel kernels[] = {
     {"add", "pppl", add},
     {"scale", "ppi", scale},
@@ -93,6 +118,8 @@ constexpr Kernel kernels[] = {
     {"fault", "p", fault},
     {"tile", "mp", tile},
     {"large_shared", "p", cluster_size},
+    {"to_float", "ppl", to_float},
+    {"largest", "ppii", largest},
 };
 
 } // namespace

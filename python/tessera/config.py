@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,12 +45,33 @@ RENDEZVOUS = Variable(
 )
 CUDA_LIBRARY = Variable("TESSERA_CUDA_LIBRARY", "", "File of the CUDA driver library; empty: libcuda.so.1.")
 HIP_LIBRARY = Variable("TESSERA_HIP_LIBRARY", "", "File of the HIP runtime library; empty: libamdhip64.so.")
+CUBLASLT_LIBRARY = Variable(
+    "TESSERA_CUBLASLT_LIBRARY", "",
+    "File of cuBLASLt; empty: that of a package nvidia-cublas, or what the loader finds (libcublasLt.so.13, .12).",
+)
 
 VARIABLES: tuple[Variable, ...] = (
     THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, MPI_LIBRARY, RENDEZVOUS,
-    CUDA_LIBRARY, HIP_LIBRARY,
+    CUDA_LIBRARY, HIP_LIBRARY, CUBLASLT_LIBRARY,
 )
 """All settings, for ``tessera doctor`` and the documentation."""
+
+_VENDOR_FILES = {"cublaslt": (CUBLASLT_LIBRARY, "libcublasLt.so.*")}
+
+
+def vendor_library_files(library: str) -> list[str]:
+    """Files that a vendor library (``cublaslt``) is looked for in, the best last, before the loader's own places.
+
+    The one that its setting names; else those of packages ``nvidia-*`` of this Python, newer ones later.
+    """
+    variable, pattern = _VENDOR_FILES[library]
+    if variable.text():
+        return [variable.text()]
+    found: list[Path] = []
+    for folder in dict.fromkeys(sys.path):
+        found += Path(folder or ".").glob(f"nvidia/*/lib/{pattern}")
+    return [str(p) for p in sorted(found, key=lambda p: (len(p.suffix), p.suffix))]
+
 
 _LAUNCHERS = (
     "PMI_RANK", "PMI_SIZE", "PMIX_RANK", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE",

@@ -24,7 +24,8 @@ def _library(name: str) -> Path:
 def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "TESSERA_CUDA_LIBRARY": str(_library("libtessera_fake_cuda.so")),
             "TESSERA_HIP_LIBRARY": str(_library("libtessera_hip_shim.so")),
-            "HIP_SHIM_CUDA": str(_library("libtessera_fake_cuda.so")), **more}
+            "HIP_SHIM_CUDA": str(_library("libtessera_fake_cuda.so")),
+            "TESSERA_CUBLASLT_LIBRARY": str(_library("libtessera_fake_cublaslt.so")), **more}
 
 
 def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -36,6 +37,14 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
 def test_on_the_model(checks: str, device: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / checks)]
     done = _run(command, _environment(TESSERA_TEST_DEVICE=device))
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("library", ["", "/nowhere/libcublasLt.so"])
+def test_vendor_libraries_on_the_model(library: str) -> None:
+    """The library that stands for cuBLASLt, and none."""
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "check_libraries.py")]
+    done = _run(command, _environment(**({"TESSERA_CUBLASLT_LIBRARY": library} if library else {})))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

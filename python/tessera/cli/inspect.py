@@ -10,6 +10,7 @@ from tessera.artifact.reader import Artifact
 from tessera.errors import NameMissingError, TesseraError
 from tessera.ir.dim_parser import parse_dim
 from tessera.ir.dims import Symbol, evaluate
+from tessera.target.choices import choices_text
 
 
 def inspect(path: str, *, as_json: bool = False, graph: bool = False, verify: bool = True) -> str:
@@ -37,7 +38,7 @@ def source(path: str, name: str, *, verify: bool = True) -> str:
                 continue
             known[kernel["name"]] = None
             if kernel["name"] == name:
-                called = [i["loc"] for i in plan["instructions"] if i.get("kernel") == number and i.get("loc")]
+                called = [i["loc"] for i in _launches(plan) if i.get("kernel") == number and i.get("loc")]
                 where = ", ".join(dict.fromkeys(called))
                 texts.setdefault(listed[at], []).append(f"# {target} {level}{f': {where}' if where else ''}")
     if not texts:
@@ -131,6 +132,8 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
                 "kernel_details": [_details(k) for k in plan.get("kernels", [])],
                 "kernel_bytes": image.stop - image.start if image else 0,
                 "instructions": len(plan.get("instructions", [])),
+                "library_calls": _library_calls(plan),
+                "choices": json.loads(artifact.metadata.get(f"{layout.CHOICES}{target}.{level}", "[]")),
                 "peak_memory": str(plan.get("peak", plan.get("arena", 0))),
                 "peak_memory_at": _peaks(plan),
             }
@@ -138,6 +141,26 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
     if layout.PORTABLE in artifact.metadata:
         found.append({"target": "portable", "level": "", "kernels": [], "kernel_bytes": 0})
     return found
+
+
+def _launches(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The instructions of a plan, with those that follow the call of a library or take its place."""
+    found: list[dict[str, Any]] = []
+    for i in plan["instructions"]:
+        found += [i, *i.get("then", []), *i.get("otherwise", [])]
+    return found
+
+
+def _library_calls(plan: dict[str, Any]) -> list[dict[str, Any]]:
+    """The instructions that call a vendor library, and the kernels that run in its place where it is missing."""
+    names = [k["name"] for k in plan.get("kernels", [])]
+    return [
+        {
+            "library": i["library"], "function": i["function"], "loc": i.get("loc"),
+            "otherwise": [names[k["kernel"]] for k in i.get("otherwise", [])],
+        }
+        for i in plan.get("instructions", []) if "library" in i
+    ]
 
 
 def _details(kernel: dict[str, Any]) -> dict[str, int]:
@@ -216,6 +239,11 @@ def _text(found: dict[str, Any]) -> str:
         )
         details = target["kernel_details"]
         lines.extend(f"  {kernel}{_detail_text(d)}" for kernel, d in zip(target["kernels"], details))
+        for c in target["library_calls"]:
+            at = f" at {c['loc']}" if c["loc"] else ""
+            otherwise = f"without it {', '.join(c['otherwise'])}" if c["otherwise"] else "not without it"
+            lines.append(f"  call of {c['library']}: {c['function']}{at}; {otherwise}")
+        lines.extend(f"  {line}" for line in choices_text(target["choices"], target["level"]))
     section("user metadata", [f"{k}: {v}" for k, v in found["user"].items()])
     if "graph" in found:
         lines += ["", found["graph"]]

@@ -27,6 +27,7 @@ from tessera.target.cpu.levels import level_named
 from tessera.transform.pipeline import to_gpu_operators, to_primitives
 
 if TYPE_CHECKING:
+    from tessera.target.triton.candidates import Chooser
     from tessera.target.triton.compile import Architecture
 
 GPU_TARGETS = ("ptx", "hsaco")
@@ -170,6 +171,7 @@ def _build_gpu(
 ) -> None:
     """Add plan, image and kernel sources of each architecture of a GPU target."""
     from tessera.schedule.machine import GPU
+    from tessera.target.choices import choices_text
     from tessera.target.triton.plan import compile_plan
     from tessera.target.triton.toolchain import check_toolchain
     from tessera.tile.plan import build_plan
@@ -182,13 +184,30 @@ def _build_gpu(
     check_toolchain(target)
     named = gpu_architectures(target)
     scheduled = build_plan(primitives, options.schedule, GPU)
-    schedules[target] = lambda: report(scheduled)
+    chosen: list[str] = []
     for architecture in [named[a] for a in options.architectures if a in named] or default_architectures(target):
-        compiled = compile_plan(scheduled, architecture, bool(options.schedule.deterministic))
+        compiled = compile_plan(
+            scheduled, architecture, bool(options.schedule.deterministic), _chooser(architecture, options.schedule)
+        )
         key = f"{target}.{compiled.level}"
+        choices = json.loads(compiled.choices)
+        if choices:
+            metadata[layout.CHOICES + key] = compiled.choices
+            chosen += choices_text(choices, architecture.name)
         metadata[layout.PLAN + key] = compiled.text
         metadata[layout.SOURCE + key] = compiled.sources
         kernels[layout.KERNELS + key] = compiled.code
+    schedules[target] = lambda: "\n".join([report(scheduled), *chosen])
+
+
+def _chooser(architecture: Architecture, schedule: Schedule) -> Chooser:
+    """What chooses among the kernels that there can be for a product."""
+    from tessera.graph.tuning import Tuner
+    from tessera.target.triton.candidates import choose_by_model
+
+    if not schedule.tuning_seconds:
+        return choose_by_model
+    return Tuner(architecture, schedule.tuning_seconds, bool(schedule.deterministic)).choose
 
 
 def gpu_architectures(target: str) -> dict[str, Architecture]:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.errors import ArgumentError
 
+LIBRARIES = ("cublaslt",)
+"""Vendor libraries that plans of GPUs may call."""
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """CPU code levels, lowest first."""
 MOST_TILE_ELEMENTS = 1 << 22
@@ -36,6 +40,13 @@ class Schedule:
                     ``"tf32"``: factors are rounded to 10 bits behind the point, and the matrix units multiply them
                     (errors near 3e-4 of the result, many times faster). gfx90a has no such units and stays with
                     ``"ieee"``.
+    libraries       Vendor libraries that a program for NVIDIA GPUs may call where they are faster: a list of
+                    ``"cublaslt"`` (matrix products). They are loaded where the program runs; on a machine without them
+                    it runs generated kernels in their place. ``[]``: generated kernels alone. None: all of them.
+    autotune        True: measure the kernels that a product can have on the GPU that is present, and keep the best;
+                    what was measured is kept in ``TESSERA_CACHE_DIR``, and used on machines without a GPU too. False:
+                    choose by a model of the hardware and a table of measurements. A number is True with that many
+                    seconds for each product at most (True: 2).
 
     Raises ArgumentError for a value that is not legal.
     """
@@ -48,9 +59,22 @@ class Schedule:
     deterministic: bool | str = True
     level: str | None = None
     float32: str = "ieee"
+    libraries: Sequence[str] | None = None
+    autotune: bool | float = False
 
     def __post_init__(self) -> None:
         """Validate."""
+        if self.libraries is not None:
+            if isinstance(self.libraries, str) or not all(name in LIBRARIES for name in self.libraries):
+                raise ArgumentError(
+                    f"[Schedule] libraries = {self.libraries!r}: give a list of {', '.join(map(repr, LIBRARIES))}, or "
+                    "[] for generated kernels alone"
+                )
+            object.__setattr__(self, "libraries", tuple(dict.fromkeys(self.libraries)))  # hashable
+        if not isinstance(self.autotune, bool) and not _is_duration(self.autotune):
+            raise ArgumentError(
+                f"[Schedule] autotune = {self.autotune!r}: use True, False or the seconds that a product may take"
+            )
         if self.tiles is not None and not _are_tiles(self.tiles):
             raise ArgumentError(
                 f"[Schedule] tiles = {self.tiles!r}: give a tuple of three integers (m, n, k), each at least 1, "
@@ -70,9 +94,24 @@ class Schedule:
             raise ArgumentError(f"[Schedule] float32 = {self.float32!r}: use 'ieee' or 'tf32'")
 
     @property
+    def allowed_libraries(self) -> tuple[str, ...]:
+        """The vendor libraries that programs may call."""
+        return LIBRARIES if self.libraries is None else tuple(self.libraries)
+
+    @property
+    def tuning_seconds(self) -> float:
+        """The seconds that the measurements of a product may take; 0: nothing is measured."""
+        return 2.0 if self.autotune is True else float(self.autotune)
+
+    @property
     def same_on_meshes(self) -> bool:
         """Whether results are to be the same bits on every mesh."""
         return self.deterministic == "mesh"
+
+
+def _is_duration(value: object) -> bool:
+    """Whether the value is a positive number of seconds."""
+    return isinstance(value, (int, float)) and 0 < value < math.inf
 
 
 def _are_tiles(tiles: object) -> bool:

@@ -168,6 +168,8 @@ class Plan:
     """How GPUs multiply matrices of f32: ``ieee`` or ``tf32``."""
     tiles: tuple[int, int, int] | None = None
     """Sizes (m, n, k) of the blocks of products; None: the target chooses."""
+    libraries: tuple[str, ...] = ()
+    """Vendor libraries that kernels may be calls of."""
 
     def outlives(self, buffer: int) -> bool:
         """Whether what is written to a buffer is seen after the run."""

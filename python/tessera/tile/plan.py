@@ -55,6 +55,7 @@ def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine =
     for recompute in levels:
         plan = _Builder(graph, options, recompute, machine).build()
         plan.threads, plan.tiles, plan.float32 = options.threads, options.tiles, options.float32
+        plan.libraries = options.allowed_libraries
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
             best = plan
         if options.memory_budget is None or _highest(plan.arena) <= options.memory_budget:

@@ -2,6 +2,7 @@
 #include "api/graph_handle.h"
 #include "api/handles.h"
 #include "core/transfer.h"
+#include "device/cuda/cublaslt.h"
 #include "device/gpu/gpu_backend.h"
 
 using namespace tessera::core;
@@ -15,6 +16,25 @@ tsr_status tsr_device_library(int32_t device_type, const char *file) {
             gpu::set_hip_library(file);
         else
             fail(Code::Device, "%s has no driver library", name(static_cast<DeviceType>(device_type)).c_str());
+    });
+}
+
+tsr_status tsr_vendor_library(const char *library, const char *file) {
+    return guarded([&] {
+        require(library, "library");
+        require(file, "file");
+        if (std::string(library) != "cublaslt")
+            fail(Code::Argument, "the vendor library '%s' is not known; use 'cublaslt'", shown(library).c_str());
+        gpu::add_cublaslt_file(file);
+    });
+}
+
+tsr_status tsr_vendor_library_version(const char *library, int64_t *version) {
+    return guarded([&] {
+        require(library, "library");
+        require(version, "version");
+        const gpu::Cublaslt *found = std::string(library) == "cublaslt" ? gpu::cublaslt() : nullptr;
+        *version = found ? static_cast<int64_t>(found->version()) : 0;
     });
 }
 

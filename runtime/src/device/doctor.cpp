@@ -5,6 +5,7 @@
 #include "core/json.h"
 #include "core/thread_pool.h"
 #include "device/cpu/cpu_level.h"
+#include "device/cuda/cublaslt.h"
 #include "device/gpu/gpu_backend.h"
 
 namespace tessera::core {
@@ -33,6 +34,21 @@ Json probe(const Library &library) {
     out.set("why", Json::string(why ? why : ""));
     if (handle)
         ::dlclose(handle);
+    return out;
+}
+
+// cuBLASLt as runs would load it, from where the settings say too.
+Json probe_cublaslt() {
+    std::string why;
+    const gpu::Cublaslt *library = gpu::cublaslt(&why);
+    Json out = Json::object();
+    out.set("name", Json::string("cuBLASLt"));
+    out.set("purpose", Json::string("products on NVIDIA devices, where an artefact calls it"));
+    out.set("file", Json::string(library ? library->file() : "libcublasLt.so.13"));
+    out.set("found", Json::boolean(library != nullptr));
+    out.set("why", Json::string(why));
+    if (library)
+        out.set("version", Json::integer(static_cast<int64_t>(library->version())));
     return out;
 }
 
@@ -73,6 +89,7 @@ std::string doctor_report() {
     Json found = Json::array();
     for (const Library &library : libraries)
         found.push(probe(library));
+    found.push(probe_cublaslt());
     Json out = Json::object();
     out.set("version", Json::string(TESSERA_VERSION));
     out.set("cpu", std::move(cpu));

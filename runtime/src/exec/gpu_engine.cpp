@@ -21,6 +21,26 @@ size_t count_checks(const Plan &plan) {
     }));
 }
 
+// The libraries that the plan calls, where they are; DeviceError when one is missing that nothing can take the place of.
+Libraries find_libraries(const Plan &plan, DeviceId device, const std::string &where) {
+    Libraries out;
+    out.device = device.index;
+    for (const Instruction &in : plan.instructions) {
+        if (in.kind != InstructionKind::Library)
+            continue;
+        std::string why;
+        if (!out.cublaslt)
+            out.cublaslt = gpu::cublaslt(&why);
+        if (!out.cublaslt && in.otherwise.empty())
+            fail(Code::Device, "%s: %s: %s; install it, name its file in TESSERA_CUBLASLT_LIBRARY, or compile with "
+                               "libraries=[]",
+                 where.c_str(), in.what.c_str(), why.c_str());
+        if (!out.cublaslt)
+            break;
+    }
+    return out;
+}
+
 bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
 gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
 
@@ -41,7 +61,8 @@ struct GpuEngine::Submission {
 
 GpuEngine::GpuEngine(Plan plan, std::string_view image, DeviceId device, const std::string &where)
     : plan_(std::make_shared<const Plan>(std::move(plan))), device_(device), backend_(gpu::gpu_backend(device)),
-      driver_(backend_.driver()), code_(*plan_, image, device, where), checks_(count_checks(*plan_)) {}
+      driver_(backend_.driver()), code_(*plan_, image, device, where),
+      libraries_(find_libraries(*plan_, device, where)), checks_(count_checks(*plan_)) {}
 
 GpuEngine::~GpuEngine() = default; // each frame waits for its last run
 
@@ -78,7 +99,7 @@ std::shared_ptr<const GpuPrepared> GpuEngine::prepare(const std::vector<int64_t>
     for (const auto &p : prepared_)
         if (p->sizes == sizes)
             return p;
-    prepared_.insert(prepared_.begin(), std::make_shared<const GpuPrepared>(*plan_, sizes));
+    prepared_.insert(prepared_.begin(), std::make_shared<const GpuPrepared>(*plan_, sizes, libraries_));
     if (prepared_.size() > max_prepared)
         prepared_.pop_back();
     return prepared_.front();
@@ -447,6 +468,9 @@ gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle
     case InstructionKind::Custom:
         run_custom(s, step, stream);
         return gpu::success;
+    case InstructionKind::Library:
+        run_library(s, step, stream);
+        return gpu::success;
     default:
         return driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
     }
@@ -463,6 +487,14 @@ void GpuEngine::run_custom(const Submission &s, const GpuStep &step, gpu::Handle
         step.call->run(s.bound->addresses.data() + step.first_slot, place);
     } catch (const Error &e) {
         throw Error(e.code(), e.message() + at_line(*step.source));
+    }
+}
+
+void GpuEngine::run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
+    try {
+        step.library->run(s.bound->addresses.data() + step.first_slot, s.frame->scratch(), stream);
+    } catch (const Error &e) {
+        throw Error(e.code(), step.source->what + ": " + e.message() + at_line(*step.source));
     }
 }
 

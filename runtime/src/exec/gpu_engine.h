@@ -50,6 +50,7 @@ class GpuEngine final : public Engine {
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
     void run_custom(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
+    void run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     gpu::Result put(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     // `marks`: receives an event behind each step.
     void launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks = nullptr) const;
@@ -66,6 +67,7 @@ class GpuEngine final : public Engine {
     gpu::GpuBackend &backend_;
     const gpu::Driver &driver_;
     GpuCode code_;
+    Libraries libraries_;
     size_t checks_ = 0;
     std::mutex lock_; // of all below; held while a run is put on its stream
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first

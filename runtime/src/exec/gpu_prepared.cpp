@@ -38,10 +38,11 @@ int tensor_map_type(DType dtype) {
 
 } // namespace
 
-GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given) : SizedBuffers(plan, std::move(given)) {
+GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given, const Libraries &libraries)
+    : SizedBuffers(plan, std::move(given)) {
     size_t checks = 0;
     for (const Instruction &in : plan.instructions)
-        add_step(plan, in, checks);
+        add_step(plan, in, checks, libraries);
     for (size_t slot = 0; slot < slot_buffers.size(); ++slot) {
         const PlanBuffer &b = plan.buffers[static_cast<size_t>(slot_buffers[slot])];
         if (b.kind == BufferKind::Input)
@@ -51,7 +52,7 @@ GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given) : SizedBu
     }
 }
 
-void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &checks) {
+void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &checks, const Libraries &libraries) {
     GpuStep step;
     step.source = &in;
     switch (in.kind) {
@@ -84,6 +85,9 @@ void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &chec
     case InstructionKind::Custom:
         add_custom(plan, in, step);
         return;
+    case InstructionKind::Library:
+        add_library(plan, in, step, libraries);
+        return;
     default:
         fail(Code::Unsupported, "an instruction of the plan cannot run on a GPU%s", at_line(in).c_str());
     }
@@ -97,6 +101,39 @@ void GpuPrepared::add_custom(const Plan &plan, const Instruction &in, GpuStep &s
     slot_buffers.insert(slot_buffers.end(), buffers.begin(), buffers.end());
     calls_custom = true;
     steps.push_back(std::move(step));
+}
+
+// The library's call, or the generated kernels in its place: where it is missing, and for sizes that it does nothing for.
+void GpuPrepared::add_library(const Plan &plan, const Instruction &in, GpuStep &step, const Libraries &libraries) {
+    std::vector<int64_t> elements;
+    for (const auto *list : {&in.operands, &in.results})
+        for (const TensorView &v : views(plan, *list, in))
+            elements.push_back(element_count(v.shape));
+    if (is_empty(*in.matmul, sizes))
+        return;
+    if (libraries.cublaslt && not_negative(in.matmul->terms, sizes, "size") > 0)
+        step.library = LibraryCall::prepare(libraries, in, sizes, elements);
+    if (!step.library) {
+        if (in.otherwise.empty())
+            fail(Code::Device, "%s: the library %s, and the artefact has no kernel in its place; compile with libraries=[]%s",
+                 in.what.c_str(), libraries.cublaslt ? "has no code for this product" : "is missing", at_line(in).c_str());
+        add_launches(plan, in.otherwise);
+        return;
+    }
+    scratch_bytes = std::max(scratch_bytes, static_cast<int64_t>(step.library->scratch()));
+    step.first_slot = slot_buffers.size();
+    const std::vector<int> buffers = buffers_of(in);
+    slot_buffers.insert(slot_buffers.end(), buffers.begin(), buffers.end());
+    steps.push_back(std::move(step));
+    add_launches(plan, in.then);
+}
+
+void GpuPrepared::add_launches(const Plan &plan, const std::vector<Instruction> &launches) {
+    for (const Instruction &in : launches) {
+        GpuStep step;
+        step.source = &in;
+        add_launch(plan, in, step);
+    }
 }
 
 void GpuPrepared::add_launch(const Plan &plan, const Instruction &in, GpuStep &step) {

@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "device/gpu/driver.h"
+#include "exec/library_call.h"
 #include "exec/prepared.h"
 
 namespace tessera::core {
@@ -35,11 +36,12 @@ struct GpuStep {
     int64_t bytes = 0;                            // copy and zero
     size_t check = 0;                             // check_range: its number
     std::shared_ptr<const custom::Call> call;     // custom
+    std::shared_ptr<LibraryCall> library;         // library; used by one thread at a time
 };
 
 struct GpuPrepared : SizedBuffers {
     // ShapeError or FormatError when something does not fit.
-    GpuPrepared(const Plan &plan, std::vector<int64_t> sizes);
+    GpuPrepared(const Plan &plan, std::vector<int64_t> sizes, const Libraries &libraries = {});
     GpuPrepared(const GpuPrepared &) = delete;
     GpuPrepared &operator=(const GpuPrepared &) = delete;
 
@@ -54,9 +56,11 @@ struct GpuPrepared : SizedBuffers {
     bool calls_custom = false; // some step runs what a library does
 
   private:
-    void add_step(const Plan &plan, const Instruction &in, size_t &checks);
+    void add_step(const Plan &plan, const Instruction &in, size_t &checks, const Libraries &libraries);
     void add_launch(const Plan &plan, const Instruction &in, GpuStep &step);
     void add_custom(const Plan &plan, const Instruction &in, GpuStep &step);
+    void add_library(const Plan &plan, const Instruction &in, GpuStep &step, const Libraries &libraries);
+    void add_launches(const Plan &plan, const std::vector<Instruction> &launches);
     GpuPreparedArgument argument(const Instruction &in, const GpuArgument &a, const GpuStep &step);
     gpu::TensorMapLayout layout(const GpuTensorMap &map, int buffer, const Instruction &in) const;
 };

@@ -441,6 +441,8 @@ class PlanReader {
             read_collective(j, place, in);
         else if (j.find("custom"))
             read_custom(j, place, in);
+        else if (j.find("library"))
+            read_library(j, place, in);
         else
             error(place, "is of no known kind");
         return in;
@@ -525,6 +527,87 @@ class PlanReader {
         }
         in.operands = operands(j, "operands", place, false);
         in.results = operands(j, "results", place, true);
+    }
+
+    void read_library(const Json &j, const std::string &place, Instruction &in) const {
+        in.kind = InstructionKind::Library;
+        const std::string library = text(j, "library", place), function = text(j, "function", place);
+        expect(plan_.target == "ptx", place, "vendor libraries are for NVIDIA devices");
+        expect(library == "cublaslt" && function == "matmul", place,
+               "the function '" + shown(function) + "' of the library '" + shown(library) + "' is not known");
+        in.what = library + " " + function;
+        in.operands = operands(j, "operands", place, false);
+        in.results = operands(j, "results", place, true);
+        in.scratch = dim(member(j, "scratch", place), place);
+        in.matmul = std::make_shared<LibraryMatmul>(read_matmul(member(j, "attrs", place), in, place));
+        in.then = launches(j, "then", place);
+        in.otherwise = launches(j, "otherwise", place);
+    }
+
+    // Launches that belong to an instruction.
+    std::vector<Instruction> launches(const Json &object, const char *name, const std::string &place) const {
+        std::vector<Instruction> out;
+        if (!object.find(name))
+            return out;
+        for (const Json &j : list(object, name, place).items()) {
+            expect(j.is_object() && j.find("kernel"), place, format("'%s' is no list of kernel calls", name));
+            Instruction in;
+            in.loc = optional_text(j, "loc", place);
+            read_kernel_call(j, place, in);
+            out.push_back(std::move(in));
+        }
+        return out;
+    }
+
+    double number(const Json &object, const char *name, double otherwise, const std::string &place) const {
+        const Json *j = object.find(name);
+        expect(!j || j->is_number(), place, format("'%s' is not a number", name));
+        return j ? j->as_real() : otherwise;
+    }
+
+    LibraryMatmul read_matmul(const Json &j, const Instruction &in, const std::string &place) const {
+        LibraryMatmul m;
+        m.rows = dim(member(j, "rows", place), place);
+        m.columns = dim(member(j, "columns", place), place);
+        m.terms = dim(member(j, "terms", place), place);
+        m.batch = dim(member(j, "batch", place), place);
+        m.alpha = number(j, "alpha", 1, place);
+        m.beta = number(j, "beta", 0, place);
+        m.tf32 = flag(j, "tf32", place);
+        const std::string activation = optional_text(j, "activation", place);
+        expect(activation.empty() || activation == "relu" || activation == "gelu_tanh", place,
+               "unknown activation '" + shown(activation) + "'");
+        m.activation = activation.empty() ? LibraryMatmul::Activation::None
+                       : activation == "relu" ? LibraryMatmul::Activation::Relu : LibraryMatmul::Activation::GeluTanh;
+        m.algorithm = j.find("algorithm") ? bounded(j, "algorithm", 0, 63, place) : 0;
+        m.version = j.find("version") ? bounded(j, "version", 0, INT32_MAX, place) : 0;
+        int position = 0;
+        auto next = [&](const char *name) {
+            expect(position < static_cast<int>(in.operands.size()), place, format("there is no operand for '%s'", name));
+            return position++;
+        };
+        m.a = matrix(member(j, "a", place), next("a"), place);
+        m.b = matrix(member(j, "b", place), next("b"), place);
+        if (flag(j, "bias", place))
+            m.bias = next("bias");
+        if (const Json *c = j.find("c"))
+            m.c = matrix(*c, next("c"), place);
+        expect(position == static_cast<int>(in.operands.size()) && in.results.size() == 1, place,
+               "its operands and results are not those of a product");
+        expect(m.beta == 0 || m.c.position >= 0, place, "'beta' is given without a 'c'");
+        m.d = matrix(member(j, "d", place), 0, place);
+        expect(!m.d.transposed && !m.c.transposed, place, "'c' and 'd' cannot be transposed");
+        return m;
+    }
+
+    LibraryMatrix matrix(const Json &j, int position, const std::string &place) const {
+        LibraryMatrix m;
+        m.position = position;
+        m.step = dim(member(j, "step", place), place);
+        m.batch_step = j.find("batch_step") ? dim(member(j, "batch_step", place), place) : Dim(0);
+        m.offset = j.find("offset") ? dim(member(j, "offset", place), place) : Dim(0);
+        m.transposed = flag(j, "transposed", place);
+        return m;
     }
 
     void read_collective(const Json &j, const std::string &place, Instruction &in) const {

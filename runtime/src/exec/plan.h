@@ -13,6 +13,7 @@
 #include "core/dtype.h"
 #include "custom/definition.h"
 #include "exec/gpu_plan.h"
+#include "exec/library_plan.h"
 #include "exec/signature.h"
 #include "ops/portable.h"
 
@@ -42,7 +43,7 @@ struct PlanOperand {
     std::vector<Dim> shape;
 };
 
-enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective, Custom };
+enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective, Custom, Library };
 
 struct Instruction {
     InstructionKind kind = InstructionKind::Kernel;
@@ -68,6 +69,10 @@ struct Instruction {
     std::vector<PlanOperand> operands, results;
     // collective, with one operand and one result
     std::shared_ptr<const Collective> collective;
+    // library (and `scratch`): what it computes with `operands` and `results`, the launches that follow its call, and those
+    // that take the place of both where it is missing
+    std::shared_ptr<const LibraryMatmul> matmul;
+    std::vector<Instruction> then, otherwise;
 };
 
 // "\n  at train.py:12", or nothing.

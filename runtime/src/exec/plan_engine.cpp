@@ -117,6 +117,10 @@ TraceEvent describe(const Plan &plan, const Instruction &in) {
         out.category = "custom";
         out.name = in.definition->name().c_str();
         break;
+    case InstructionKind::Library:
+        out.category = "library";
+        out.name = in.what.c_str();
+        break;
     }
     return out;
 }
@@ -266,6 +270,8 @@ void PlanEngine::execute_instruction(RunContext &context, const Prepared &prepar
         break;
     case InstructionKind::Custom:
         run_custom(context, in, addresses, frame.scratch(0));
+        break;
+    case InstructionKind::Library: // of GPUs only
         break;
     }
 }

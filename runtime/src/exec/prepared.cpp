@@ -51,6 +51,7 @@ bool writes_state(const Plan &plan, const Instruction &in) {
     case InstructionKind::Portable:
     case InstructionKind::Collective:
     case InstructionKind::Custom:
+    case InstructionKind::Library:
         return std::any_of(in.results.begin(), in.results.end(), [&](const PlanOperand &o) { return mutated(o.buffer); });
     }
     return true;
@@ -191,6 +192,8 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
         out.first_slot = add_slots(buffers_of(in));
         break;
     }
+    case InstructionKind::Library: // of GPUs only
+        return;
     }
     instructions.push_back(std::move(out));
 }

@@ -43,7 +43,7 @@ void set_device_library(const std::string &kind, const std::string &file) {
     check(tsr_device_library(kind == "cuda" ? TSR_CUDA : TSR_ROCM, file.c_str()));
 }
 
-// The driver libraries that the environment names.
+// The libraries that the environment names, and those of packages of this Python.
 void read_settings() {
     nb::module_ config = nb::module_::import_("tessera.config");
     for (const char *kind : {"cuda", "rocm"}) {
@@ -52,6 +52,15 @@ void read_settings() {
         if (!file.empty())
             set_device_library(kind, file);
     }
+    for (nb::handle file : config.attr("vendor_library_files")("cublaslt"))
+        check(tsr_vendor_library("cublaslt", nb::cast<std::string>(file).c_str()));
+}
+
+int64_t vendor_library_version(const std::string &library) {
+    int64_t version = 0;
+    nb::gil_scoped_release unlocked; // the first call loads it
+    check(tsr_vendor_library_version(library.c_str(), &version));
+    return version;
 }
 
 // The levels of plans that suit this machine's GPUs; none without a driver.
@@ -92,5 +101,7 @@ NB_MODULE(_core, m) {
     read_settings();
     m.def("gpu_levels", &gpu_levels, nb::arg("target"),
           "The code levels of this machine's GPUs for the target ``ptx`` or ``hsaco``; none without a driver.");
+    m.def("vendor_library_version", &vendor_library_version, nb::arg("library"),
+          "The version of a vendor library (``cublaslt``) as it numbers itself; 0 where there is none.");
     m.def("doctor", &doctor, "Devices and optional libraries found, and why not.");
 }

@@ -50,12 +50,20 @@ class Form:
     tile: Tile
     parts: int = 1
 
+    def text(self) -> str:
+        """As reports and caches name it."""
+        parts = f", {self.parts} parts of terms" if self.parts > 1 else ""
+        return f"tiles of {ROWS} x {self.tile.columns}{parts}"
 
-def generate(kernel: DotKernel, options: Options) -> Generated | None:
-    """The launches of a product for Hopper's matrix units and copy engine; None when they do not suit it."""
+
+def generate(kernel: DotKernel, options: Options, form: Form | None = None) -> Generated | None:
+    """The launches of a product for Hopper's matrix units and copy engine; None when they do not suit it.
+
+    ``form``: the tile and parts; None: those that are estimated to take the least time.
+    """
     if options.architecture != "sm_90a" or not _suits(kernel):
         return None
-    form = choose(kernel)
+    form = form or choose(kernel)
     if form.parts == 1 and not is_heavy(kernel):
         program = _program(kernel, options, form.tile)
         return None if program is None else Generated((program,))
@@ -114,10 +122,11 @@ def _symbols(op: Load | Store) -> set[Symbol]:
 
 def choose(kernel: DotKernel) -> Form:
     """The form that is estimated to take the least time."""
-    return min(_forms(kernel), key=lambda f: cycles(kernel, f))
+    return min(forms(kernel), key=lambda f: cycles(kernel, f))
 
 
-def _forms(kernel: DotKernel) -> Iterator[Form]:
+def forms(kernel: DotKernel) -> Iterator[Form]:
+    """All tiles, with all numbers of parts that the terms can be cut into."""
     k = kernel.k.extent
     for tile in _TILES:
         yield Form(tile)

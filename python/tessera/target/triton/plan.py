@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from tessera.errors import UnsupportedError
-from tessera.ir.dims import Dim, Symbol, add, ceildiv, dmax, mul, substitute
+from tessera.ir.dims import Dim, Symbol, add, ceildiv, dmax, floordiv, mul, substitute
+from tessera.ir.dtype import DType
 from tessera.op.custom_ops import CUSTOM
 from tessera.schedule.plan import (
     Copy,
@@ -23,28 +24,37 @@ from tessera.schedule.plan import (
     place,
     plain_instruction,
 )
+from tessera.target.triton.candidates import Choice, Chooser, LibraryCall, choose_by_model
 from tessera.target.triton.check import COUNT, guarded_copy, range_check
 from tessera.target.triton.compile import Architecture, build_image
-from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import CompiledKernel, Generated, Image
+from tessera.target.triton.library_product import Matrix
 
 _ALIGN = 64
+_LIBRARY_SCRATCH = 32 << 20
+"""Bytes that a library may ask for beside its operands; what it takes is known when its kernel is chosen."""
 
 
 @dataclass(frozen=True, slots=True)
 class CompiledPlan:
-    """What an artefact holds for one architecture: the plan's text, the image, the Triton text of each kernel."""
+    """What an artefact holds for one architecture: the plan's text, the image, the Triton text of each kernel.
+
+    ``choices``: JSON list of what was chosen for kernels that there is more than one way to compute.
+    """
 
     level: str
     text: str
     code: bytes
     sources: str
     image: Image
+    choices: str = "[]"
 
 
-def compile_plan(plan: Plan, architecture: Architecture, deterministic: bool = True) -> CompiledPlan:
-    """Generate and compile everything that a plan runs.
+def compile_plan(
+    plan: Plan, architecture: Architecture, deterministic: bool = True, choose: Chooser = choose_by_model
+) -> CompiledPlan:
+    """Generate and compile everything that a plan runs. ``choose``: among the ways to compute a kernel.
 
     Raises CompileError, or UnsupportedError naming operator and line for what no GPU kernel does.
     """
@@ -53,10 +63,12 @@ def compile_plan(plan: Plan, architecture: Architecture, deterministic: bool = T
             _check_kernel(i, architecture)
     guarded = _guarded(plan)
     options = [Options(architecture.name, g, deterministic, plan.tiles, plan.float32) for g in guarded]
-    generated = [generate(kernel, o) for kernel, o in zip(plan.kernels, options)]
-    extra = _Extra(plan, len(generated))
-    image = build_image([*generated, *extra.programs], architecture)
-    return _Writer(plan, image, extra).compiled(architecture)
+    choices = choose(plan.kernels, options, plan.libraries)
+    generated = [c.candidate.generate(o) for c, o in zip(choices, options)]
+    rests = [Generated(c.candidate.rest(o)) for c, o in zip(choices, options)]
+    extra = _Extra(plan, len(generated) + len(rests))
+    image = build_image([*generated, *rests, *extra.programs], architecture)
+    return _Writer(plan, image, extra, choices).compiled(architecture)
 
 
 def _check_kernel(call: PortableCall, architecture: Architecture) -> None:
@@ -117,8 +129,8 @@ class _Extra:
 
 
 class _Writer:
-    def __init__(self, plan: Plan, image: Image, extra: _Extra) -> None:
-        self.plan, self.image, self.extra = plan, image, extra
+    def __init__(self, plan: Plan, image: Image, extra: _Extra, choices: Sequence[Choice]) -> None:
+        self.plan, self.image, self.extra, self.choices = plan, image, extra, choices
         self.buffers: list[PlanBuffer] = []
         self.end = plan.arena
         workspace: Dim = 0
@@ -135,7 +147,10 @@ class _Writer:
         return len(self.plan.buffers) + len(self.buffers) - 1
 
     def _workspace(self, call: KernelCall) -> Dim:
-        return substitute(self.image.workspaces[call.kernel], self.plan.kernel_sizes(call))
+        values = self.plan.kernel_sizes(call)
+        needed = substitute(self.image.workspaces[call.kernel], values)
+        library = self.choices[call.kernel].candidate.library
+        return needed if library is None else dmax(needed, substitute(library.product.workspace, values))
 
     def compiled(self, architecture: Architecture) -> CompiledPlan:
         """The plan as text, with the image."""
@@ -158,16 +173,15 @@ class _Writer:
         if self.buffers:
             more["arena"] = more["peak"] = dim(self.end)
         text = plan.text(architecture.target, architecture.name, kernels, instructions, self.buffers, **more)
-        return CompiledPlan(architecture.name, text, image.code, json.dumps(sources, ensure_ascii=False), image)
+        made = [c.described(k) for c, k in zip(self.choices, plan.kernels) if c.why != "model" or c.candidate.library]
+        return CompiledPlan(
+            architecture.name, text, image.code, json.dumps(sources, ensure_ascii=False), image,
+            json.dumps(made, ensure_ascii=False),
+        )
 
     def _instruction(self, at: int, i: Instruction) -> list[dict[str, Any]]:
         if isinstance(i, KernelCall):
-            buffers = list(i.buffers)
-            if self.image.workspaces[i.kernel] != 0:
-                assert self.workspace is not None
-                buffers.append(self.workspace)
-            values = self.plan.kernel_sizes(i)
-            return [self._launch(k, buffers, i.sizes, values, i.loc) for k in self.image.launches[i.kernel]]
+            return self._kernel(i)
         number = self.extra.numbers.get(at)
         if number is None:
             return [plain_instruction(i)]
@@ -179,6 +193,25 @@ class _Writer:
             return self._guarded_call(i, kernel)
         assert isinstance(i, Copy)
         return [self._copy(kernel, i.source, i.target, i.bytes, i.loc)]
+
+    def _kernel(self, i: KernelCall) -> list[dict[str, Any]]:
+        """The launches of a kernel, or the call of a library with these in its place."""
+        buffers = list(i.buffers)
+        if self._workspace(i) != 0:
+            assert self.workspace is not None
+            buffers.append(self.workspace)
+        values = self.plan.kernel_sizes(i)
+
+        def launches(number: int) -> list[dict[str, Any]]:
+            return [self._launch(k, buffers, i.sizes, values, i.loc) for k in self.image.launches[number]]
+
+        library = self.choices[i.kernel].candidate.library
+        generated = launches(i.kernel)
+        if library is None:
+            return generated
+        call = _library_call(self.plan, library, buffers, [*self.plan.buffers, *self.buffers], values)
+        rest = launches(len(self.choices) + i.kernel)
+        return [{**call, "then": rest, "otherwise": generated, "loc": place(i.loc)}]
 
     def _copy(self, kernel: int, source: int, target: int, size: Dim, loc: Any) -> dict[str, Any]:
         return self._launch(kernel, [source, target], (size,), {COUNT: size}, loc)
@@ -203,3 +236,44 @@ class _Writer:
             "kernel": number, "buffers": list(buffers), "sizes": [dim(d) for d in sizes],
             "grid": [dim(substitute(d, values)) for d in kernel.grid], "loc": place(loc),
         }
+
+
+def _library_call(
+    plan: Plan, library: LibraryCall, buffers: Sequence[int], all_buffers: Sequence[PlanBuffer],
+    values: Mapping[Symbol, Dim],
+) -> dict[str, Any]:
+    """The instruction that calls a library; ``buffers``: of the kernel that it stands for, then the workspace."""
+    p = library.product
+
+    def here(d: Dim) -> int | str:
+        return dim(substitute(d, values))
+
+    def matrix(m: Matrix) -> dict[str, Any]:
+        found: dict[str, Any] = {"step": here(m.step), "batch_step": here(m.batch_step)}
+        return {**found, **({"offset": here(m.offset)} if m.offset != 0 else {}),
+                **({"transposed": True} if m.transposed else {})}
+
+    def operand(buffer: int, dtype: DType) -> dict[str, Any]:
+        number = buffers[buffer]
+        elements = floordiv(all_buffers[number].bytes, dtype.itemsize)
+        return {"buffer": number, "dtype": dtype.name, "shape": [dim(elements)]}
+
+    attrs: dict[str, Any] = {
+        "rows": here(p.rows), "columns": here(p.columns), "terms": here(p.terms), "batch": here(p.batch),
+        "a": matrix(p.a), "b": matrix(p.b), "d": matrix(p.d),
+    }
+    operands = [operand(p.a.buffer, p.a.dtype), operand(p.b.buffer, p.b.dtype)]
+    if p.bias is not None:
+        attrs["bias"] = True
+        operands.append(operand(p.bias[0], p.bias[1]))
+    if p.c is not None:
+        attrs |= {"c": matrix(p.c), "beta": p.beta}
+        operands.append(operand(p.c.buffer, p.c.dtype))
+    attrs |= {"alpha": p.alpha} if p.alpha != 1 else {}
+    attrs |= {"activation": p.activation} if p.activation else {}
+    attrs |= {"tf32": True} if plan.float32 == "tf32" else {}
+    attrs |= {"algorithm": library.algorithm, "version": library.version} if library.algorithm else {}
+    return {
+        "library": library.name, "function": "matmul", "attrs": attrs, "operands": operands,
+        "results": [operand(p.d.buffer, p.d.dtype)], "scratch": _LIBRARY_SCRATCH,
+    }

@@ -27,6 +27,10 @@ class Sizes:
     warps: int = 4
     stages: int = 2
 
+    def text(self) -> str:
+        """As reports and caches name it."""
+        return f"blocks of {self.m} x {self.n}, {self.k} terms, {self.warps} warps, {self.stages} stages"
+
 
 _EXACT = Sizes(16, 16, 16)
 _FAST = Sizes(64, 64, 32)
@@ -39,22 +43,37 @@ _PROGRAMS = 100
 """Programs that keep a large chip busy."""
 
 
-def generate(kernel: DotKernel, options: Options) -> Program:
-    """The program of a product."""
-    return _Product(kernel, options).program()
+def generate(kernel: DotKernel, options: Options, sizes: Sizes | None = None) -> Program:
+    """The program of a product; ``sizes``: its block, None for the usual one."""
+    return _Product(kernel, options, sizes).program()
+
+
+def uses_matrix_units(kernel: DotKernel) -> bool:
+    """Whether factors are multiplied by matrix instructions; else sums of products are formed."""
+    return _operand_dtype(kernel) is not None
+
+
+def chosen(kernel: DotKernel, options: Options) -> Sizes:
+    """The usual block of a product."""
+    operand = _operand_dtype(kernel)
+    return fitted(kernel, _EXACT if operand is None else _most(kernel, operand, options))
+
+
+def fitted(kernel: DotKernel, most: Sizes) -> Sizes:
+    """A block that is no larger than the product."""
+    return replace(
+        most, m=min(most.m, max(16, _extent(kernel.m))), n=min(most.n, max(16, _extent(kernel.n))),
+        k=min(most.k, max(16, _extent(kernel.k))),
+    )
 
 
 class _Product:
-    def __init__(self, kernel: DotKernel, options: Options) -> None:
+    def __init__(self, kernel: DotKernel, options: Options, sizes: Sizes | None) -> None:
         self.kernel = kernel
         self.head = Head(kernel, options)
         self.writer = self.head.writer
         self.operand = _operand_dtype(kernel)
-        most = _EXACT if self.operand is None else _most(kernel, self.operand, options)
-        self.sizes = replace(
-            most, m=min(most.m, max(16, _extent(kernel.m))), n=min(most.n, max(16, _extent(kernel.n))),
-            k=min(most.k, max(16, _extent(kernel.k))),
-        )
+        self.sizes = sizes or chosen(kernel, options)
         self.batch: dict[Symbol, AxisValue] = {}
 
     def program(self) -> Program:

@@ -51,7 +51,7 @@ class CudaDriver final : public Driver {
     explicit CudaDriver(const std::string &file) : Driver("CUDA", file) {
         const char *usual[] = {"libcuda.so.1", "libcuda.so"};
         const char *given = file.c_str();
-        library_handle_ = file.empty() ? open_library("CUDA", usual, 2, library_) : open_library("CUDA", &given, 1, library_);
+        library_handle_ = file.empty() ? open_library("CUDA driver", usual, 2, library_) : open_library("CUDA driver", &given, 1, library_);
         check_version();
 #define TSR_GPU_LOAD(member, parameters, cuda, hip) load(functions_.member, cuda);
         TSR_GPU_FUNCTIONS(TSR_GPU_LOAD)

@@ -4,7 +4,7 @@
 
 namespace tessera::core::gpu {
 
-void *open_library(const char *driver, const char *const *files, size_t count, std::string &opened) {
+void *open_library(const char *what, const char *const *files, size_t count, std::string &opened) {
     std::string reasons;
     for (size_t i = 0; i < count; ++i) {
         if (void *handle = ::dlopen(files[i], RTLD_NOW | RTLD_LOCAL)) {
@@ -14,7 +14,7 @@ void *open_library(const char *driver, const char *const *files, size_t count, s
         const char *why = ::dlerror();
         reasons += std::string(i ? "; " : "") + (why ? why : files[i]);
     }
-    fail(Code::Device, "there is no %s driver on this machine: %s", driver, reasons.c_str());
+    fail(Code::Device, "there is no %s on this machine: %s", what, reasons.c_str());
 }
 
 const Driver &DriverSlot::get() {

@@ -11,7 +11,7 @@
 namespace tessera::core::gpu {
 
 // Opens the first of the files that can be; DeviceError with every reason otherwise. Gives the name it was opened by.
-void *open_library(const char *driver, const char *const *files, size_t count, std::string &opened);
+void *open_library(const char *what, const char *const *files, size_t count, std::string &opened);
 
 // The one driver of a kind: made at the first call. A failure is kept and thrown again, so that a missing library is
 // looked for once.

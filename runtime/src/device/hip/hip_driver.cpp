@@ -18,7 +18,7 @@ class HipDriver final : public Driver {
     explicit HipDriver(const std::string &file) : Driver("HIP", file) {
         const char *usual[] = {"libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6"};
         const char *given = file.c_str();
-        library_handle_ = file.empty() ? open_library("HIP", usual, 3, library_) : open_library("HIP", &given, 1, library_);
+        library_handle_ = file.empty() ? open_library("HIP driver", usual, 3, library_) : open_library("HIP driver", &given, 1, library_);
 #define TSR_GPU_LOAD(member, parameters, cuda, hip) load(functions_.member, hip);
         TSR_GPU_FUNCTIONS(TSR_GPU_LOAD)
 #undef TSR_GPU_LOAD

@@ -1,0 +1,165 @@
+"""The kernels that a product can have on a GPU: tiles of generated ones, calls of vendor libraries."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tessera.schedule.cost import typical
+from tessera.target.triton import dot, loops, products
+from tessera.target.triton.generate import generate
+from tessera.target.triton.head import Options
+from tessera.target.triton.launch import Generated, Program
+from tessera.target.triton.library_product import LibraryProduct, library_product
+from tessera.tile.ir import DotKernel, Kernel
+
+_SLOWER = 1.6
+"""Forms that the model puts at more than so many times the best are not measured."""
+_MOST_FORMS = 6
+_ALGORITHMS = 4
+"""Proposals of a library that are measured."""
+_BLOCKS = (
+    products.Sizes(64, 64, 32), products.Sizes(128, 128, 32, warps=8, stages=3), products.Sizes(128, 64, 64, stages=3),
+    products.Sizes(64, 128, 64, stages=3), products.Sizes(64, 256, 32, warps=8, stages=3),
+    products.Sizes(16, 64, 64, stages=6), products.Sizes(16, 32, 128, stages=5), products.Sizes(32, 64, 64, stages=4),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class LibraryCall:
+    """A call of a library: which of its proposals for the sizes (0: its best), of which version of it."""
+
+    name: str
+    product: LibraryProduct
+    algorithm: int = 0
+    version: int = 0
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One way to compute a kernel.
+
+    name       what it is called in reports, artefacts and caches, different for each candidate of a kernel
+    generate   the launches that stand for the whole kernel, for options
+    library    the call of a library in place of them, where it can be loaded; None: they run
+    """
+
+    name: str
+    generate: Callable[[Options], Generated]
+    library: LibraryCall | None = None
+
+    def rest(self, options: Options) -> tuple[Program, ...]:
+        """What runs behind the call of the library."""
+        if self.library is None or self.library.product.rest is None:
+            return ()
+        return (loops.generate(self.library.product.rest, options),)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The candidate that was taken for a kernel, and what speaks for it.
+
+    ``why``: ``model`` (an estimate), ``table`` (measurements that come with Tessera) or ``measured``; ``device`` and
+    ``microseconds`` by candidate where they were measured.
+    """
+
+    candidate: Candidate
+    why: str = "model"
+    device: str = ""
+    microseconds: Mapping[str, float] = field(default_factory=dict)
+
+    def described(self, kernel: Kernel) -> dict[str, Any]:
+        """As artefacts hold it."""
+        found: dict[str, Any] = {"kernel": kernel.name, "choice": self.candidate.name, "why": self.why}
+        if self.microseconds:
+            found |= {"device": self.device, "microseconds": dict(self.microseconds)}
+        return found
+
+
+Chooser = Callable[[Sequence[Kernel], Sequence[Options], Sequence[str]], list[Choice]]
+"""Chooses for kernels with their options; the third argument are the libraries that may be called."""
+
+
+def choose_by_model(kernels: Sequence[Kernel], options: Sequence[Options], libraries: Sequence[str]) -> list[Choice]:
+    """What is chosen where nothing is measured: generated kernels, but for what the table says."""
+    found: list[Choice] = []
+    for kernel, option in zip(kernels, options, strict=True):
+        call = library_call(kernel, option, libraries) if is_faster_in_library(kernel, option) else None
+        if call is None:
+            found.append(Choice(default(kernel)))
+        else:
+            found.append(Choice(Candidate(call.name, default(kernel).generate, call), "table"))
+    return found
+
+
+def is_faster_in_library(kernel: Kernel, options: Options) -> bool:
+    """Whether a library was measured to be faster for products like this one."""
+    return False
+
+
+def default(kernel: Kernel) -> Candidate:
+    """The generated kernel that the model of the hardware chooses."""
+    return Candidate("generated", lambda options: generate(kernel, options))
+
+
+def candidates(
+    kernel: Kernel, options: Options, libraries: Sequence[str] = (), versions: dict[str, int] | None = None
+) -> list[Candidate]:
+    """Every way to compute a kernel, the default first.
+
+    ``versions``: of the libraries that are there to be measured.
+    """
+    found = [default(kernel)]
+    if not isinstance(kernel, DotKernel):
+        return found
+    found += _tiles(kernel, options) or _blocks(kernel, options)
+    call = library_call(kernel, options, libraries)
+    if call is not None:
+        version = (versions or {}).get(call.name, 0)
+        for n in range(_ALGORITHMS if version else 1):
+            name = call.name if n == 0 else f"{call.name}, proposal {n + 1}"
+            chosen = replace(call, algorithm=n, version=version if n else 0)
+            found.append(Candidate(name, default(kernel).generate, chosen))
+    return found
+
+
+def library_call(kernel: Kernel, options: Options, libraries: Sequence[str]) -> LibraryCall | None:
+    """The best call of a library for a kernel; None when there is none."""
+    if "cublaslt" not in libraries or not options.architecture.startswith("sm_") or not isinstance(kernel, DotKernel):
+        return None
+    found = library_product(kernel, options.guarded)
+    return None if found is None else LibraryCall("cublaslt", found)
+
+
+def _tiles(kernel: DotKernel, options: Options) -> list[Candidate]:
+    """Forms of the kernel for Hopper, those that the model finds fast; none where it does not suit."""
+    if dot.generate(kernel, options) is None:
+        return []
+    known = {f: dot.cycles(kernel, f) for f in dot.forms(kernel)}
+    least = min(known.values())
+    order = sorted((f for f in known if known[f] <= _SLOWER * least), key=lambda f: known[f])
+    return [
+        Candidate(f.text(), lambda options, f=f: dot.generate(kernel, options, f) or generate(kernel, options))
+        for f in order[1 : _MOST_FORMS + 1]
+    ]
+
+
+def _blocks(kernel: DotKernel, options: Options) -> list[Candidate]:
+    """Blocks of the kernel in plain Triton."""
+    if not products.uses_matrix_units(kernel):
+        return []
+    usual = products.chosen(kernel, options)
+    fitting = {products.fitted(kernel, s) for s in _BLOCKS if _fills(kernel, s)} - {usual}
+    return [
+        Candidate(s.text(), lambda options, s=s: Generated((products.generate(kernel, options, s),)))
+        for s in sorted(fitting, key=lambda s: (s.m, s.n, s.k, s.warps, s.stages))
+    ]
+
+
+def _fills(kernel: DotKernel, sizes: products.Sizes) -> bool:
+    """Whether most of the blocks' rows and columns would be used."""
+    m, n = typical(kernel.m.extent), typical(kernel.n.extent)
+    used = m * n / (math.ceil(m / sizes.m) * sizes.m * math.ceil(n / sizes.n) * sizes.n) if m and n else 0
+    return used >= 0.5

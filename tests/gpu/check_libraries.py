@@ -1,0 +1,209 @@
+"""Calls of vendor libraries, and the autotuner: ``test_model.py`` runs it on the model, ``run.sh`` on a device."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import tessera
+from tessera import _core, graph, op
+from tessera._core import Program, default_runtime
+from tessera.artifact import writer
+from tessera.target.triton import candidates
+
+MODEL = bool(os.environ.get("TESSERA_CUDA_LIBRARY"))
+KERNELS = Path(__file__).with_name("kernels.ptx").read_bytes() + b"\0"
+on_device = pytest.mark.skipif(MODEL or not _core.gpu_levels("ptx"), reason="needs an NVIDIA device")
+
+
+def product_plan() -> dict:
+    """out[M, 8] = x[M, 4] w[4, 8]; without the library, twice the first elements of w."""
+    def tensor(name: str, shape: list, buffer: int) -> dict:
+        return {"name": name, "dtype": "f32", "shape": shape, "buffer": buffer}
+
+    arguments: list[dict] = [{"buffer": 0}, {"buffer": 1}, {"buffer": 2}, {"size": 0, "type": "i64"}]
+    return {
+        "version": 1, "target": "ptx", "level": "sm_90", "constants": [], "state": [], "arena": 0,
+        "modules": [{"offset": 0, "bytes": len(KERNELS) - 1, "format": "ptx"}],
+        "dims": [{"name": "M", "min": 1, "max": None, "multiple_of": 1}],
+        "inputs": [tensor("x", ["M", 4], 0), tensor("w", [4, 8], 1)], "outputs": [tensor("out", ["M", 8], 2)],
+        "buffers": [{"kind": k, "bytes": n} for k, n in (("input", "16*M"), ("input", 128), ("output", "32*M"))],
+        "kernels": [{"name": "add", "module": 0, "symbol": "add", "threads": 128, "shared": 0, "arguments": arguments}],
+        "instructions": [{
+            "library": "cublaslt", "function": "matmul", "scratch": 1 << 20, "loc": "c.py:5",
+            "attrs": {
+                "rows": "M", "columns": 8, "terms": 4, "batch": 1, "a": {"step": 4}, "b": {"step": 8}, "d": {"step": 8},
+            },
+            "operands": [{"buffer": 0, "dtype": "f32", "shape": ["4*M"]}, {"buffer": 1, "dtype": "f32", "shape": [32]}],
+            "results": [{"buffer": 2, "dtype": "f32", "shape": ["8*M"]}],
+            "otherwise": [{"kernel": 0, "buffers": [1, 1, 2], "sizes": [8], "grid": [1, 1, 1]}],
+        }],
+    }
+
+
+def test_a_program_calls_the_library() -> None:
+    metadata = {"tessera.format": "1", "tessera.plan.ptx.sm_90": json.dumps(product_plan())}
+    data = writer.to_bytes(metadata, [writer.section("tessera.kernels.ptx.sm_90", KERNELS)])
+    program = Program.load_bytes(data)
+    x, w = np.arange(20, dtype=np.float32).reshape(5, 4), np.arange(32, dtype=np.float32).reshape(4, 8)
+    trace = tessera.Trace()
+    out, = program.run(default_runtime(), [tessera.array(x), tessera.array(w)], None, trace=trace._native)
+    events = [(e["cat"], e["name"]) for e in json.loads(trace.to_json())["traceEvents"]]
+    found, = (one for one in _core.doctor()["libraries"] if one["name"] == "cuBLASLt")
+    if _core.vendor_library_version("cublaslt"):
+        np.testing.assert_array_equal(out.numpy(), x @ w)
+        assert ("library", "cublaslt matmul") in events and found["found"]
+    else:
+        np.testing.assert_array_equal(out.numpy()[0], 2 * w[0])
+        assert ("kernel", "add") in events and "there is no cuBLASLt" in found["why"]
+
+
+# On a device.
+
+
+@pytest.fixture
+def everything(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Libraries are called for all that they can do; nothing is taken from earlier builds."""
+    if not _core.vendor_library_version("cublaslt"):
+        pytest.skip("needs cuBLASLt")
+    from tessera.graph import pipeline
+
+    monkeypatch.setattr(candidates, "is_faster_in_library", lambda *_: True)
+    pipeline._builds.clear()
+    yield
+    pipeline._builds.clear()
+
+
+def drawn(*shape: int, dtype: str = "bf16") -> np.ndarray:
+    """Numbers of a dtype."""
+    values = np.random.default_rng(sum(shape)).standard_normal(shape)
+    return values.astype(ml_dtypes.bfloat16 if dtype == "bf16" else {"f16": "f2", "f32": "f4", "f64": "f8"}[dtype])
+
+
+def calls(program: Any) -> list[dict]:
+    """The calls of libraries of a compiled graph."""
+    plan = next(json.loads(v) for k, v in program._built.metadata.items() if k.startswith("tessera.plan.ptx"))
+    return [i for i in plan["instructions"] if "library" in i]
+
+
+def wide(x: Any) -> np.ndarray:
+    return np.asarray(x).astype(np.float64)
+
+
+def near(found: Any, right: np.ndarray, tolerance: float) -> None:
+    assert np.linalg.norm(wide(found) - right) <= tolerance * np.linalg.norm(right)
+
+
+TOLERANCES = {"bf16": 6e-3, "f16": 1e-3, "f32": 1e-5, "f64": 1e-13}
+
+
+@on_device
+@pytest.mark.parametrize("dtype", TOLERANCES)
+@pytest.mark.parametrize("turned", [False, True])
+def test_dtypes_and_layouts(dtype: str, turned: bool, everything: None) -> None:
+    for m, n, k in ((256, 512, 384), (40, 48, 56), (1, 64, 32), (200, 8, 1000)):
+        a = op.tensor((k, m) if turned else (m, k), dtype, name="a")
+        b = op.tensor((n, k) if turned else (k, n), dtype, name="b")
+        x, y = (op.transpose(v, [1, 0]) if turned else v for v in (a, b))
+        program = graph.compile({"y": op.matmul(x, y)}, target="ptx")
+        assert len(calls(program)) == 1
+        given = {"a": drawn(*a.shape, dtype=dtype), "b": drawn(*b.shape, dtype=dtype)}
+        left, right = (wide(v).T if turned else wide(v) for v in given.values())
+        first = program(**given)["y"]
+        near(first, left @ right, TOLERANCES[dtype])
+        for _ in range(3):  # captured, and the same bits
+            np.testing.assert_array_equal(wide(program(**given)["y"]), wide(first))
+
+
+@on_device
+def test_epilogues(everything: None) -> None:
+    x, w, bias, r = drawn(96, 64), drawn(64, 160), drawn(160), drawn(96, 160)
+    given = {"x": x, "w": w, "bias": bias, "r": r}
+    tensors = {n: op.tensor(v.shape, "bf16", name=n) for n, v in given.items()}
+    y = op.matmul(tensors["x"], tensors["w"])
+    right = wide(x) @ wide(w)
+
+    def tanh_gelu(v: np.ndarray) -> np.ndarray:
+        return 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+
+    def erf_gelu(v: np.ndarray) -> np.ndarray:
+        import math
+
+        return v * 0.5 * (1 + np.vectorize(math.erf)(v / math.sqrt(2)))
+
+    shifted = right + wide(bias)
+    for fused, made, expected in (
+        (True, y + tensors["bias"], shifted), (True, op.relu(y + tensors["bias"]), np.maximum(shifted, 0)),
+        (True, op.gelu(y + tensors["bias"], approximate="tanh"), tanh_gelu(shifted)),
+        (True, y + tensors["r"], right + wide(r)), (False, op.gelu(y + tensors["bias"]), erf_gelu(shifted)),
+        (False, op.sigmoid(y) * tensors["r"], wide(r) / (1 + np.exp(-right))),
+    ):
+        program = graph.compile({"y": made}, target="ptx")
+        call, = calls(program)
+        assert bool(call["then"]) != fused and call["otherwise"]
+        names = [i.name for i in program.inputs]
+        near(program(**{n: given[n] for n in names})["y"], expected, 8e-3)
+
+
+@on_device
+def test_nan_and_infinity_stay(everything: None) -> None:
+    x, w = op.tensor((16, 32), "bf16", name="x"), op.tensor((32, 16), "bf16", name="w")
+    program = graph.compile({"y": op.relu(op.matmul(x, w))}, target="ptx")
+    values = np.abs(drawn(16, 32))
+    values[3, 5], values[4, 6] = np.nan, np.inf
+    found = wide(program(x=values, w=np.ones((32, 16), ml_dtypes.bfloat16))["y"])
+    assert np.isnan(found[3]).all() and np.isposinf(found[4]).all() and np.isfinite(np.delete(found, (3, 4), 0)).all()
+
+
+@on_device
+def test_batches_of_any_size(everything: None) -> None:
+    rows = op.dim("B", min=0, max=4096)
+    x, w = op.tensor((rows, 64), "bf16", name="x"), op.tensor((64, 96), "bf16", name="w")
+    program = graph.compile({"y": op.gelu(op.matmul(x, w), approximate="tanh")}, target="ptx")
+    assert calls(program)
+    weights = drawn(64, 96)
+    for size in (1, 77, 0, 1000, 77):
+        given = drawn(size, 64)
+        v = wide(given) @ wide(weights)
+        right = 0.5 * v * (1 + np.tanh(np.sqrt(2 / np.pi) * (v + 0.044715 * v**3)))
+        found = program(x=given, w=weights)["y"]
+        assert found.shape == (size, 96)
+        near(found, right, 8e-3)
+
+
+@on_device
+def test_what_is_measured_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from tessera.graph import tuning
+
+    monkeypatch.setenv("TESSERA_CACHE_DIR", str(tmp_path))
+    tuning.forget()
+    x, w = op.tensor((512, 256), "bf16", name="x"), op.tensor((256, 1024), "bf16", name="w")
+    made = op.gelu(op.matmul(x, w))
+    program = graph.compile({"y": made}, target="ptx", schedule=graph.Schedule(autotune=0.5))
+    record, = next(json.loads(v) for k, v in program._built.metadata.items() if k.startswith("tessera.choices.ptx"))
+    times = record["microseconds"]
+    assert record["why"] == "measured" and record["device"] and "generated" in times and len(times) > 2
+    assert times[record["choice"]] == min(times.values()) and all(0.5 < t < 5000 for t in times.values())
+    assert ("cublaslt" in times) == bool(_core.vendor_library_version("cublaslt"))
+    a, b = drawn(512, 256), drawn(256, 1024)
+    import math
+
+    right = wide(a) @ wide(b)
+    right = right * 0.5 * (1 + np.vectorize(math.erf)(right / math.sqrt(2)))
+    near(program(x=a, w=b)["y"], right, 8e-3)
+    alone = graph.compile({"y": made}, target="ptx", schedule=graph.Schedule(autotune=0.5, libraries=[]))
+    assert not calls(alone)
+    near(alone(x=a, w=b)["y"], right, 8e-3)
+    monkeypatch.setattr(tuning.DeviceMeasurement, "measure", lambda *_: pytest.fail("measured again"))
+    tuning.forget()
+    from tessera.graph import pipeline
+
+    pipeline._builds.clear()
+    again = graph.compile({"y": made}, target="ptx", schedule=graph.Schedule(autotune=0.5))
+    assert again.schedule() == program.schedule()

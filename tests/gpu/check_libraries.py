@@ -64,6 +64,18 @@ def test_a_program_calls_the_library() -> None:
         assert ("kernel", "add") in events and "there is no cuBLASLt" in found["why"]
 
 
+@pytest.mark.skipif(not MODEL, reason="a real device runs the candidates")
+def test_candidates_that_a_device_cannot_run_are_left_to_the_model() -> None:
+    """The model of GPUs takes no machine code."""
+    from tessera.graph.tuning import TuningWarning, device_name
+
+    x, w = op.tensor((64, 64), "bf16", name="x"), op.tensor((64, 128), "bf16", name="w")
+    assert device_name("ptx") == "Model GPU 0"
+    with pytest.warns(TuningWarning, match="could be measured on Model GPU 0: .* does not take the code of 'sm_90a'"):
+        compiled = graph.compile(op.matmul(x, w), target="ptx", schedule=graph.Schedule(autotune=0.1))
+    assert "choices" not in compiled.schedule()
+
+
 # On a device.
 
 

@@ -177,6 +177,26 @@ def test_artefacts_hold_choices(
     assert '"library":' not in plain._built.metadata["tessera.plan.ptx.sm_90a"]
 
 
+def test_a_loaded_graph_is_not_measured_again(
+    device: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stub = Stub(lambda name: 5.0 if name == "cublaslt" else 9.0)
+    monkeypatch.setattr(tuning.DeviceMeasurement, "measure", lambda self, *a: stub(*a))
+    x, w = op.tensor((96, 64), "bf16", name="x"), op.tensor((64, 128), "bf16", name="w")
+    tuned = graph.Schedule(autotune=True)
+    graph.compile(op.matmul(x, w), target="ptx", arch="sm_90a", schedule=tuned).save(tmp_path / "tuned.tsr")
+    monkeypatch.setenv("TESSERA_CACHE_DIR", "")
+    pipeline._builds.clear()
+    for there in ("GPU A", ""):  # the device that was measured, and none
+        device(there)
+        again = graph.load(tmp_path / "tuned.tsr").compile(target="ptx", arch="sm_90a", schedule=tuned)
+        assert "cublaslt, measured on GPU A" in again.schedule()
+        pipeline._builds.clear()
+    assert len(stub.asked) == 1
+    for broken in ("[5]", "{}", '[{"why": "measured", "key": "k", "microseconds": 3}]', "nothing"):
+        tuning.learn(broken)
+
+
 def test_without_a_gpu_the_model_chooses(device: Callable[[str], None]) -> None:
     device("")
     x, w = op.tensor((32, 64), "bf16", name="x"), op.tensor((64, 128), "bf16", name="w")

@@ -45,6 +45,7 @@ class Loaded:
         self.parameters: dict[str, Parameter] = {v.node.attrs["name"]: v.node.payload for v in graph.params()}
         self._program = program
         self._compiled: Compiled | None = None
+        self._choices: list[str] = []
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run: inputs by position, by name or as one dict; one array for one output, else a dict of them.
@@ -69,7 +70,12 @@ class Loaded:
         return NamedSignature(os.path.basename(self.where), list(self.inputs), structure)
 
     def _compile(self, options: Options, examples: tuple[Any, ...], named: Mapping[str, Any]) -> Compiled:
-        """What ``graph.compile(loaded)`` does."""
+        """What ``graph.compile(loaded)`` does. What was measured for the file need not be measured again."""
+        if options.schedule.tuning_seconds and self._choices:
+            from tessera.graph.tuning import learn
+
+            for choices in self._choices:
+                learn(choices)
         return compile_graph(self.graph, self._signature(), options)
 
     def compile(self, **options: Any) -> Compiled:
@@ -103,6 +109,7 @@ def load(path: str | os.PathLike[str], *, verify: bool = True, allow_native_code
         check_requirements(artifact.where, needed)
     graph = _with_data(parse_graph(text), artifact)
     loaded = Loaded(artifact.where, graph, artifact.user_metadata(), None)
+    loaded._choices = [text for name, text in artifact.metadata.items() if name.startswith(layout.CHOICES)]
     compiled = any(name.startswith(layout.PLAN) for name in artifact.metadata)
     if layout.MESH in artifact.metadata:
         return loaded  # its plan is one device's: the graph is compiled again for the mesh

@@ -7,6 +7,7 @@ meets all of them; a candidate counts with its median. One whose results differ 
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 import warnings
@@ -77,7 +78,7 @@ def device_name(target: str) -> str:
     kind = "cuda" if target == "ptx" else "rocm"
     for gpus in _core.doctor().get("gpus", ()):
         if gpus["type"] == kind and gpus["devices"]:
-            return str(gpus["devices"][0]).split(", sm_")[0].split(", gfx")[0]
+            return str(gpus["devices"][0]["name"])
     return ""
 
 
@@ -114,7 +115,7 @@ class Tuner:
         for at, finding in found.items():
             taken = next((c for c in offered[at] if finding is not None and c.name == finding.choice), None)
             if finding is not None and taken is not None:
-                choices[at] = Choice(taken, "measured", finding.device, finding.microseconds)
+                choices[at] = Choice(taken, "measured", finding.device, finding.microseconds, keys[at])
         return choices
 
     def _measured(self, kernel: Kernel, options: Options, offered: Sequence[Candidate]) -> Finding | None:
@@ -175,10 +176,26 @@ def recall(key: str, device: str) -> Finding | None:
 def remember(key: str, finding: Finding) -> None:
     """Keep what was found, in memory and on disk."""
     fields = {"choice": finding.choice, "device": finding.device, "microseconds": finding.microseconds}
+    _note(key, finding)
     for device in (finding.device, ""):
-        with _lock:
-            _known[key, device] = finding
         disk_cache.write(_entry(key, device), fields, b"")
+
+
+def _note(key: str, finding: Finding) -> None:
+    with _lock:
+        for device in (finding.device, ""):
+            _known[key, device] = finding
+
+
+def learn(choices: str) -> None:
+    """Take over what an artefact says was measured, for compiling its graph again in this process."""
+    try:
+        for record in json.loads(choices):
+            if record.get("why") == "measured" and record.get("key"):
+                times = {str(name): float(t) for name, t in record["microseconds"].items()}
+                _note(str(record["key"]), Finding(str(record["choice"]), str(record["device"]), times))
+    except (AttributeError, KeyError, TypeError, ValueError):  # of another version; it is measured anew
+        return
 
 
 def forget() -> None:

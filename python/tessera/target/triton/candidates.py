@@ -62,19 +62,22 @@ class Choice:
     """The candidate that was taken for a kernel, and what speaks for it.
 
     ``why``: ``model`` (an estimate), ``table`` (measurements that come with Tessera) or ``measured``; ``device`` and
-    ``microseconds`` by candidate where they were measured.
+    ``microseconds`` by candidate where they were measured, under which ``key`` they are kept.
     """
 
     candidate: Candidate
     why: str = "model"
     device: str = ""
     microseconds: Mapping[str, float] = field(default_factory=dict)
+    key: str = ""
 
     def described(self, kernel: Kernel) -> dict[str, Any]:
         """As artefacts hold it."""
         found: dict[str, Any] = {"kernel": kernel.name, "choice": self.candidate.name, "why": self.why}
+        if isinstance(kernel, DotKernel):
+            found["product"] = " x ".join(str(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k))
         if self.microseconds:
-            found |= {"device": self.device, "microseconds": dict(self.microseconds)}
+            found |= {"device": self.device, "microseconds": dict(self.microseconds), "key": self.key}
         return found
 
 

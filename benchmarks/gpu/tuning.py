@@ -2,8 +2,8 @@
 
     python -m benchmarks.gpu.tuning [WORK...] [--seconds S]
 
-A program is compiled three times: choices by the model with generated kernels alone, measured with generated kernels
-alone, measured with libraries. The times of products are those that the tuner found, each over operands that together
+A program is compiled three times: choices by the model with generated kernels alone, measured with libraries, measured
+with generated kernels alone. The times of products are those that the tuner found, each over operands that together
 are larger than the cache.
 """
 
@@ -85,6 +85,24 @@ def gpt2_step(schedule: graph.Schedule) -> Made:
     return Work(lambda: compiled(*arrays), lambda _: default_runtime().wait()), compiled._built.metadata
 
 
+THIN = (1, 2, 4, 8, 16, 32, 64, 128)
+PRODUCTS = (
+    *((m, n, k, "bf16", ()) for m in THIN for n, k in ((8192, 4096), (4096, 8192))),
+    *((2048, 2048, 2048, dtype, ()) for dtype in ("f16", "f32", "f64")), (256, 256, 256, "bf16", (64,)),
+    (1024, 1024, 64, "bf16", (192,)), (1024, 1024, 1024, "bf16", ()), (4096, 4096, 4096, "bf16", ()),
+    (8192, 8192, 8192, "bf16", ()), (1000, 1000, 1000, "bf16", ()),
+)
+
+
+def products(schedule: graph.Schedule) -> dict[str, str]:
+    """Plain products of many sizes: the metadata of a program of all of them."""
+    found = {}
+    for i, (m, n, k, dtype, batch) in enumerate(PRODUCTS):
+        a, b = op.tensor((*batch, m, k), dtype, name=f"a{i}"), op.tensor((*batch, k, n), dtype, name=f"b{i}")
+        found[f"y{i}"] = op.matmul(a, b)
+    return graph.compile(found, target="ptx", schedule=schedule)._built.metadata
+
+
 WORKS: dict[str, Callable[[graph.Schedule], Made]] = {
     "MLP, batch 8192: loss and gradients": mlp_gradients,
     **{
@@ -98,8 +116,8 @@ WORKS: dict[str, Callable[[graph.Schedule], Made]] = {
 def variants(seconds: float) -> dict[str, graph.Schedule]:
     """How a program is compiled."""
     return {
-        "model": graph.Schedule(libraries=[]), "measured": graph.Schedule(libraries=[], autotune=seconds),
-        "measured, libraries": graph.Schedule(autotune=seconds),
+        "model": graph.Schedule(libraries=[]), "measured, libraries": graph.Schedule(autotune=seconds),
+        "measured": graph.Schedule(libraries=[], autotune=seconds),
     }
 
 
@@ -111,23 +129,27 @@ def main() -> None:
     given = parser.parse_args()
     library = vendor_library_version("cublaslt")
     print(f"{tuning.device_name('ptx')}, Tessera {tessera.__version__}, cuBLASLt {library}\n")
-    rows = ["| program | model | measured | measured, libraries |", "|---|---|---|---|"]
+    if not given.works or any(w in "products" for w in given.works):
+        _print_products("Products", products(variants(given.seconds)["measured, libraries"]))
+    rows = ["| program | model | measured, libraries | measured |", "|---|---|---|---|"]
     for name, make in WORKS.items():
         if given.works and not any(w in name for w in given.works):
             continue
         cells = []
-        products: list[str] = []
         for variant, schedule in variants(given.seconds).items():
             work, metadata = make(schedule)
             cells.append(f"{measure(work)['median'] * 1e6:.1f} us")
             if variant == "measured, libraries":
-                choices = next((json.loads(v) for k, v in metadata.items() if k.startswith("tessera.choices")), [])
-                products = [_row(c) for c in choices if "microseconds" in c]
+                _print_products(name, metadata)
         rows.append(f"| {name} | {' | '.join(cells)} |")
-        print(f"{name}\n\n| product | model's choice, us | best generated | best of cuBLASLt | chosen |")
-        print("|---|---|---|---|---|")
-        print("\n".join(products) + "\n", flush=True)
     print("\n".join(rows))
+
+
+def _print_products(title: str, metadata: dict[str, str]) -> None:
+    choices = next((json.loads(v) for k, v in metadata.items() if k.startswith("tessera.choices")), [])
+    print(f"{title}\n\n| product | model's choice, us | best generated | best of cuBLASLt | chosen |")
+    print("|---|---|---|---|---|")
+    print("\n".join(_row(c) for c in choices if "microseconds" in c) + "\n", flush=True)
 
 
 def _row(choice: dict[str, Any]) -> str:

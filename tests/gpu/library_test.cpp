@@ -189,6 +189,21 @@ void generated_in_its_place(Host &host) {
                    "with libraries=[]\n  at model.py:3"));
 }
 
+// The library is there and does not work with the driver: as if it were missing.
+void a_library_that_cannot_be_used(Host &host) {
+    if (!on_model)
+        return;
+    ::setenv("FAKE_CUBLASLT_BROKEN", "1", 1);
+    const Values x = drawn(4 * 5, 1), w = drawn(32, 2), bias = drawn(8, 3);
+    Values found = values_of(run(*Product().engine(), host, x, {1, 5, 4}, w, bias));
+    for (size_t i = 0; i < 8; ++i)
+        CHECK(found[i] == 2 * bias[i]);
+    Product alone;
+    alone.otherwise = "[]";
+    CHECK(contains(error_of([&] { alone.engine(); }, Code::Device), "cuBLASLt cannot be initialised: cuBLASLt ("));
+    ::unsetenv("FAKE_CUBLASLT_BROKEN");
+}
+
 void chosen_algorithms(Host &host) {
     if (!on_model)
         return;
@@ -301,6 +316,7 @@ int main(int argc, char **argv) {
             return finish();
         }
         CHECK(contains(error_of([] { gpu::add_cublaslt_file("other.so"); }, Code::Argument), "cuBLASLt is loaded already"));
+        a_library_that_cannot_be_used(host);
         products_of_any_size(host);
         calls_are_captured(host);
         generated_in_its_place(host);

@@ -86,48 +86,64 @@ def test_what_is_measured() -> None:
 
 def test_the_fastest_is_chosen(device: Callable[[str], None]) -> None:
     stub = Stub(lambda name: 5.0 if name == "cublaslt, proposal 2" else 9.0)
-    tuning_versions = Tuner(HOPPER, 1.0, measure=stub)
-    tuning_versions.versions = {"cublaslt": 130100}
-    choice, = tuning_versions.choose([product()], [OPTIONS], ("cublaslt",))
+    tuner = Tuner(HOPPER, 1.0, measure=stub)
+    tuner.versions = {"cublaslt": 130100}
+    choice, = tuner.choose([product()], [OPTIONS], ("cublaslt",))
     assert choice.candidate.name == "cublaslt, proposal 2" and choice.why == "measured" and choice.device == "GPU A"
     call = choice.candidate.library
     assert call is not None and (call.algorithm, call.version) == (1, 130100)
     assert choice.microseconds["generated"] == 9.0
+    device("")  # without a device the number of the proposal is that of the version that was measured
+    choice, = Tuner(HOPPER, 1.0, measure=stub).choose([product()], [OPTIONS], ("cublaslt",))
+    call = choice.candidate.library
+    assert call is not None and (call.algorithm, call.version) == (1, 130100) and len(stub.asked) == 1
+
+
+def test_what_measurements_cannot_tell_apart_is_the_same(device: Callable[[str], None]) -> None:
+    assert choose(Stub(lambda name: 9.9 if "cublaslt" in name else 10.0), product()).candidate.name == "generated"
+    assert choose(Stub(lambda name: 9.0 if "cublaslt" in name else 10.0), product(n=128)).candidate.name == "cublaslt"
 
 
 def test_findings_are_kept(device: Callable[[str], None], tmp_path: Path) -> None:
     stub = Stub(lambda name: float(len(name)))
     first = choose(stub, product())
+    assert first.candidate.name == "cublaslt"
     assert choose(stub, product()).candidate.name == first.candidate.name and len(stub.asked) == 1
     tuning.forget()  # another process
     assert choose(stub, product()).candidate.name == first.candidate.name and len(stub.asked) == 1
-    choose(stub, product(), ())  # without libraries: other candidates
-    choose(stub, product(n=2048))
+    assert choose(stub, product(), ()).candidate.name == "generated" and len(stub.asked) == 1  # the others are known
+    choose(stub, product(n=2048), ())
+    choose(stub, product(n=2048))  # with a library: not all are
     choose(stub, product(dtype="f16"))
     assert len(stub.asked) == 4
     device("GPU B")  # another device is measured anew
     choose(stub, product())
     assert len(stub.asked) == 5
+    other_version = Tuner(HOPPER, 1.0, measure=stub)
+    other_version.versions = {"cublaslt": 140000}  # and another library
+    other_version.choose([product()], [OPTIONS], ("cublaslt",))
+    assert len(stub.asked) == 6
     device("")  # a machine without one takes the last that was measured
     other = choose(Stub(lambda name: pytest.fail("measured")), product())
     assert other.candidate.name == first.candidate.name and other.device == "GPU B"
     assert choose(stub, product(n=4096)).why == "model"
-    assert len(stub.asked) == 5
+    assert len(stub.asked) == 6
 
 
 def test_entries_that_cannot_be_understood_are_measured_anew(device: Callable[[str], None], tmp_path: Path) -> None:
     stub = Stub(lambda name: float(len(name)))
     choose(stub, product())
     for file in tmp_path.glob("tuned-*"):
-        tuning.disk_cache.write(file.name[: -len(".bin")], {"choice": 5}, b"")
+        tuning.disk_cache.write(file.name[: -len(".bin")], {"microseconds": 5}, b"")
     tuning.forget()
     choose(stub, product())
     assert len(stub.asked) == 2
     for file in tmp_path.glob("tuned-*"):
         tuning.disk_cache.write(
-            file.name[: -len(".bin")], {"choice": "gone", "device": "GPU A", "microseconds": {}}, b"")
+            file.name[: -len(".bin")], {"device": "GPU A", "microseconds": {"gone": 1.0}, "versions": {}}, b"")
     tuning.forget()
-    assert choose(stub, product()).why == "model"  # a name that no candidate has
+    choose(stub, product())  # names that no candidate has
+    assert len(stub.asked) == 3
 
 
 def test_what_cannot_be_measured_is_left_to_the_model(device: Callable[[str], None]) -> None:

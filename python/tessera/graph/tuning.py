@@ -13,7 +13,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from statistics import median
 from typing import Any
@@ -53,6 +53,8 @@ _MEMORY_RATE = 3e12
 _TOLERANCE = {16: 2e-2, 32: 2e-3, 64: 1e-9}
 """How far results may be apart, relative to their size, by bits of the factors."""
 _SAMPLE = 1 << 20
+_MARGIN = 1.02
+"""Times that differ by less are the same: a call of a library has to bring more than that."""
 
 Microseconds = Mapping[str, float]
 Measure = Callable[[Kernel, Options, Sequence[Candidate], float], dict[str, float]]
@@ -65,11 +67,22 @@ class TuningWarning(UserWarning):
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What was measured of a kernel."""
+    """What was measured of a kernel.
 
-    choice: str
+    ``tried``: candidates that were to be measured; those without a time cannot be run, or give other results.
+    ``versions``: of the libraries that were there.
+    """
+
     device: str
     microseconds: dict[str, float]
+    tried: tuple[str, ...]
+    versions: dict[str, int]
+
+    def best(self, offered: Sequence[Candidate]) -> Candidate | None:
+        """The first of those that are as fast as the fastest, within what measurements can tell."""
+        known = [c for c in offered if c.name in self.microseconds]
+        least = min((self.microseconds[c.name] for c in known), default=0.0)
+        return next((c for c in known if self.microseconds[c.name] <= _MARGIN * least), None)
 
 
 @lru_cache(maxsize=4)
@@ -97,28 +110,45 @@ class Tuner:
     def choose(self, kernels: Sequence[Kernel], options: Sequence[Options], libraries: Sequence[str]) -> list[Choice]:
         """A choice for each kernel; what is not known and cannot be measured is left to the model."""
         choices = choose_by_model(kernels, options, libraries)
-        offered = {
-            at: candidates(kernel, option, libraries, self.versions)
-            for at, (kernel, option) in enumerate(zip(kernels, options, strict=True)) if isinstance(kernel, DotKernel)
-        }
-        keys = {at: self._key(kernels[at], options[at], libraries) for at, found in offered.items() if len(found) > 1}
-        found = {at: recall(key, self.device) for at, key in keys.items()}
-        missing = [at for at, finding in found.items() if finding is None]
-        if missing and self.device:
+        products = [at for at, kernel in enumerate(kernels) if isinstance(kernel, DotKernel)]
+        keys = {at: self._key(kernels[at], options[at]) for at in products}
+        found = {at: self._known(keys[at]) for at in products}
+        offered = {at: self._offered(kernels[at], options[at], libraries, found[at]) for at in products}
+        missing = [at for at in products if self.device and self._is_new(found[at], offered[at])]
+        if missing:
             prepare(self.architecture, [(c, options[at]) for at in missing for c in offered[at]])
             with _progress(len(missing)) as advance:
                 for at in missing:
                     advance(kernels[at].name)
-                    found[at] = recall(keys[at], self.device) or self._measured(kernels[at], options[at], offered[at])
-                    if found[at] is not None:
-                        remember(keys[at], found[at])  # type: ignore[arg-type]
+                    known = self._known(keys[at])  # an equal kernel may have been measured meanwhile
+                    found[at] = known if not self._is_new(known, offered[at]) else self._measured(
+                        keys[at], kernels[at], options[at], offered[at])
         for at, finding in found.items():
-            taken = next((c for c in offered[at] if finding is not None and c.name == finding.choice), None)
-            if finding is not None and taken is not None:
-                choices[at] = Choice(taken, "measured", finding.device, finding.microseconds, keys[at])
+            taken = None if finding is None else finding.best(offered[at])
+            if finding is not None and taken is not None and len(offered[at]) > 1:
+                times = {c.name: finding.microseconds[c.name] for c in offered[at] if c.name in finding.microseconds}
+                choices[at] = Choice(taken, "measured", finding.device, times, keys[at], finding.versions)
         return choices
 
-    def _measured(self, kernel: Kernel, options: Options, offered: Sequence[Candidate]) -> Finding | None:
+    def _offered(
+        self, kernel: Kernel, options: Options, libraries: Sequence[str], finding: Finding | None
+    ) -> list[Candidate]:
+        versions = finding.versions if finding is not None and not self.device else self.versions
+        return candidates(kernel, options, libraries, versions)
+
+    def _known(self, key: str) -> Finding | None:
+        finding = recall(key, self.device)
+        outdated = finding is not None and self.device and finding.versions != self.versions
+        return None if outdated else finding
+
+    @staticmethod
+    def _is_new(finding: Finding | None, offered: Sequence[Candidate]) -> bool:
+        """Whether there is something to measure."""
+        return len(offered) > 1 and (finding is None or any(c.name not in finding.tried for c in offered))
+
+    def _measured(
+        self, key: str, kernel: Kernel, options: Options, offered: Sequence[Candidate]
+    ) -> Finding | None:
         times: dict[str, float] = {}
         why = ""
         try:
@@ -131,15 +161,17 @@ class Tuner:
                 TuningWarning, stacklevel=2,
             )
             return None
-        return Finding(min(times, key=lambda name: times[name]), self.device, times)
+        finding = Finding(self.device, times, tuple(c.name for c in offered), self.versions)
+        remember(key, finding)
+        return finding
 
-    def _key(self, kernel: Kernel, options: Options, libraries: Sequence[str]) -> str:
-        """What a measurement depends on but for the device: kernel, shape class, libraries and versions."""
+    def _key(self, kernel: Kernel, options: Options) -> str:
+        """What a measurement depends on, but for device and libraries: kernel, shape class, options, versions."""
         assert isinstance(kernel, DotKernel)
         shape = [typical(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k)]
         programs = default(kernel).generate(options).programs
         generated = [key_of(p, self.architecture.name) for p in programs]
-        text = repr((__version__, content_key(kernel), shape, repr(options), tuple(libraries), generated))
+        text = repr((__version__, content_key(kernel), shape, repr(options), generated))
         return f"{self.architecture.name}-{disk_cache.digest_of(text)}"
 
 
@@ -162,10 +194,8 @@ def recall(key: str, device: str) -> Finding | None:
     entry = disk_cache.read(_entry(key, device))
     if entry is None:
         return None
-    fields = entry[0]
     try:
-        times = {str(name): float(t) for name, t in fields["microseconds"].items()}
-        finding = Finding(str(fields["choice"]), str(fields["device"]), times)
+        finding = _read(entry[0])
     except (KeyError, TypeError, ValueError, AttributeError):
         return None
     with _lock:
@@ -173,12 +203,17 @@ def recall(key: str, device: str) -> Finding | None:
     return finding
 
 
+def _read(fields: Mapping[str, Any]) -> Finding:
+    times = {str(name): float(t) for name, t in fields["microseconds"].items()}
+    versions = {str(name): int(v) for name, v in fields["versions"].items()}
+    return Finding(str(fields["device"]), times, tuple(map(str, fields.get("tried", times))), versions)
+
+
 def remember(key: str, finding: Finding) -> None:
     """Keep what was found, in memory and on disk."""
-    fields = {"choice": finding.choice, "device": finding.device, "microseconds": finding.microseconds}
     _note(key, finding)
     for device in (finding.device, ""):
-        disk_cache.write(_entry(key, device), fields, b"")
+        disk_cache.write(_entry(key, device), asdict(finding), b"")
 
 
 def _note(key: str, finding: Finding) -> None:
@@ -192,8 +227,7 @@ def learn(choices: str) -> None:
     try:
         for record in json.loads(choices):
             if record.get("why") == "measured" and record.get("key"):
-                times = {str(name): float(t) for name, t in record["microseconds"].items()}
-                _note(str(record["key"]), Finding(str(record["choice"]), str(record["device"]), times))
+                _note(str(record["key"]), _read(record))
     except (AttributeError, KeyError, TypeError, ValueError):  # of another version; it is measured anew
         return
 
@@ -253,6 +287,8 @@ class DeviceMeasurement:
             try:
                 program = self._program(kernel, candidate, options, work)
                 found = work.results(program)
+                if candidate.library is not None and not work.calls_library(program):
+                    continue  # it has nothing for these sizes: generated kernels ran in its place
             except TesseraError as error:
                 failure = error
                 continue
@@ -358,6 +394,12 @@ class _Work:
         program.run(default_runtime(), self.inputs, self.outputs)
         default_runtime().wait()
         return time.perf_counter() - begin
+
+    def calls_library(self, program: Program) -> bool:
+        """Whether a run of the program calls a library."""
+        trace = _core.Trace()
+        program.run(default_runtime(), self.inputs, self.outputs, trace=trace)
+        return any(event["cat"] == "library" for event in json.loads(trace.to_json())["traceEvents"])
 
     def results(self, program: Program) -> list[np.ndarray]:
         """Samples of what a program makes of fresh outputs, of the first and the last set."""

@@ -29,8 +29,14 @@ Libraries find_libraries(const Plan &plan, DeviceId device, const std::string &w
         if (in.kind != InstructionKind::Library)
             continue;
         std::string why;
-        if (!out.cublaslt)
-            out.cublaslt = gpu::cublaslt(&why);
+        if (!out.cublaslt && (out.cublaslt = gpu::cublaslt(&why))) {
+            try {
+                out.cublaslt->handle(device.index);
+            } catch (const Error &e) { // such as a driver that is older than the library
+                out.cublaslt = nullptr;
+                why = e.message();
+            }
+        }
         if (!out.cublaslt && in.otherwise.empty())
             fail(Code::Device, "%s: %s: %s; install it, name its file in TESSERA_CUBLASLT_LIBRARY, or compile with "
                                "libraries=[]",

@@ -13,11 +13,13 @@ from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated, Program
 from tessera.target.triton.library_product import LibraryProduct, library_product
-from tessera.tile.ir import DotKernel, Kernel
+from tessera.tile.ir import DotKernel, Kernel, Load
 
 _SLOWER = 1.6
 """Forms that the model puts at more than so many times the best are not measured."""
 _MOST_FORMS = 6
+_LEAST = 16
+"""Rows and columns of the smallest block."""
 _ALGORITHMS = 4
 """Proposals of a library that are measured."""
 _BLOCKS = (
@@ -61,8 +63,9 @@ class Candidate:
 class Choice:
     """The candidate that was taken for a kernel, and what speaks for it.
 
-    ``why``: ``model`` (an estimate), ``table`` (measurements that come with Tessera) or ``measured``; ``device`` and
-    ``microseconds`` by candidate where they were measured, under which ``key`` they are kept.
+    ``why``: ``model`` (an estimate), ``table`` (measurements that come with Tessera) or ``measured``. Where it was
+    measured: the ``device``, ``microseconds`` by candidate, the ``versions`` of the libraries, and the ``key`` under
+    which that is kept.
     """
 
     candidate: Candidate
@@ -70,15 +73,27 @@ class Choice:
     device: str = ""
     microseconds: Mapping[str, float] = field(default_factory=dict)
     key: str = ""
+    versions: Mapping[str, int] = field(default_factory=dict)
 
     def described(self, kernel: Kernel) -> dict[str, Any]:
         """As artefacts hold it."""
         found: dict[str, Any] = {"kernel": kernel.name, "choice": self.candidate.name, "why": self.why}
         if isinstance(kernel, DotKernel):
-            found["product"] = " x ".join(str(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k))
+            found["product"] = _product_text(kernel)
         if self.microseconds:
-            found |= {"device": self.device, "microseconds": dict(self.microseconds), "key": self.key}
+            found |= {
+                "device": self.device, "microseconds": dict(self.microseconds), "versions": dict(self.versions),
+                "key": self.key,
+            }
         return found
+
+
+def _product_text(kernel: DotKernel) -> str:
+    """``16 x 8192 x 4096 bf16``: batch, rows, columns, terms."""
+    dtypes = dict.fromkeys(kernel.buffers[o.buffer].dtype.name for b in (kernel.a, kernel.b) for o in b
+                           if isinstance(o, Load))
+    sizes = " x ".join(str(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k))
+    return f"{sizes} {', '.join(dtypes)}"
 
 
 Chooser = Callable[[Sequence[Kernel], Sequence[Options], Sequence[str]], list[Choice]]
@@ -163,6 +178,5 @@ def _blocks(kernel: DotKernel, options: Options) -> list[Candidate]:
 
 def _fills(kernel: DotKernel, sizes: products.Sizes) -> bool:
     """Whether most of the blocks' rows and columns would be used."""
-    m, n = typical(kernel.m.extent), typical(kernel.n.extent)
-    used = m * n / (math.ceil(m / sizes.m) * sizes.m * math.ceil(n / sizes.n) * sizes.n) if m and n else 0
-    return used >= 0.5
+    m, n = (max(_LEAST, typical(a.extent)) for a in (kernel.m, kernel.n))
+    return m * n >= 0.5 * math.ceil(m / sizes.m) * sizes.m * math.ceil(n / sizes.n) * sizes.n

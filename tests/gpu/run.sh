@@ -37,7 +37,7 @@ for part in $parts; do
         ;;
     python)
         export PYTHONPATH=$PWD/python
-        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_examples.py tests/gpu/check_libraries.py
+        run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_examples.py tests/gpu/check_faults.py tests/gpu/check_libraries.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
             run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
         ;;

@@ -33,7 +33,7 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
 
 
 @pytest.mark.parametrize("device", ["cuda:0", "rocm:0"])
-@pytest.mark.parametrize("checks", ["check_arrays.py", "check_custom.py", "check_examples.py"])
+@pytest.mark.parametrize("checks", ["check_arrays.py", "check_custom.py", "check_examples.py", "check_faults.py"])
 def test_on_the_model(checks: str, device: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / checks)]
     done = _run(command, _environment(TESSERA_TEST_DEVICE=device))

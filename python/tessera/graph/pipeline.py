@@ -18,6 +18,7 @@ from tessera import __version__
 from tessera.artifact import layout, writer
 from tessera.artifact.history import FORMAT_VERSION
 from tessera.errors import UnsupportedError
+from tessera.graph import build_cache
 from tessera.ir.graph import Graph
 from tessera.ir.printer import print_graph
 from tessera.ir.value import Value
@@ -122,7 +123,12 @@ def build(graph: Graph, options: Options) -> Built:
         if key in _builds:
             _builds.move_to_end(key)
             return _builds[key]
-    built = _build(graph, text, options)
+    name = build_cache.name_of(key, graph, options, _architectures(options))
+    built = None if name is None else _stored(name, graph, text, options)
+    if built is None:
+        built = _build(graph, text, options)
+        if name is not None:
+            build_cache.write(name, built)
     with _lock:
         _builds[key] = built
         while len(_builds) > _CACHED:
@@ -137,6 +143,35 @@ def _key(graph: Graph, text: str, options: Options) -> bytes:
         digest.update(np.ascontiguousarray(leaf.node.payload).tobytes())
     digest.update(repr(options).encode())
     return digest.digest()
+
+
+def _architectures(options: Options) -> list[str]:
+    """The GPU architectures and CPU levels that a build is for, by name."""
+    found = [a.name for t in GPU_TARGETS if t in options.targets for a in _architectures_of(t, options)]
+    if "cpu" in options.targets:
+        found += [level_named(level).name for level in options.levels or (options.schedule.level,)]
+    return found
+
+
+def _stored(name: str, graph: Graph, text: str, options: Options) -> Built | None:
+    """A build that is kept on disk; its schedules are made again when they are asked for."""
+    fields = build_cache.read(name)
+    if fields is None or not {"metadata", "targets", "inputs", "outputs", "state"} <= fields.keys():
+        return None
+
+    def infos(part: str) -> tuple[TensorInfo, ...]:
+        return tuple(TensorInfo(i["name"], i["dtype"], tuple(i["shape"])) for i in fields[part])
+
+    again = lru_cache(maxsize=1)(lambda: _build(graph, text, options))
+    order = [t for t in ("cpu", *GPU_TARGETS, "portable") if t in fields["targets"]]
+    try:
+        return Built(
+            fields["metadata"], fields["kernels"], tuple(fields["targets"]),
+            {target: lambda target=target: again().schedules[target]() for target in order},
+            infos("inputs"), infos("outputs"), infos("state"),
+        )
+    except (KeyError, TypeError):
+        return None
 
 
 def _build_cpu(
@@ -182,10 +217,9 @@ def _build_gpu(
             f"[Schedule] deterministic = 'mesh' is for the targets 'cpu' and 'portable', not {target!r}; use True"
         )
     check_toolchain(target)
-    named = gpu_architectures(target)
     scheduled = build_plan(primitives, options.schedule, GPU)
     chosen: list[str] = []
-    for architecture in [named[a] for a in options.architectures if a in named] or default_architectures(target):
+    for architecture in _architectures_of(target, options):
         compiled = compile_plan(
             scheduled, architecture, bool(options.schedule.deterministic), _chooser(architecture, options.schedule)
         )
@@ -216,6 +250,12 @@ def gpu_architectures(target: str) -> dict[str, Architecture]:
     from tessera.target.ptx import architectures as ptx
 
     return {"ptx": ptx, "hsaco": hsaco}[target].ARCHITECTURES
+
+
+def _architectures_of(target: str, options: Options) -> list[Architecture]:
+    """Those of a GPU target that a build is for."""
+    named = gpu_architectures(target)
+    return [named[a] for a in options.architectures if a in named] or default_architectures(target)
 
 
 def default_architectures(target: str) -> list[Architecture]:

@@ -458,7 +458,8 @@ void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::s
             continue;
         const Instruction &in = *step.source;
         const char *what = in.kernel >= 0 ? plan_->kernels[static_cast<size_t>(in.kernel)].name.c_str() : "a copy";
-        driver_.raise(result, format("%s cannot be launched%s%s", what, in.loc.empty() ? "" : ", at ", in.loc.c_str()));
+        driver_.raise(result, format("%s %s%s%s", what, gpu::Driver::is_sticky(result) ? "or a kernel before it failed" : "cannot be launched",
+                                     in.loc.empty() ? "" : ", at ", in.loc.c_str()));
     }
 }
 

@@ -1,5 +1,7 @@
 #include "device/gpu/driver.h"
 
+#include <cstring>
+
 namespace tessera::core::gpu {
 
 namespace {
@@ -51,7 +53,8 @@ void Driver::raise(Result result, const std::string &what) const {
         text += ". A child of fork cannot use the devices of its parent; start it with spawn";
     else if (is_sticky(result))
         text += ". The device's context is spoilt: nothing more can run on this device in this process, and what is in its "
-                "memory is lost";
+                "memory is lost. To learn which kernel it was, repeat the run with a trace" +
+                (std::strcmp(name_, "CUDA") == 0 ? std::string(" and CUDA_LAUNCH_BLOCKING=1 in the environment") : std::string());
     throw Error(Code::Device, text);
 }
 

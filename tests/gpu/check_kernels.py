@@ -48,6 +48,28 @@ def test_products(m: int, n: int, k: int, turned: bool) -> None:
     assert_near(program(a=bf16(x), b=bf16(w), bias=c)["y"], right)
 
 
+@pytest.mark.parametrize(("m", "n", "k"), [(512, 1024, 1024), (200, 336, 1040), (1, 64, 256), (130, 100, 72)])
+@pytest.mark.parametrize("kinds", [("f8e4m3", "f8e4m3"), ("f8e5m2", "f8e4m3")])
+def test_scaled_products(m: int, n: int, k: int, kinds: tuple[str, str]) -> None:
+    a, b = op.tensor((m, k), kinds[0], name="a"), op.tensor((n, k), kinds[1], name="b")
+    rows, one = op.tensor((m, 1), name="rows"), op.tensor((), name="one")
+    program = graph.compile({"y": op.scaled_matmul(a, op.transpose(b, [1, 0]), rows, one)}, target="ptx")
+    x, w = (drawn(*t.shape).astype(t.dtype.numpy) for t in (a, b))
+    scales = np.linspace(0.5, 2, m, dtype=np.float32).reshape(m, 1)
+    right = x.astype(np.float64) @ w.T.astype(np.float64) * scales * 3
+    assert_near(program(a=x, b=w, rows=scales, one=np.float32(3))["y"], right)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_products_of_widened_operands(dtype: str) -> None:
+    a, b = op.tensor((256, 512), dtype, name="a"), op.tensor((512, 384), dtype, name="b")
+    program = graph.compile({"y": op.matmul(op.cast(a, "f32"), op.cast(b, "f32"))}, target="ptx")
+    x, w = (drawn(*t.shape).astype(t.dtype.numpy) for t in (a, b))
+    found = program(a=x, b=w)["y"]
+    assert found.dtype.name == "f32" if hasattr(found.dtype, "name") else str(found.dtype) == "float32"
+    assert_near(found, x.astype(np.float64) @ w.astype(np.float64), 1e-5)
+
+
 def test_batches_of_any_size() -> None:
     rows = op.dim("B", min=1, max=4096)
     x, w = op.tensor((rows, 512), "bf16", name="x"), op.tensor((512, 768), "bf16", name="w")

@@ -1,12 +1,15 @@
-"""matmul, dot, outer and linear against NumPy and PyTorch."""
+"""matmul, dot, outer, scaled_matmul and linear against NumPy and PyTorch."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from tessera import op
+from tessera import graph, op
 from tessera.errors import DTypeError, ShapeError
+from tessera.ir.dtype import as_dtype
 
 from tests.ops.against_torch import check, draw, inputs, run
 
@@ -116,6 +119,47 @@ def test_dot_error() -> None:
 
 def test_outer() -> None:
     check(lambda a, b: op.outer(a, b), lambda a, b: torch.outer(a.flatten(), b), [draw(2, 3), draw(4)])
+
+
+@pytest.mark.parametrize(("kinds", "batch", "scales", "out"), [
+    (("f8e4m3", "f8e4m3"), (), ((), ()), "bf16"), (("f8e4m3", "f8e5m2"), (2,), ((5, 1), (1, 3)), "f32"),
+    (("f8e5m2", "f8e4m3"), (), ((5, 1), ()), "f16"),
+])
+def test_scaled_matmul(kinds: tuple[str, str], batch: tuple[int, ...], scales: tuple[Any, Any], out: str) -> None:
+    kinds_of = {"f8e4m3": torch.float8_e4m3fn, "f8e5m2": torch.float8_e5m2}
+    shapes = ((*batch, 5, 40), (*batch, 40, 3))
+    a, b = (torch.tensor(draw(*s, seed=len(k))).to(kinds_of[k]) for s, k in zip(shapes, kinds))
+    s, t = (np.abs(draw(*shape, seed=7)).astype(np.float32) + 0.5 for shape in scales)
+    right = (a.double() @ b.double()) * torch.tensor(s) * torch.tensor(t)
+    given = [x.float().numpy().astype(as_dtype(k).numpy) for x, k in zip((a, b), kinds)]
+    x, y = (op.tensor(g.shape, k, name=n) for g, k, n in zip(given, kinds, "xy"))
+    p, q = (op.tensor(v.shape, "f32", name=n) for v, n in zip((s, t), "pq"))
+    z = op.scaled_matmul(x, y, p, q, out_dtype=out)
+    assert z.dtype.name == out
+    for target in ("cpu", "portable"):
+        found = np.asarray(graph.compile(z, target=target)(x=given[0], y=given[1], p=s, q=t)).astype(np.float64)
+        np.testing.assert_allclose(found, right.numpy(), rtol={"f32": 1e-5, "f16": 1e-3, "bf16": 8e-3}[out], atol=1e-4)
+
+
+def test_scaled_matmul_gradients_have_the_operands_dtypes() -> None:
+    x, y, s = op.tensor((4, 8), "f8e4m3"), op.tensor((8, 2), "f8e5m2"), op.tensor((), "f32")
+    z = op.sum(op.scaled_matmul(x, y, s, out_dtype="f32"))
+    assert [g.dtype.name for g in graph.backward(z, [x, y, s])] == ["f8e4m3", "f8e5m2", "f32"]
+
+
+@pytest.mark.parametrize(("arguments", "error", "message"), [
+    ({"a": "bf16"}, DTypeError, r"a is bf16; expected f8e4m3 or f8e5m2: divide it by a scale and cast it"),
+    ({"b": "f32"}, DTypeError, r"b is f32; expected f8e4m3 or f8e5m2"),
+    ({"out_dtype": "i32"}, DTypeError, r"out_dtype is i32; expected f64, f32, bf16 or f16"),
+    ({"scale_a": ((4, 1), "bf16")}, DTypeError, r"scale_a is bf16; expected f32"),
+    ({"scale_b": ((8, 1), "f32")}, ShapeError, r"scale_b has shape \(8, 1\).*\(4, 2\); expected .* per column of b"),
+    ({"scale_a": ((3, 4, 1), "f32")}, ShapeError, r"scale_a has shape \(3, 4, 1\).* per row of a"),
+])
+def test_scaled_matmul_errors(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    a, b = op.tensor((4, 8), arguments.pop("a", "f8e4m3")), op.tensor((8, 2), arguments.pop("b", "f8e4m3"))
+    more = {k: v if isinstance(v, str) else op.tensor(*v) for k, v in arguments.items()}
+    with pytest.raises(error, match=r"\[scaled_matmul\] " + message):
+        op.scaled_matmul(a, b, **more)
 
 
 @pytest.mark.parametrize("shape", [(3, 4), (4,), (2, 3, 4), (0, 4)])

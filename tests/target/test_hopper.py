@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from tessera.ir.dims import Dim, Symbol, evaluate, mul, sym
-from tessera.ir.dtype import DType, bf16, f16, f32
+from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2, f16, f32
 from tessera.schedule.index import strides
 from tessera.target.ptx.compile import compile_kernels
 from tessera.target.triton import dot
@@ -81,6 +81,36 @@ def test_uses_the_matrix_units_and_the_copy_engine() -> None:
     text = compile_program(only(matmul(512, 512, 512, bias=True)), "cuda", 90, 32).text
     assert b"wgmma.mma_async" in text and b"cp.async.bulk.tensor" in text and b"setmaxnreg" in text
     assert b"ld.local" not in text and b"st.local" not in text
+
+
+def widened(m: int, n: int, k: int, a: DType, b: DType, *, b_turned: bool = True) -> DotKernel:
+    """A product in f32 of narrower floats."""
+    plain = matmul(m, n, k, b_turned=b_turned)
+    kinds = (a, b, f32)
+    buffers = tuple(replace(x, dtype=kind) for x, kind in zip(plain.buffers, kinds))
+    cast_a, cast_b = (Compute("cast", (Ref(i, 0),), f32) for i in (0, 1))
+    store = Store(2, plain.epilogue[-1].index, Ref(3, 0))
+    return replace(plain, buffers=buffers, a=(*plain.a, cast_a), b=(*plain.b, cast_b), epilogue=(store,))
+
+
+@pytest.mark.parametrize(("a", "b", "kind"), [
+    (f8e4m3, f8e4m3, b".e4m3.e4m3"), (f8e5m2, f8e4m3, b".e5m2.e4m3"), (bf16, bf16, b".bf16.bf16"),
+    (f16, f16, b".f16.f16"),
+])
+def test_widened_operands_are_multiplied_as_they_are(a: DType, b: DType, kind: bytes) -> None:
+    from tessera.target.triton.build import compile_program
+
+    program = only(widened(512, 512, 1024, a, b))
+    text = compile_program(program, "cuda", 90, 32).text
+    assert b"wgmma.mma_async" in text and kind in text and b"ld.local" not in text
+    blocks = [x.block for x in program.arguments if isinstance(x, TensorMapArgument)]
+    assert all(block[-1] * a.bits == 1024 for block in blocks)
+
+
+def test_what_the_matrix_units_do_not_take() -> None:
+    assert dot.generate(widened(512, 512, 1024, bf16, f16), HOPPER) is None
+    assert dot.generate(widened(512, 512, 1024, f32, f32), HOPPER) is None
+    assert dot.generate(widened(512, 512, 1024, f8e4m3, f8e4m3, b_turned=False), HOPPER) is None
 
 
 class _Blocks:

@@ -162,6 +162,7 @@ from tessera.op.matmul import (
     dot,
     matmul,
     outer,
+    scaled_matmul,
 )
 from tessera.op.einsum import (
     einsum,

@@ -1,4 +1,4 @@
-"""Matrix products: ``matmul``, ``dot``, ``outer`` and ``linear``."""
+"""Matrix products: ``matmul``, ``dot``, ``outer``, ``scaled_matmul`` and ``linear``."""
 
 from __future__ import annotations
 
@@ -9,12 +9,22 @@ import numpy as np
 
 from tessera.errors import DTypeError, ShapeError
 from tessera.ir.dims import Dim, product
+from tessera.ir.dtype import DType, as_dtype, bf16, f32
 from tessera.ir.value import Node, TensorType, Value
-from tessera.op.arguments import FLOATS, NUMBERS, require_count, require_dtype, require_equal_dtypes, shape_text
+from tessera.op.arguments import (
+    FLOATS,
+    NUMBERS,
+    SMALL_FLOATS,
+    one_of,
+    require_count,
+    require_dtype,
+    require_equal_dtypes,
+    shape_text,
+)
 from tessera.op.broadcasting import broadcast_shapes, unbroadcast
 from tessera.op.lowering import Composite, Dot
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, build, register
-from tessera.op.promotion import TensorLike, promote_operands
+from tessera.op.promotion import TensorLike, as_tensor, cast_to, promote_operands
 
 
 def swap_last(x: Value) -> Value:
@@ -143,6 +153,47 @@ def outer(a: TensorLike, b: TensorLike) -> Value:
     """Products of all pairs of elements: shape (a.size, b.size); operands of any rank are flattened."""
     x, y = promote_operands("outer", a, b)
     return build("mul", to_shape(x, (x.size, 1)), to_shape(y, (1, y.size)))
+
+
+def scaled_matmul(
+    a: TensorLike, b: TensorLike, scale_a: TensorLike = 1.0, scale_b: TensorLike = 1.0,
+    out_dtype: DType | str | type = bf16,
+) -> Value:
+    """Matrix product of 8-bit floats with scales: ``(a @ b) * scale_a * scale_b``, rounded once, to ``out_dtype``.
+
+    ``a``: (…, m, k) and ``b``: (…, k, n) in f8e4m3 or f8e5m2, each its own; the rules of ``matmul`` hold. ``scale_a``
+    and ``scale_b``: f32, one for the tensor or one per row of ``a`` (…, m, 1) and per column of ``b`` (…, 1, n);
+    what the numbers were divided by before they were cast. Products are summed in f32. On Hopper the matrix units take
+    8-bit operands whose terms lie side by side in memory (``b`` transposed); they keep about 14 bits of a sum, so that
+    every 128 terms are added to a total in f32.
+
+    Gradients reach ``a`` and ``b`` in their own dtypes. Raises DTypeError for operands of other dtypes or a result
+    that is no wider float, ShapeError when shapes do not fit.
+    """
+    x, y = as_tensor(a), as_tensor(b)
+    for name, v in (("a", x), ("b", y)):
+        if v.dtype.name not in SMALL_FLOATS:
+            raise DTypeError(
+                f"[scaled_matmul] {name} is {v.dtype.name}; expected {one_of(SMALL_FLOATS)}: divide it by a scale and "
+                "cast it, or use matmul"
+            )
+    wide = as_dtype(out_dtype)
+    if wide.name not in FLOATS:
+        raise DTypeError(f"[scaled_matmul] out_dtype is {wide.name}; expected {one_of(FLOATS)}")
+    total = matmul(cast_to(x, f32), cast_to(y, f32))
+    for name, scale in (("scale_a", scale_a), ("scale_b", scale_b)):
+        factor = as_tensor(scale, f32)
+        if factor.dtype != f32:
+            raise DTypeError(f"[scaled_matmul] {name} is {factor.dtype.name}; expected f32: cast it first")
+        aligned = (1,) * (total.ndim - factor.ndim) + factor.shape
+        if len(aligned) > total.ndim or any(d not in (1, n) for d, n in zip(aligned, total.shape)):
+            raise ShapeError(
+                f"[scaled_matmul] {name} has shape {shape_text(factor.shape)}, which does not broadcast to the "
+                f"product's {shape_text(total.shape)}; expected one number, or one per "
+                + ("row of a" if name == "scale_a" else "column of b")
+            )
+        total = build("mul", total, factor)
+    return cast_to(total, wide)
 
 
 def _numbers(op: str, a: TensorLike, b: TensorLike) -> list[Value]:

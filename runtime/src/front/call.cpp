@@ -197,6 +197,9 @@ void add_layers(Table &table) {
     table["matmul"] = one([](C c) { return matmul(c.operand(0), c.operand(1)); });
     table["dot"] = one([](C c) { return dot(c.operand(0), c.operand(1)); });
     table["outer"] = one([](C c) { return outer(c.operand(0), c.operand(1)); });
+    table["scaled_matmul"] = one([](C c) {
+        return scaled_matmul(c.operand(0), c.operand(1), c.operand(2), c.operand(3), c.dtype("out_dtype"));
+    });
     table["linear"] = one([](C c) { return linear(c.operand(0), c.operand(1), c.operand(2)); });
     table["einsum"] = one([](C c) { return einsum(c.text("equation"), c.operands()); });
     table["relu"] = one([](C c) { return relu(c.operand(0)); });

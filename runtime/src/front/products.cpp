@@ -65,6 +65,15 @@ Values numbers(const char *op, const Operand &a, const Operand &b) {
                 inner.text() + ")");
 }
 
+bool broadcasts_to(const Shape &from, const Shape &to) {
+    if (from.size() > to.size())
+        return false;
+    for (size_t i = 0; i < from.size(); ++i)
+        if (from[i] != Dim(1) && from[i] != to[to.size() - from.size() + i])
+            return false;
+    return true;
+}
+
 } // namespace
 
 void define_products(Registry &registry) {
@@ -129,6 +138,34 @@ Value outer(const Operand &a, const Operand &b) {
 Value linear(const Operand &x, const Operand &w, const Operand &b) {
     return build("linear", promote_operands("linear", b.is_none() ? std::vector<Operand>{x, w}
                                                                   : std::vector<Operand>{x, w, b}));
+}
+
+Value scaled_matmul(const Operand &a, const Operand &b, const Operand &scale_a, const Operand &scale_b, DType out_dtype) {
+    const char *op = "scaled_matmul";
+    const Value x = as_tensor(a), y = as_tensor(b);
+    for (const auto &[name, v] : {std::pair("a", x), std::pair("b", y)})
+        if (!is_small_float(v.dtype()))
+            fail_op(Code::DType, op,
+                    std::string(name) + " is " + core::name(v.dtype()) +
+                        "; expected f8e4m3 or f8e5m2: divide it by a scale and cast it, or use matmul");
+    if (!core::is_float(out_dtype) || is_small_float(out_dtype))
+        fail_op(Code::DType, op,
+                std::string("out_dtype is ") + core::name(out_dtype) + "; expected f64, f32, bf16 or f16");
+    Value total = matmul(cast_to(x, DType::F32), cast_to(y, DType::F32));
+    for (const auto &[name, scale, each] :
+         {std::tuple("scale_a", scale_a, "row of a"), std::tuple("scale_b", scale_b, "column of b")}) {
+        const Value factor = as_tensor(scale, DType::F32);
+        if (factor.dtype() != DType::F32)
+            fail_op(Code::DType, op,
+                    std::string(name) + " is " + core::name(factor.dtype()) + "; expected f32: cast it first");
+        if (!broadcasts_to(factor.shape(), total.shape()))
+            fail_op(Code::Shape, op,
+                    std::string(name) + " has shape " + shown_shape(factor.shape()) +
+                        ", which does not broadcast to the product's " + shown_shape(total.shape()) +
+                        "; expected one number, or one per " + each);
+        total = build("mul", {total, factor});
+    }
+    return cast_to(total, out_dtype);
 }
 
 } // namespace tessera::front

@@ -232,6 +232,13 @@ void test_products() {
     CHECK(close(op::matmul(a, a), {7, 10, 15, 22}) && close(op::matmul(a, v), {-1, -1}) &&
           close(op::matmul(v, a), {-2, -2}));
     CHECK(close(op::matmul(v, v), {2}) && op::matmul(v, v).shape() == Shape({}));
+    const Tensor small = op::cast(a, DType::F8E4M3), scaled = op::scaled_matmul(small, small, 0.5, 2.0, DType::F32);
+    CHECK(close(scaled, {7, 10, 15, 22}) && scaled.dtype() == DType::F32);
+    CHECK(close(op::scaled_matmul(small, op::cast(a, DType::F8E5M2), op::reshape(v, {2, 1})), {7, 10, -15, -22}) &&
+          op::scaled_matmul(small, small).dtype() == DType::BF16);
+    CHECK_ERROR(op::scaled_matmul(a, small), Error, TSR_DTYPE_ERROR, "[scaled_matmul] a is f32; expected f8e4m3 or f8e5m2");
+    CHECK_ERROR(op::scaled_matmul(small, small, vector<float>({1, 2, 3})), Error, TSR_SHAPE_ERROR,
+                "scale_a has shape (3,), which does not broadcast to the product's (2, 2)");
     const Tensor batch = op::reshape(op::iota({8}, 0, DType::F32), {2, 2, 2});
     CHECK(close(op::matmul(batch, v), {-1, -1, -1, -1}) && op::matmul(v, batch).shape() == Shape({2, 2}));
     CHECK(op::matmul(a, vector<double>({1, 1})).dtype() == DType::F64);

@@ -97,7 +97,7 @@ def map_type(argument: TensorMapArgument) -> str:
     """The type of a tensor map, as in a Gluon signature."""
     from tessera.target.triton.gluon import shared_layout
 
-    element = pointer_type(argument.dtype)[1:]
+    element = {"f8e4m3": "fp8e4nv", "f8e5m2": "fp8e5"}.get(argument.dtype.name, pointer_type(argument.dtype)[1:])
     layout = shared_layout(argument.swizzle, argument.dtype, len(argument.block))
     return f"tensordesc<{element}{list(argument.block)},{layout}>"
 

@@ -11,15 +11,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from tessera.ir.dims import Dim, Expr, Symbol, bounds, mul, product, sym, symbols
-from tessera.ir.dtype import f32
+from tessera.ir.dtype import DType, f32
 from tessera.schedule.cost import typical
 from tessera.schedule.index import strides
 from tessera.target.triton import hopper, loops
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.target.triton.head import Options
-from tessera.target.triton.hopper import ROWS, TERMS, Tile
+from tessera.target.triton.hopper import ROWS, TERMS, WIDEST_8_BIT, Tile, terms
 from tessera.target.triton.launch import Generated
-from tessera.target.triton.operand import mapped
+from tessera.target.triton.operand import mapped, multiplied
 from tessera.tile.ir import Axis, Buffer, Compute, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store
 
 _SMALLEST = 1 << 22
@@ -74,7 +74,7 @@ def generate(kernel: DotKernel, options: Options, form: Form | None = None) -> G
 
 def _part_steps(kernel: DotKernel, parts: int) -> int:
     """Blocks of terms in each of so many parts but the last, which may have fewer."""
-    return _blocks(_blocks(typical(kernel.k.extent), TERMS), parts)
+    return _blocks(_blocks(typical(kernel.k.extent), _terms(kernel)), parts)
 
 
 def _blocks(size: int, each: int) -> int:
@@ -82,17 +82,35 @@ def _blocks(size: int, each: int) -> int:
 
 
 def _program(kernel: DotKernel, options: Options, tile: Tile, part_steps: int = 0) -> hopper.Program | None:
-    a, b = mapped(kernel, kernel.a, kernel.m), mapped(kernel, kernel.b, kernel.n)
-    if a is None or b is None or a.dtype != b.dtype or a.dtype not in ELEMENTS:
+    kind = element(kernel)
+    if kind is None or (kind.bits == 8 and tile.columns > WIDEST_8_BIT):
+        return None
+    a = mapped(kernel, multiplied(kernel, kernel.a)[0], kernel.m)
+    b = mapped(kernel, multiplied(kernel, kernel.b)[0], kernel.n)
+    if a is None or b is None or (kind.bits == 8 and not (a.terms_inside and b.terms_inside)):
         return None
     return hopper.generate(kernel, options, a, b, tile, part_steps)
+
+
+def element(kernel: DotKernel) -> DType | None:
+    """The dtype of the left factor where the matrix units take both operands: 16-bit floats of one kind, or 8-bit."""
+    a, b = (multiplied(kernel, body)[1] for body in (kernel.a, kernel.b))
+    return a if a in ELEMENTS and b in ELEMENTS and (a == b or a.bits == b.bits == 8) else None
+
+
+def _terms(kernel: DotKernel) -> int:
+    """Terms in a block."""
+    kind = element(kernel)
+    return TERMS if kind is None else terms(kind)
 
 
 def _suits(kernel: DotKernel) -> bool:
     """Whether the sizes, and what the epilogue does with memory, suit the kernel."""
     m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
     batch = math.prod(typical(a.extent) for a in kernel.batch)
-    if kernel.acc != f32 or min(m, n) < _FEWEST or k < TERMS or batch * m * n * k < _SMALLEST:
+    if kernel.acc != f32 or element(kernel) is None:
+        return False
+    if min(m, n) < _FEWEST or k < _terms(kernel) or batch * m * n * k < _SMALLEST:
         return False
     if not all(hopper.suits(kernel, a) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k)):
         return False
@@ -128,11 +146,14 @@ def choose(kernel: DotKernel) -> Form:
 def forms(kernel: DotKernel) -> Iterator[Form]:
     """All tiles, with all numbers of parts that the terms can be cut into."""
     k = kernel.k.extent
+    kind, block = element(kernel), _terms(kernel)
     for tile in _TILES:
+        if kind is not None and kind.bits == 8 and tile.columns > WIDEST_8_BIT:
+            continue
         yield Form(tile)
         for parts in _SPLITS:
-            if isinstance(k, int) and k >= 4 * TERMS * parts:
-                steps, each = _blocks(k, TERMS), _part_steps(kernel, parts)
+            if isinstance(k, int) and k >= 4 * block * parts:
+                steps, each = _blocks(k, block), _part_steps(kernel, parts)
                 if _blocks(steps, each) == parts:
                     yield Form(tile, parts)
 
@@ -144,7 +165,7 @@ def cycles(kernel: DotKernel, form: Form) -> float:
     rows, columns, parts = ROWS, form.tile.columns, form.parts
     tiles = _blocks(m, rows) * _blocks(n, columns) * batch * parts
     steps = _part_steps(kernel, parts)
-    step = max(rows * columns * TERMS / _MULTIPLIES, (rows + columns) * TERMS * 2 / _FETCH)
+    step = max(rows * columns * TERMS / _MULTIPLIES, (rows + columns) * TERMS * 2 / _FETCH)  # 128 bytes of terms
     tile = steps * step + rows * columns / _STORE + _START
     moved = 2 * batch * (m * k + k * n) + (8 * parts * batch * m * n if parts > 1 else 0)
     time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved / (_MEMORY * _MULTIPROCESSORS))

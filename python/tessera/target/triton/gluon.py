@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from tessera.ir.dtype import DType, bf16, f16
+from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2, f16
 
-ELEMENTS = {bf16: "tl.bfloat16", f16: "tl.float16"}
+ELEMENTS = {bf16: "tl.bfloat16", f16: "tl.float16", f8e4m3: "tl.float8e4nv", f8e5m2: "tl.float8e5"}
 """The types that the matrix units multiply."""
 
 
@@ -13,9 +13,10 @@ def shared_layout(swizzle: int, dtype: DType, rank: int) -> str:
     return f"NVMMASharedLayout(swizzle_byte_width={swizzle}, element_bitwidth={dtype.bits}, rank={rank})"
 
 
-def product_layout(columns: int, warps: int = 4) -> str:
-    """The layout in registers of a product with 16 rows for each warp (``wgmma``)."""
-    return f"tl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[{warps}, 1], instr_shape=[16, {columns}, 16])"
+def product_layout(columns: int, warps: int = 4, bits: int = 16) -> str:
+    """The layout in registers of a product with 16 rows for each warp (``wgmma``) of elements of so many bits."""
+    shape = f"[16, {columns}, {256 // bits}]"
+    return f"tl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[{warps}, 1], instr_shape={shape})"
 
 
 def row_layout(columns: int, warps: int = 4) -> str:

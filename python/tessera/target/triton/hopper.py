@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
+from tessera.ir.dtype import DType
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import to_memory
 from tessera.target.triton.expression import AxisValue, Expressions, fits
@@ -25,6 +26,9 @@ from tessera.tile.ir import Axis, DotKernel, Load, Ref, Store
 ROWS = 128
 """Rows of a tile: 16 for each warp that multiplies."""
 TERMS = 64
+"""16-bit terms in a block: rows of 128 bytes."""
+WIDEST_8_BIT = 128
+"""Columns of a tile of 8-bit floats: their sums are held twice."""
 _WARPS = 8
 _PIECE = 64
 _PROGRAMS = 132
@@ -36,8 +40,13 @@ _COPY_REGISTERS = 24
 _NAMES = (
     "gluon", "core", "hopper", "mbarrier", "tma", "min", "a_blocks", "b_blocks", "ready", "free", "tile", "step",
     "turn", "k_step", "first_step", "arrived", "layout", "flat", "total", "last", "left_block", "right_block", "result",
-    "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage",
+    "part", "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage",
 )
+
+
+def terms(dtype: DType) -> int:
+    """Terms of a dtype in a block."""
+    return TERMS * 16 // dtype.bits
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,9 @@ class _Product:
         self.head = Head(kernel, options, reserved=_NAMES)
         self.writer = self.head.writer
         self.values = [*self.head.pointers, *(v.text for v in self.head.sizes.values())]
-        self.maps = [self.head.parameter("a_map", a.argument(ROWS, TERMS)),
-                     self.head.parameter("b_map", b.argument(self.columns, TERMS))]
+        self.terms = terms(a.dtype)
+        self.maps = [self.head.parameter("a_map", a.argument(ROWS, self.terms)),
+                     self.head.parameter("b_map", b.argument(self.columns, self.terms))]
         self.tiles = [ceildiv(kernel.m.extent, ROWS), ceildiv(kernel.n.extent, self.columns)]
         self.count = mul(product(x.extent for x in kernel.batch), mul(*self.tiles))
         self.functions: dict[str, None] = {}
@@ -103,7 +113,7 @@ class _Product:
             w.line(f"mbarrier.expect(arrived, {(ROWS + self.columns) * TERMS * 2})")
             for name, operand, outer, blocks in zip(self.maps, (self.a, self.b), ("m_first", "n_first"), "ab"):
                 at = [place[x.symbol] if x in self.kernel.batch else
-                      f"k_step * {TERMS}" if x is self.kernel.k else outer for x in operand.axes]
+                      f"k_step * {self.terms}" if x is self.kernel.k else outer for x in operand.axes]
                 w.line(f"tma.async_copy_global_to_shared({name}, [{', '.join(at)}], arrived, "
                        f"{blocks}_blocks.index(step))")
             self._advance(w)
@@ -113,28 +123,46 @@ class _Product:
         """The warps that multiply."""
         w = self._new_writer()
         element = self.a.dtype
-        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS)}")
+        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS, element.bits)}")
         w.line(f"flat: tl.constexpr = tl.{shared_layout(SWIZZLE, element, 2)}")
         w.line("step, turn = 0, 0")
         with self._each_tile(w) as place:
-            w.line(f"total = hopper.warpgroup_mma_init(tl.zeros(({ROWS}, {self.columns}), tl.float32, layout))")
-            w.line("last = 0")
-            with w.block(f"for k_step in range({self._range(w, place)}):"):
-                w.line("mbarrier.wait(ready.index(step), turn)")
-                w.line(f"left_block = {self._block('a', self.a, ROWS)}")
-                w.line(f"right_block = {self._block('b', self.b, self.columns)}")
-                w.line("total = hopper.warpgroup_mma(left_block, right_block, total, is_async=True)")
-                w.line("total = hopper.warpgroup_mma_init(hopper.warpgroup_mma_wait(1, deps=(total,)))")
-                first = "first_step" if self.part_steps else "0"
-                w.line(f"mbarrier.arrive(free.index(last), count=1, pred=k_step > {first})")
-                w.line("last = step")
-                self._advance(w)
-            w.line("result = hopper.warpgroup_mma_wait(0, deps=(total,))")
-            condition = f", pred={self._steps(w)} > 0" if self.may_be_empty else ""
-            w.line(f"mbarrier.arrive(free.index(last), count=1{condition})")
+            (self._steps_of_8_bits if element.bits == 8 else self._steps_of_16_bits)(w, place)
             batch = [place[x.symbol] for x in self.kernel.batch]
             self._pieces(w, "result", self.columns, 0, batch)
         return self._function("_multiply", [*self.values, "a_blocks", "b_blocks", "ready", "free"], w)
+
+    def _steps_of_16_bits(self, w: Writer, place: dict[Symbol, str]) -> None:
+        """One product is on its way while the next is asked for; its blocks are free when it is done."""
+        w.line(f"total = hopper.warpgroup_mma_init(tl.zeros(({ROWS}, {self.columns}), tl.float32, layout))")
+        w.line("last = 0")
+        with w.block(f"for k_step in range({self._range(w, place)}):"):
+            self._blocks_of_a_step(w)
+            w.line("total = hopper.warpgroup_mma(left_block, right_block, total, is_async=True)")
+            w.line("total = hopper.warpgroup_mma_init(hopper.warpgroup_mma_wait(1, deps=(total,)))")
+            first = "first_step" if self.part_steps else "0"
+            w.line(f"mbarrier.arrive(free.index(last), count=1, pred=k_step > {first})")
+            w.line("last = step")
+            self._advance(w)
+        w.line("result = hopper.warpgroup_mma_wait(0, deps=(total,))")
+        condition = f", pred={self._steps(w)} > 0" if self.may_be_empty else ""
+        w.line(f"mbarrier.arrive(free.index(last), count=1{condition})")
+
+    def _steps_of_8_bits(self, w: Writer, place: dict[Symbol, str]) -> None:
+        """The units keep some 14 bits of a sum of 8-bit products, so that each block's is added to the total in f32."""
+        w.line(f"result = tl.zeros(({ROWS}, {self.columns}), tl.float32, layout)")
+        with w.block(f"for k_step in range({self._range(w, place)}):"):
+            self._blocks_of_a_step(w)
+            w.line(f"part = hopper.warpgroup_mma_init(tl.zeros(({ROWS}, {self.columns}), tl.float32, layout))")
+            w.line("part = hopper.warpgroup_mma(left_block, right_block, part, use_acc=False, is_async=True)")
+            w.line("result = result + hopper.warpgroup_mma_wait(0, deps=(part,))")
+            w.line("mbarrier.arrive(free.index(step), count=1)")
+            self._advance(w)
+
+    def _blocks_of_a_step(self, w: Writer) -> None:
+        w.line("mbarrier.wait(ready.index(step), turn)")
+        w.line(f"left_block = {self._block('a', self.a, ROWS)}")
+        w.line(f"right_block = {self._block('b', self.b, self.columns)}")
 
     def _pieces(self, w: Writer, text: str, columns: int, first: int, batch: list[str]) -> None:
         """The epilogue on pieces of the result: halves of halves."""
@@ -157,9 +185,9 @@ class _Product:
 
     def _main(self) -> str:
         w = self.writer
-        element = ELEMENTS[self.a.dtype]
         for name, operand, outer, given in zip("ab", (self.a, self.b), (ROWS, self.columns), self.maps):
-            block = operand.argument(outer, TERMS).block
+            block = operand.argument(outer, self.terms).block
+            element = ELEMENTS[operand.dtype]
             w.line(f"{name}_blocks = tl.allocate_shared_memory({element}, [{self.stages}, "
                    f"{', '.join(map(str, block))}], {given}.layout)")
         for name in ("ready", "free"):
@@ -178,7 +206,7 @@ class _Product:
     # Pieces of text.
 
     def _steps(self, w: Writer) -> str:
-        return Expressions(w, self.head.sizes).text(ceildiv(self.kernel.k.extent, TERMS))
+        return Expressions(w, self.head.sizes).text(ceildiv(self.kernel.k.extent, self.terms))
 
     def _range(self, w: Writer, place: dict[Symbol, str]) -> str:
         """The blocks of terms that are multiplied for a tile."""
@@ -195,7 +223,7 @@ class _Product:
 
     def _block(self, name: str, operand: Mapped, outer: int) -> str:
         """The block of an operand as the matrix units take it: rows by terms, or terms by columns."""
-        sizes = [outer, TERMS] if operand.terms_inside else [TERMS, outer]
+        sizes = [outer, self.terms] if operand.terms_inside else [self.terms, outer]
         text = f"{name}_blocks.index(step)"
         if len(operand.axes) > 2:
             text += f"._reinterpret({ELEMENTS[operand.dtype]}, {sizes}, flat)"

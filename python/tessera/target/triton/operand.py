@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, Expr, Symbol, add, is_multiple, mul, substitute, sym, symbols
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, f32
 from tessera.target.triton.expression import fits
 from tessera.target.triton.launch import MapSize, TensorMapArgument
-from tessera.tile.ir import Axis, Buffer, DotKernel, Load, Op
+from tessera.tile.ir import Axis, Buffer, Compute, DotKernel, Load, Op
 
 SWIZZLE = 128
 _STEP_BYTES = 16
@@ -34,6 +34,21 @@ class Mapped:
         inner = (outer, terms) if self.terms_inside else (terms, outer)
         block = (*[1] * (len(self.axes) - 2), *inner)
         return TensorMapArgument(self.buffer, self.dtype, self.shape, self.strides, block, SWIZZLE)
+
+
+def multiplied(kernel: DotKernel, body: tuple[Op, ...]) -> tuple[tuple[Op, ...], DType]:
+    """What the matrix units take of an operand, and its dtype: a narrow float that is widened to f32 is taken as it is.
+
+    Products of two 16-bit or 8-bit floats of one kind are exact in f32.
+    """
+    last = body[-1]
+    if kernel.acc == f32 and len(body) == 2 and isinstance(last, Compute) and last.function == "cast":
+        load = body[0]
+        if isinstance(load, Load) and last.dtype == f32 and kernel.buffers[load.buffer].dtype.bits <= 16:
+            source = kernel.buffers[load.buffer].dtype
+            if source.is_float:
+                return body[:1], source
+    return body, kernel.buffers[last.buffer].dtype if isinstance(last, Load) else last.dtype  # type: ignore[union-attr]
 
 
 def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | None:

@@ -13,6 +13,7 @@ from tessera.target.triton.convert import cast, register_type
 from tessera.target.triton.expression import AxisValue, fits
 from tessera.target.triton.head import Head, Options, block_numbers, positions
 from tessera.target.triton.launch import Program
+from tessera.target.triton.operand import multiplied
 from tessera.target.triton.tiles import power
 from tessera.tile.ir import Axis, DotKernel, Op, Ref
 
@@ -173,16 +174,10 @@ def _operand_dtype(kernel: DotKernel) -> DType | None:
     """The dtype of the factors in a matrix instruction; None: sums of products in the accumulator's dtype."""
     if kernel.acc != f32:
         return None
-    found = {_result(kernel, body) for body in (kernel.a, kernel.b)}
+    found = {multiplied(kernel, body)[1] for body in (kernel.a, kernel.b)}
     if len(found) == 1 and found <= {bf16, f16}:
         return found.pop()
     return bf16 if all(d.bits == 8 for d in found) else f32
-
-
-def _result(kernel: DotKernel, body: tuple[Op, ...]) -> DType:
-    last = body[-1]
-    buffer = getattr(last, "buffer", None)
-    return kernel.buffers[buffer].dtype if buffer is not None else last.dtype  # type: ignore[union-attr]
 
 
 def _extent(axis: Axis) -> int:

@@ -15,6 +15,12 @@ inline Tensor matmul(const Operand &a, const Operand &b) { return detail::Call("
 inline Tensor dot(const Operand &a, const Operand &b) { return detail::Call("dot", {a, b}).result(); }
 // Products of all pairs of elements.
 inline Tensor outer(const Operand &a, const Operand &b) { return detail::Call("outer", {a, b}).result(); }
+// (a @ b) · scale_a · scale_b of 8-bit floats, summed in f32 and rounded once; a scale is one f32, or one per row of a or
+// per column of b.
+inline Tensor scaled_matmul(const Operand &a, const Operand &b, const Operand &scale_a = 1.0, const Operand &scale_b = 1.0,
+                            DType out_dtype = DType::BF16) {
+    return detail::Call("scaled_matmul", {a, b, scale_a, scale_b}).set("out_dtype", out_dtype).result();
+}
 // x @ w + b: x (…, in), w (in, out), b (out,).
 inline Tensor linear(const Operand &x, const Operand &w, const Operand &b = std::nullopt) {
     return detail::Call("linear", {x, w, b}).result();

@@ -61,7 +61,7 @@ def _source() -> str:
 
 
 def read(name: str) -> dict[str, Any] | None:
-    """The fields of a ``Built`` but ``schedules``; None when there is no whole entry."""
+    """The fields of a ``Built``, as text where they are no kernels; None when there is no whole entry."""
     entry = disk_cache.read(name)
     if entry is None:
         return None
@@ -81,6 +81,7 @@ def write(name: str, built: Built) -> None:
     fields = {
         "metadata": built.metadata, "targets": built.targets,
         "kernels": [(section, len(image)) for section, image in built.kernels.items()],
+        "schedules": {target: text() for target, text in built.schedules.items()},
         **{part: [asdict(info) for info in getattr(built, part)] for part in ("inputs", "outputs", "state")},
     }
     disk_cache.write(name, fields, b"".join(built.kernels.values()))

@@ -124,7 +124,7 @@ def build(graph: Graph, options: Options) -> Built:
             _builds.move_to_end(key)
             return _builds[key]
     name = build_cache.name_of(key, graph, options, _architectures(options))
-    built = None if name is None else _stored(name, graph, text, options)
+    built = None if name is None else _stored(name)
     if built is None:
         built = _build(graph, text, options)
         if name is not None:
@@ -153,24 +153,20 @@ def _architectures(options: Options) -> list[str]:
     return found
 
 
-def _stored(name: str, graph: Graph, text: str, options: Options) -> Built | None:
-    """A build that is kept on disk; its schedules are made again when they are asked for."""
+def _stored(name: str) -> Built | None:
+    """A build that is kept on disk."""
     fields = build_cache.read(name)
-    if fields is None or not {"metadata", "targets", "inputs", "outputs", "state"} <= fields.keys():
+    if fields is None:
         return None
 
     def infos(part: str) -> tuple[TensorInfo, ...]:
         return tuple(TensorInfo(i["name"], i["dtype"], tuple(i["shape"])) for i in fields[part])
 
-    again = lru_cache(maxsize=1)(lambda: _build(graph, text, options))
-    order = [t for t in ("cpu", *GPU_TARGETS, "portable") if t in fields["targets"]]
     try:
-        return Built(
-            fields["metadata"], fields["kernels"], tuple(fields["targets"]),
-            {target: lambda target=target: again().schedules[target]() for target in order},
-            infos("inputs"), infos("outputs"), infos("state"),
-        )
-    except (KeyError, TypeError):
+        schedules = {target: lambda text=text: text for target, text in fields["schedules"].items()}
+        found = fields["metadata"], fields["kernels"], tuple(fields["targets"])
+        return Built(*found, schedules, infos("inputs"), infos("outputs"), infos("state"))
+    except (AttributeError, KeyError, TypeError):
         return None
 
 

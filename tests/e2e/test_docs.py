@@ -67,6 +67,7 @@ def test_included_code_is_that_of_the_examples(page):
         ("docs/guide/embedding.md", {"runtime", "worker", "run", "swap", "trace"}),
         ("docs/guide/writing_operators.md", {"swiglu"}),
         ("docs/guide/cluster.md", {"load"}),
+        ("docs/guide/streams_and_memory.md", {"own_stream", "between_kernels"}),
         ("docs/tsr_format.md", {"untrusted"}),
         ("docs/abi_promise.md", {"version"}),
     ],

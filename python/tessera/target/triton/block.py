@@ -31,16 +31,14 @@ class Block:
 
     ``pointers``: the parameter of each buffer; ``axes``: what stands for each symbol; ``shape``: text of the size of
     the block in each of its dimensions. Loads are masked by the axes that their index uses, stores by all that the
-    point is ``inside``: the axes of the grid and of the loops around it. ``whole``: loads are of the whole block, also
-    along dimensions in which they are all the same.
+    point is ``inside``: the axes of the grid and of the loops around it.
     """
 
     def __init__(
         self, writer: Writer, buffers: Sequence[Buffer], pointers: Sequence[str], axes: Mapping[Symbol, AxisValue],
-        shape: Sequence[str] = (), whole: bool = False,
+        shape: Sequence[str] = (),
     ) -> None:
         self.writer, self.buffers, self.pointers, self.shape = writer, buffers, pointers, tuple(shape)
-        self.whole = whole
         self.axes: dict[Symbol, AxisValue] = dict(axes)
         self.expressions = Expressions(writer, self.axes)
         self.inside: list[Symbol] = list(axes)
@@ -163,7 +161,7 @@ class Block:
         if op.mask is not None:
             own = self.values[op.mask]
             masks.append(own.text)
-        if (self.whole and len(dims) < len(self.shape)) or (own is not None and not own.dims <= dims):
+        if own is not None and not own.dims <= dims:
             address, dims = self.spread(address), frozenset(range(len(self.shape)))
         key = ("load", op.buffer, address, own.text if own else None, repr(op.other))
         found = self.memo.get(key)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tessera.ir.dims import Dim, Symbol, is_multiple
+from tessera.ir.dims import Dim, Symbol, add, is_multiple, mul, sym
 from tessera.ir.dtype import DType, bf16, f16, f32
 from tessera.schedule.cost import typical
 from tessera.target.triton.block import Block, Variable
@@ -15,7 +15,7 @@ from tessera.target.triton.head import Head, Options, block_numbers, positions
 from tessera.target.triton.launch import Program
 from tessera.target.triton.operand import multiplied
 from tessera.target.triton.tiles import power
-from tessera.tile.ir import Axis, DotKernel, Op, Ref
+from tessera.tile.ir import Axis, DotKernel, Load, Op, Ref
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ _LARGE = Sizes(128, 128, 32, warps=8, stages=3)
 _THIN = Sizes(16, 64, 64, stages=6)
 _THIN_NARROW = Sizes(16, 32, 128, stages=5)
 """Few rows: the other operand streams from memory, several blocks ahead, into as many programs as there are."""
-_FEW = 16
+_FEW = 32
 _PROGRAMS = 100
 """Programs that keep a large chip busy."""
 
@@ -104,9 +104,9 @@ class _Product:
     def _positions(self, axis: Axis, first: str, size: int, dim: int) -> AxisValue:
         return positions(self.writer, axis, first, size, dim, 2, self.head.sizes)
 
-    def _block(self, axes: dict[Symbol, AxisValue], shape: tuple[int, int], *, whole: bool = False) -> Block:
+    def _block(self, axes: dict[Symbol, AxisValue], shape: tuple[int, int]) -> Block:
         everything = {**self.head.sizes, **self.batch, **axes}
-        return Block(self.writer, self.kernel.buffers, self.head.pointers, everything, [str(n) for n in shape], whole)
+        return Block(self.writer, self.kernel.buffers, self.head.pointers, everything, [str(n) for n in shape])
 
     def _terms(self, total: str, rows: AxisValue, columns: AxisValue) -> None:
         """The loop over the terms."""
@@ -117,7 +117,7 @@ class _Product:
         start = "tl.full((), 0, tl.int64)" if wide else "0"
         first = self.writer.fresh("k_first")
         with self.writer.block(f"for {first} in range({start}, {extent}, {sizes.k}):"):
-            a = self._factor(0, kernel.a, {kernel.m.symbol: rows}, first, (sizes.m, sizes.k), 1)
+            a = self._factor(0, _with_rows(kernel), {kernel.m.symbol: rows}, first, (sizes.m, sizes.k), 1)
             b = self._factor(1, kernel.b, {kernel.n.symbol: columns}, first, (sizes.k, sizes.n), 0)
             if self.operand is not None:
                 precision = f', input_precision="{_float32(self.head.options)}"' if self.operand == f32 else ""
@@ -132,8 +132,7 @@ class _Product:
     ) -> str:
         """An operand's block, 0 beyond the last term."""
         k = self._positions(self.kernel.k, first, self.sizes.k, dim)
-        # A factor of one row is loaded as a block of equal rows: a load of one row is not made ahead of its use.
-        block = self._block({**outer, self.kernel.k.symbol: k}, shape, whole=self.operand in (bf16, f16))
+        block = self._block({**outer, self.kernel.k.symbol: k}, shape)
         value = block.run(scope, body)
         assert value is not None
         wide = self.kernel.acc if self.operand is None else self.operand
@@ -149,6 +148,24 @@ class _Product:
     def _kind(self) -> str:
         narrow = {bf16: "tl.bfloat16", f16: "tl.float16"}
         return register_type(self.kernel.acc) if self.operand is None else narrow.get(self.operand, "tl.float32")
+
+
+def _with_rows(kernel: DotKernel) -> tuple[Op, ...]:
+    """The left operand with an address for each row, of which all but the first are masked, where there is one row.
+
+    A load of a single row is not copied ahead of its use: 30 instead of 24 µs for 1 x 8192 x 4096.
+    """
+    if kernel.m.extent != 1:
+        return kernel.a
+    row = mul(sym(kernel.m.symbol), kernel.k.extent)
+
+    def addressed(op: Op) -> Op:
+        index = getattr(op, "index", ())
+        if not isinstance(op, Load) or not index or isinstance(index[-1], Ref):
+            return op
+        return replace(op, index=(*index[:-1], add(index[-1], row)))
+
+    return tuple(map(addressed, kernel.a))
 
 
 def _float32(options: Options) -> str:

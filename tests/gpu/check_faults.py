@@ -28,7 +28,7 @@ def says(function):
     try:
         print("no error:", function())
     except tessera.errors.TesseraError as error:
-        print(f"{type(error).__name__}: {error}")
+        print(f"{type(error).__name__}: {error}".replace("\\n", " | "))
 
 def on_the_cpu():
     x = op.tensor((3,), name="x")

@@ -50,6 +50,12 @@ def present(target: str) -> list[str]:
     return list(dict.fromkeys(_core.gpu_levels(target)))
 
 
+def processes_for(programs: int) -> int:
+    """How many processes compile so many programs; 0: they are compiled in this one."""
+    cores = len(os.sched_getaffinity(0))
+    return min(cores, _PROCESSES, programs // 2) if programs >= _MANY and cores >= _CORES else 0
+
+
 _cache = ProgramCache()
 _lock = threading.Lock()
 _pool: ThreadPoolExecutor | None = None
@@ -112,9 +118,8 @@ def _compile_missing(programs: dict[str, Program], architecture: Architecture) -
     global _pool
     cores = len(os.sched_getaffinity(0))
     missing = dict(programs)
-    if len(missing) >= _MANY and cores >= _CORES:
+    if processes := processes_for(len(missing)):
         jobs = [(p, architecture.backend, architecture.number, architecture.warp) for p in missing.values()]
-        processes = min(cores, _PROCESSES, len(jobs) // 2)
         for key, binary in zip(list(missing), compile_in_processes(jobs, processes)):
             if binary is not None:
                 _cache.add(key, binary)

@@ -6,8 +6,10 @@ import json
 import pickle
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 from tessera.errors import CompileError
 from tessera.target.triton.build import compile_program
@@ -33,21 +35,56 @@ def compile_in_processes(jobs: Sequence[Job], processes: int) -> list[Binary | N
     return found
 
 
+_waiting: list[subprocess.Popen[bytes]] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def started(processes: int) -> Iterator[None]:
+    """Start processes that compile what comes later: while a program is scheduled, they import the compiler."""
+    try:
+        for _ in range(processes):
+            one = _start()
+            with _lock:
+                _waiting.append(one)
+    except OSError:
+        pass  # those that are missing are started when they are needed, or fail then
+    try:
+        yield
+    finally:
+        with _lock:
+            left = _waiting[:]
+            _waiting.clear()
+        for one in left:
+            one.kill()
+            one.communicate()
+
+
+def _start() -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", _START, json.dumps([p for p in sys.path if isinstance(p, str)])]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+
 def _run(jobs: list[Job]) -> list[Binary | None]:
     """The work of one process."""
     nothing: list[Binary | None] = [None] * len(jobs)
     if not jobs:
         return nothing
-    command = [sys.executable, "-c", _START, json.dumps([p for p in sys.path if isinstance(p, str)])]
     try:
-        done = subprocess.run(command, input=pickle.dumps(jobs), capture_output=True, check=False)
-        return pickle.loads(done.stdout) if done.returncode == 0 else nothing
+        with _lock:
+            one = _waiting.pop(0) if _waiting else None
+        one = one or _start()
+        out, _ = one.communicate(pickle.dumps(jobs))
+        return pickle.loads(out) if one.returncode == 0 else nothing
     except (OSError, pickle.UnpicklingError, EOFError):
         return nothing
 
 
 def main() -> None:
     """A process: jobs come on standard input, results go to standard output."""
+    import triton.compiler.compiler  # type: ignore[import-not-found]  # noqa: F401 - while there is no job yet
+    from triton._C import libtriton  # type: ignore[import-not-found]  # noqa: F401
+
     out = sys.stdout.buffer
     sys.stdout = sys.stderr
     found: list[Binary | None] = []

@@ -133,6 +133,8 @@ def _targets(artifact: Artifact) -> list[dict[str, Any]]:
                 "kernel_bytes": image.stop - image.start if image else 0,
                 "instructions": len(plan.get("instructions", [])),
                 "library_calls": _library_calls(plan),
+                "exchanges": sum("collective" in i for i in plan.get("instructions", [])),
+                "exchanges_beside_kernels": sum("start" in i for i in plan.get("instructions", [])),
                 "choices": json.loads(artifact.metadata.get(f"{layout.CHOICES}{target}.{level}", "[]")),
                 "peak_memory": str(plan.get("peak", plan.get("arena", 0))),
                 "peak_memory_at": _peaks(plan),
@@ -237,6 +239,9 @@ def _text(found: dict[str, Any]) -> str:
             f"{name}: {len(target['kernels'])} kernels ({_bytes(target['kernel_bytes'])}), "
             f"{target['instructions']} instructions, peak memory {peaks}"
         )
+        if target["exchanges"]:
+            beside = target["exchanges_beside_kernels"]
+            lines.append(f"  {target['exchanges']} exchanges with other devices, {beside} of them beside kernels")
         details = target["kernel_details"]
         lines.extend(f"  {kernel}{_detail_text(d)}" for kernel, d in zip(target["kernels"], details))
         for c in target["library_calls"]:

@@ -20,7 +20,8 @@ from tessera.ir.sharding import MeshShape
 class DeviceSpec:
     """One device: operations per second by dtype, memory bandwidth, bytes of memory, seconds to start a kernel.
 
-    ``reached``: the parts of arithmetic and of memory bandwidth that kernels reach.
+    ``reached``: the parts of arithmetic and of memory bandwidth that kernels reach. ``is_gpu``: whether programs are
+    scheduled as for a GPU, or as for a CPU.
     """
 
     name: str
@@ -29,6 +30,7 @@ class DeviceSpec:
     memory: float
     launch: float
     reached: tuple[float, float] = (0.7, 0.85)
+    is_gpu: bool = True
 
     def seconds(self, operations: float, touched: float, dtype: str) -> float:
         """How long a kernel takes that computes and moves so much."""
@@ -105,7 +107,7 @@ GB200 = DeviceSpec(
     "GB200", {"f8e4m3": 5e15, "f8e5m2": 5e15, "bf16": 2.5e15, "f16": 2.5e15, "f32": 80e12, "f64": 40e12},
     8e12, 186e9, 3e-6,
 )
-CORE = DeviceSpec("CPU core", {"f64": 25e9, "f32": 50e9}, 1e10, 8e9, 1e-6)
+CORE = DeviceSpec("CPU core", {"f64": 25e9, "f32": 50e9}, 1e10, 8e9, 1e-6, is_gpu=False)
 
 
 def _nvlink(domain: int, bandwidth: float) -> Tier:

@@ -15,7 +15,8 @@ from tessera.ir.dims import Dim, evaluate, mul, product, substitute, sym
 from tessera.ir.sharding import COORDINATE, MeshShape
 from tessera.schedule.cost import typical
 from tessera.schedule.machine import CPU, GPU
-from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck
+from tessera.schedule.options import Schedule
+from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck, Wait
 from tessera.tile.ir import AttentionKernel, DotKernel
 from tessera.tile.plan import build_plan
 from tessera.tile.report import kernel_bytes, kernel_flops
@@ -26,19 +27,20 @@ def simulate(
     *examples: Any,
     topology: Topology | str = "rails",
     sizes: Mapping[str, int] | None = None,
-    overlap: bool = False,
+    schedule: Schedule | None = None,
     **named_examples: Any,
 ) -> Simulation:
     """Predict one run of a tensor, a graph, a step or a function (with example arguments, as for ``graph.compile``).
 
     The graph's mesh may have any number of devices; none is needed. ``topology``: a ``dist.Topology`` or the name of
     one ("rails", "fat tree", "NVL72": NVIDIA GPUs; "one machine": CPU cores). ``sizes``: of symbolic dimensions by
-    name; those that are not given count as 1024, or the nearest legal size. ``overlap``: whether exchanges run beside
-    computation as far as data allow; at present programs wait for each exchange, which is the default.
+    name; those that are not given count as 1024, or the nearest legal size. ``schedule``: how the program is scheduled;
+    with ``Schedule(overlap=False)`` it waits for each exchange.
 
-    The program is scheduled as for a run; a kernel takes as long as its arithmetic or its memory traffic, an exchange
-    as long as its bytes and messages take on each class of link. What is said is about device 0, which has the largest
-    shards. No prediction has been compared with a run on several GPUs so far.
+    The program is scheduled as for a run, and exchanges run beside kernels as its plan says. A kernel takes as long as
+    its arithmetic or its memory traffic, an exchange as long as its bytes and messages take on each class of link. What
+    is said is about device 0, which has the largest shards. No prediction has been compared with a run on several GPUs
+    so far.
 
     Raises ArgumentError for an unknown topology or size, and for a graph in which nothing is sharded.
     """
@@ -47,14 +49,13 @@ def simulate(
     if not isinstance(compiled, ShardedCompiled):
         raise ArgumentError("simulate: no tensor of the graph is sharded, so that it runs on one device")
     part = compiled.partitioned
-    machine = CPU if machines.device.name == "CPU core" else GPU
-    plan = build_plan(part.graph, None, machine)
+    plan = build_plan(part.graph, schedule, GPU if machines.device.is_gpu else CPU)
     names = [d.name for d in plan.dims if not d.name.startswith(COORDINATE)]
     for name in sizes or ():
         if name not in names:
             have = ", ".join(names) or "none"
             raise ArgumentError(f"simulate: there is no symbolic dimension {name!r}; those of the graph are: {have}")
-    return _Run(plan, part.mesh, machines, dict(sizes or {}), overlap).simulation()
+    return _Run(plan, part.mesh, machines, dict(sizes or {})).simulation()
 
 
 def _topology(topology: Topology | str) -> Topology:
@@ -67,17 +68,14 @@ def _topology(topology: Topology | str) -> Topology:
 
 
 class _Run:
-    def __init__(
-        self, plan: Plan, mesh: MeshShape, topology: Topology, sizes: dict[str, int], overlap: bool
-    ) -> None:
-        self.plan, self.mesh, self.topology, self.overlap = plan, mesh, topology, overlap
+    def __init__(self, plan: Plan, mesh: MeshShape, topology: Topology, sizes: dict[str, int]) -> None:
+        self.plan, self.mesh, self.topology = plan, mesh, topology
         self.given = {
             d.name: sizes.get(d.name, typical(sym(d))) for d in plan.dims if not d.name.startswith(COORDINATE)
         }
         self.sizes = {**mesh.coordinates(0), **self.given}
         self.free = {"compute": 0.0, "exchange": 0.0}
-        self.written: dict[int, float] = {}  # when a buffer's content is there
-        self.read: dict[int, float] = {}  # when nobody reads it any more
+        self.ends: dict[int, float] = {}  # of the exchanges that were started
         self.events: list[Event] = []
 
     def number(self, d: Dim) -> float:
@@ -91,7 +89,7 @@ class _Run:
             if buffer.kind in kinds:
                 kinds[buffer.kind] += self.number(buffer.bytes)
         memory = {**kinds, "working": self.number(self.plan.arena)}
-        return Simulation(self.mesh, self.topology, self.given, self.overlap, tuple(self.events), memory)
+        return Simulation(self.mesh, self.topology, self.given, tuple(self.events), memory)
 
     def add(self, i: Instruction) -> None:
         if isinstance(i, KernelCall):
@@ -102,42 +100,38 @@ class _Run:
             fast = isinstance(kernel, (DotKernel, AttentionKernel))
             dtype = kernel.buffers[0].dtype.name if fast else "f32"
             seconds = self.topology.device.seconds(operations, read + written, dtype)
-            ins = [b for b, k in zip(i.buffers, kernel.buffers) if k.role != "out"]
-            outs = [b for b, k in zip(i.buffers, kernel.buffers) if k.role != "in"]
-            self.put("compute", kernel.name, seconds, ins, outs, i, operations=operations, bytes=read + written)
+            self.put("compute", kernel.name, seconds, i, operations=operations, bytes=read + written)
+        elif isinstance(i, Wait):
+            self.free["compute"] = max(self.free["compute"], self.ends[i.start])
         elif isinstance(i, CollectiveCall):
             received = self.number(i.bytes)
             spread = self.topology.spread(self.mesh, i.axes)
             seconds = exchange_seconds(i.op, received, spread, self.topology.tiers)
             by_tier = received_by_tier(i.op, received, spread)
-            self.put(
-                "exchange", f"{i.op} over {' and '.join(i.axes)}", seconds, [i.operand.buffer], [i.result.buffer], i,
-                bytes=received, tiers=tuple(by_tier),
+            end = self.put(
+                "exchange", f"{i.op} over {' and '.join(i.axes)}", seconds, i, bytes=received, tiers=tuple(by_tier)
             )
+            if i.start is None:
+                self.free["compute"] = end
+            else:
+                self.ends[i.start] = end
         elif isinstance(i, Copy):
             moved = 2 * self.number(i.bytes)
             seconds = self.topology.device.seconds(0, moved, "f32")
-            self.put("compute", "copy", seconds, [i.source], [i.target], i, bytes=moved)
+            self.put("compute", "copy", seconds, i, bytes=moved)
         elif isinstance(i, RangeCheck):
             read = self.number(mul(i.count, i.dtype.itemsize))
             seconds = self.topology.device.seconds(0, read, "f32")
-            self.put("compute", f"check {i.what}", seconds, [i.buffer], [], i, bytes=read)
+            self.put("compute", f"check {i.what}", seconds, i, bytes=read)
         else:
             tensors = (*i.operands, *i.results)
             moved = sum(self.number(mul(product(t.shape), t.dtype.itemsize)) for t in tensors)
             seconds = self.topology.device.seconds(0, moved, "f32")
-            ins, outs = [t.buffer for t in i.operands], [t.buffer for t in i.results]
-            self.put("compute", i.op, seconds, ins, outs, i, bytes=moved)
+            self.put("compute", i.op, seconds, i, bytes=moved)
 
-    def put(
-        self, lane: str, name: str, seconds: float, ins: list[int], outs: list[int], i: Instruction, **amounts: Any
-    ) -> None:
-        ready = max([self.written.get(b, 0.0) for b in ins] + [self.read.get(b, 0.0) for b in outs], default=0.0)
-        start = max(ready, self.free[lane]) if self.overlap else max(self.free.values())
-        end = start + seconds
-        self.free[lane] = end
-        for b in ins:
-            self.read[b] = max(self.read.get(b, 0.0), end)
-        for b in outs:
-            self.written[b] = self.read[b] = end
+    def put(self, lane: str, name: str, seconds: float, i: Instruction, **amounts: Any) -> float:
+        """Add an instruction of a stream; it begins when what stands before it in the plan has been reached."""
+        start = max(self.free["compute"], self.free[lane])
+        self.free[lane] = start + seconds
         self.events.append(Event(lane, name, start, seconds, i.loc, **amounts))
+        return start + seconds

@@ -42,7 +42,6 @@ class Simulation:
     mesh: MeshShape
     topology: Topology
     sizes: Mapping[str, int]
-    overlap: bool
     events: tuple[Event, ...]
     memory: Mapping[str, float]
 

@@ -19,6 +19,7 @@ class Machine:
     narrows          whether products read operands that are rounded to a narrower float on the way
     ordered          sums keep the order of their elements whatever the other sizes are: no reduction is cut, and no
                      product becomes a reduction
+    overlaps         whether exchanges between devices run beside kernels
     """
 
     name: str
@@ -31,12 +32,13 @@ class Machine:
     spills: bool = True
     narrows: bool = True
     ordered: bool = False
+    overlaps: bool = False
 
 
 CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=32768, chunks=64)
 ORDERED_CPU = replace(CPU, ordered=True)
 GPU = Machine(
     "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False,
-    narrows=False,
+    narrows=False, overlaps=True,
 )
 """264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy."""

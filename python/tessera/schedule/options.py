@@ -43,6 +43,10 @@ class Schedule:
     libraries       Vendor libraries that a program for NVIDIA GPUs may call where they are faster: a list of
                     ``"cublaslt"`` (matrix products). They are loaded where the program runs; on a machine without them
                     it runs generated kernels in their place. ``[]``: generated kernels alone. None: all of them.
+    overlap         Whether exchanges between devices run beside kernels: started as soon as their operands are there,
+                    and waited for when their results are needed. They may take an eighth of the working memory more, or
+                    twice the largest tensors that are exchanged; a number is True with that many bytes. None: on GPUs.
+                    The CPU targets exchange where an exchange is started.
     autotune        True: measure the kernels that a product can have on the GPU that is present, and keep the best;
                     what was measured is kept in ``TESSERA_CACHE_DIR``, and used on machines without a GPU too. False:
                     choose by a model of the hardware and a table of measurements. A number is True with that many
@@ -61,6 +65,7 @@ class Schedule:
     float32: str = "ieee"
     libraries: Sequence[str] | None = None
     autotune: bool | float = False
+    overlap: bool | int | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -74,6 +79,10 @@ class Schedule:
         if not isinstance(self.autotune, bool) and not _is_duration(self.autotune):
             raise ArgumentError(
                 f"[Schedule] autotune = {self.autotune!r}: use True, False or the seconds that a product may take"
+            )
+        if self.overlap is not None and (not isinstance(self.overlap, int) or self.overlap < 0):
+            raise ArgumentError(
+                f"[Schedule] overlap = {self.overlap!r}: use True, False, the bytes of memory that it may cost, or None"
             )
         if self.tiles is not None and not _are_tiles(self.tiles):
             raise ArgumentError(
@@ -97,6 +106,11 @@ class Schedule:
     def allowed_libraries(self) -> tuple[str, ...]:
         """The vendor libraries that programs may call."""
         return LIBRARIES if self.libraries is None else tuple(self.libraries)
+
+    @property
+    def overlap_bytes(self) -> int | None:
+        """The bytes that exchanges beside kernels may cost; None: as the working memory is."""
+        return None if self.overlap is None or isinstance(self.overlap, bool) else self.overlap
 
     @property
     def tuning_seconds(self) -> float:

@@ -12,7 +12,11 @@ from tessera.ir.dims import Dim, Symbol, ceildiv, dmax, substitute
 from tessera.ir.dtype import DType
 from tessera.ir.provenance import Location
 
-VERSION = 1
+HISTORY: dict[int, str] = {
+    1: "Instructions run one after the other.",
+    2: "Collectives may have a start, and a wait of that number follows: they run beside what stands between.",
+}
+"""What each version of a plan brought; a plan states the first version that has all that is in it."""
 
 
 @dataclass(slots=True)
@@ -103,6 +107,16 @@ class CollectiveCall:
     result: Operand
     bytes: Dim
     loc: Location | None
+    start: int | None = None
+    """The number of the wait that ends it; None: the next instruction sees its result."""
+
+
+@dataclass(slots=True)
+class Wait:
+    """Go on when the exchange that was started as number ``start`` is over."""
+
+    start: int
+    loc: Location | None = None
 
 
 @dataclass(slots=True)
@@ -112,7 +126,7 @@ class CustomCall(PortableCall):
     scratch: Dim = 0
 
 
-Instruction = KernelCall | RangeCheck | Copy | PortableCall | CollectiveCall
+Instruction = KernelCall | RangeCheck | Copy | PortableCall | CollectiveCall | Wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +185,10 @@ class Plan:
     libraries: tuple[str, ...] = ()
     """Vendor libraries that kernels may be calls of."""
 
+    @property
+    def _version(self) -> int:
+        return 2 if any(isinstance(i, Wait) for i in self.instructions) else 1
+
     def outlives(self, buffer: int) -> bool:
         """Whether what is written to a buffer is seen after the run."""
         return self.buffers[buffer].kind in ("state", "output")
@@ -198,7 +216,7 @@ class Plan:
         ``extra``: buffers after the plan's own; ``more``: further entries, and others in place of the plan's.
         """
         data = {
-            "version": VERSION, "target": target, "level": level,
+            "version": self._version, "target": target, "level": level,
             "dims": [{"name": d.name, "min": d.min, "max": d.max, "multiple_of": d.multiple_of} for d in self.dims],
             "inputs": [_tensor(t) for t in self.inputs],
             "outputs": [_tensor(t) for t in self.outputs],
@@ -248,11 +266,14 @@ def plain_instruction(i: Instruction) -> dict[str, Any]:
         }
     if isinstance(i, Copy):
         return {"copy": [i.source, i.target], "bytes": dim(i.bytes), "loc": place(i.loc)}
+    if isinstance(i, Wait):
+        return {"wait": i.start, "loc": place(i.loc)}
     if isinstance(i, CollectiveCall):
-        return {
+        found = {
             "collective": i.op, "axes": list(i.axes), "attrs": i.attrs, "operands": [_operand(i.operand)],
             "results": [_operand(i.result)], "bytes": dim(i.bytes), "loc": place(i.loc),
         }
+        return found if i.start is None else {**found, "start": i.start}
     assert isinstance(i, PortableCall)
     if isinstance(i, CustomCall):
         return {

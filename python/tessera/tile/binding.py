@@ -10,6 +10,7 @@ from tessera.ir.value import LEAVES, Value
 from tessera.schedule.fusion import Group
 from tessera.schedule.memory import Storage, lay_out
 from tessera.schedule.order import Order
+from tessera.schedule.overlap import Step
 from tessera.schedule.pieces import PORTABLE
 from tessera.schedule.placement import Placement
 from tessera.schedule.plan import PlanBuffer, PlanTensor
@@ -125,14 +126,14 @@ class Binding:
 
     # The arena.
 
-    def lay_out_arena(self, sequence: list[Group]) -> Dim:
+    def lay_out_arena(self, sequence: list[Step]) -> Dim:
         """Bind what is left to the arena; its size."""
         steps, end = self._steps(sequence)
         first, last = self._lives(steps, end)
         values = {id(v): v for v in self.placement.values()}
         storages: dict[int, Storage] = {}
-        for group, step in steps.items():
-            for root in self._written(group):
+        for (group, kind), step in steps:
+            for root in self._written(group) if kind != "wait" else ():
                 if root in self.of or root not in values:
                     continue
                 v = values[root]
@@ -150,21 +151,23 @@ class Binding:
             buffer.offset, buffer.live = storage.offset, (storage.first, storage.last)
         return arena
 
-    def _steps(self, sequence: list[Group]) -> tuple[dict[Group, int], int]:
-        """The instruction number of each group, and the number of instructions."""
-        steps: dict[Group, int] = {}
+    def _steps(self, sequence: list[Step]) -> tuple[list[tuple[tuple[Group, str], int]], int]:
+        """Group and kind of each step with the number of its instruction, and the number of instructions."""
+        steps: list[tuple[tuple[Group, str], int]] = []
         at = len(self.saves)
-        for group in sequence:
-            steps[group] = at
-            draft = self.drafts.get(group)
+        for step in sequence:
+            steps.append(((step.group, step.kind), at))
+            draft = self.drafts.get(step.group)
             at += draft is None or not draft.writes_nothing
         return steps, at + len(self.final)
 
-    def _lives(self, steps: dict[Group, int], end: int) -> tuple[dict[int, int], dict[int, int]]:
-        """The first and the last instruction that needs each value."""
+    def _lives(
+        self, steps: list[tuple[tuple[Group, str], int]], end: int
+    ) -> tuple[dict[int, int], dict[int, int]]:
+        """The first and the last instruction that needs each value; until the wait an exchange needs its own."""
         first: dict[int, int] = {}
         last: dict[int, int] = {}
-        for group, step in steps.items():
+        for (group, _), step in steps:
             for root in group.roots:
                 first.setdefault(root, step)
                 last[root] = step

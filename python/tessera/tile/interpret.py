@@ -13,7 +13,7 @@ from tessera.ir.dtype import DType
 from tessera.op.opdef import get
 from tessera.op.philox import philox4x32, uniform_f32, uniform_f64
 from tessera.op.reference import rounded
-from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Operand, Plan, PortableCall, RangeCheck
+from tessera.schedule.plan import CollectiveCall, Copy, KernelCall, Operand, Plan, PortableCall, RangeCheck, Wait
 from tessera.tile.ir import (
     AttentionKernel,
     Axis,
@@ -288,6 +288,8 @@ class _Memory:
 
 
 def _execute(plan: Plan, i: Any, memory: _Memory, sizes: Sizes, shuffle: np.random.Generator | None) -> None:
+    if isinstance(i, Wait):  # an exchange is done where it is started
+        return
     if isinstance(i, Copy):
         memory.bytes[i.target][...] = memory.bytes[i.source]
     elif isinstance(i, RangeCheck):

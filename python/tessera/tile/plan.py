@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import product as combinations
+
 from tessera.errors import UnsupportedError
 from tessera.ir.attribute import attributes_text
 from tessera.ir.dims import Dim, bounds, sym
@@ -17,6 +19,7 @@ from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.materialise import place
 from tessera.schedule.options import Schedule
 from tessera.schedule.order import Order, typical_bytes
+from tessera.schedule.overlap import Overlap, Step, in_order
 from tessera.schedule.pieces import CHECK, PORTABLE, cut
 from tessera.schedule.plan import (
     CollectiveCall,
@@ -29,6 +32,7 @@ from tessera.schedule.plan import (
     PortableCall,
     RangeCheck,
     SizeCheck,
+    Wait,
 )
 from tessera.schedule.prepare import prepare
 from tessera.tile.aliasing import share
@@ -37,6 +41,7 @@ from tessera.tile.canonical import canonicalise
 from tessera.tile.draft import draft_kernels
 from tessera.tile.ir import Kernel
 from tessera.tile.printer import content_key
+from tessera.tile.seconds import group_seconds
 from tessera.tile.sharing import join
 
 
@@ -52,8 +57,11 @@ def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine =
     if options.memory_budget is not None and options.recompute == "auto":
         levels = [cost.CHEAP, 30, cost.MOST_WORK]
     best: Plan | None = None
-    for recompute in levels:
-        plan = _Builder(graph, options, recompute, machine).build()
+    overlaps = machine.overlaps if options.overlap is None else options.overlap is not False
+    # Under a budget, exchanges are waited for at once where nothing else helps.
+    beside = [True, False] if overlaps and options.memory_budget is not None else [overlaps]
+    for recompute, overlap in combinations(levels, beside):
+        plan = _Builder(graph, options, recompute, machine, overlap).build()
         plan.threads, plan.tiles, plan.float32 = options.threads, options.tiles, options.float32
         plan.libraries = options.allowed_libraries
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
@@ -76,8 +84,9 @@ def _highest(arena: Dim) -> int:
 class _Builder:
     """One attempt at a plan."""
 
-    def __init__(self, graph: Graph, options: Schedule, recompute: int, machine: Machine) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, options: Schedule, recompute: int, machine: Machine, overlap: bool) -> None:
+        self.graph, self.machine = graph, machine
+        self.overlap, self.extra = overlap, options.overlap_bytes
         self.nodes = graph.nodes()
         axes = Axes()
         self.placement = place(graph, self.nodes, options, recompute, machine)
@@ -90,22 +99,38 @@ class _Builder:
         """Order, memory, instructions."""
         stored = {id(a.root): a.root for d in self.drafts.values() for a in d.arguments if a.written}
         sizes = {key: typical_bytes(v) for key, v in stored.items() if key not in self.binding.of}
-        sequence = self.order.sequence(sizes)
+        sequence = self._steps(sizes)
         binding = self.binding
         arena = binding.lay_out_arena(sequence)
         instructions: list[Instruction] = [Copy(s, t, n) for s, t, n in binding.saves]
         kernels: list[Kernel] = []
         keys: dict[str, int] = {}
-        for group in sequence:
-            draft = self.drafts.get(group)
-            if draft is None or not draft.writes_nothing:
-                instructions.append(self._instruction(group, kernels, keys))
+        numbers: dict[Group, int] = {}
+        for step in sequence:
+            draft = self.drafts.get(step.group)
+            if step.kind == "wait":
+                instructions.append(Wait(numbers[step.group], step.group.anchor.node.loc))
+            elif draft is None or not draft.writes_nothing:
+                instruction = self._instruction(step.group, kernels, keys)
+                if step.kind == "start":
+                    assert isinstance(instruction, CollectiveCall)
+                    instruction.start = numbers[step.group] = len(numbers)
+                instructions.append(instruction)
         instructions += [Copy(binding.of[s], t, n) for s, t, n in binding.final]
         kernels, keys = _join_kernels(kernels, keys, instructions)
         return Plan(
             tuple(self.graph.symbols()), binding.inputs, binding.outputs, binding.state, binding.constants,
             binding.buffers, arena, kernels, instructions, size_checks(self.nodes), list(keys),
         )
+
+    def _steps(self, sizes: dict[int, int]) -> list[Step]:
+        """The order of what runs; ``sizes``: typical bytes of the values that live in the arena."""
+        sequence = self.order.sequence(sizes)
+        if not self.overlap:
+            return in_order(sequence)
+        exchanges = {g for g in sequence if g.kind == PORTABLE and _is_exchange(g.anchor.node)}
+        overlap = Overlap(self.order, exchanges, lambda g: group_seconds(g, self.drafts.get(g), self.machine), sizes)
+        return overlap.steps(sequence, self.extra)
 
     def _instruction(self, group: Group, kernels: list[Kernel], keys: dict[str, int]) -> Instruction:
         if group.kind == CHECK:
@@ -150,6 +175,10 @@ class _Builder:
             scratch = rule.scratch(tuple(v.type for v in node.operands), node.attrs)
             return CustomCall(node.op, text, operands, results, node.loc, scratch)
         return PortableCall(node.op, text, operands, results, node.loc)
+
+
+def _is_exchange(node: Node) -> bool:
+    return isinstance(get(node.op).lower, low.Collective)
 
 
 def _join_kernels(

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from tessera.ir.dims import Dim, add, evaluate, floordiv, mul, product, substitute, sym
 from tessera.ir.provenance import Location
 from tessera.schedule.cost import typical
-from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck
+from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck, Wait
 from tessera.tile.ir import AttentionKernel, Compute, DotKernel, Kernel, Random, Reduce, Scan
 from tessera.tile.printer import kind
 
@@ -132,8 +132,11 @@ def _instruction_row(plan: Plan, i: Instruction, numbers: _Numbers) -> tuple[str
     if isinstance(i, Copy):
         name = f"copy {plan.buffers[i.source].label} to {plan.buffers[i.target].label}"
         return name, "copy", "", numbers.amount(i.bytes), numbers.amount(i.bytes), "", _line(i.loc)
+    if isinstance(i, Wait):
+        return f"wait for {i.start}", "collective", "", "", "", "", _line(i.loc)
     if isinstance(i, CollectiveCall):
-        return f"{i.op} {'*'.join(i.axes)}", "collective", "", numbers.amount(i.bytes), "", "", _line(i.loc)
+        started = "" if i.start is None else f", started as {i.start}"
+        return f"{i.op} {'*'.join(i.axes)}{started}", "collective", "", numbers.amount(i.bytes), "", "", _line(i.loc)
     return i.op, "portable", "", "", "", "", _line(i.loc)
 
 

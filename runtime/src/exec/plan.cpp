@@ -8,13 +8,17 @@
 #include "core/error.h"
 #include "core/json.h"
 #include "custom/registry.h"
+#include "exec/check_waits.h"
 #include "graph/parser.h"
 
 namespace tessera::core {
 
 namespace {
 
-constexpr int64_t plan_version = 1;
+// 1: the first; 2: collectives that are started, and waits.
+constexpr int64_t plan_version = 2;
+constexpr int64_t first_plan_version = 1;
+constexpr int64_t max_exchange = INT32_MAX;
 constexpr size_t max_symbols = 1024;
 // What lies right before every entry of an image, followed by the numbers of buffers and sizes (u32, little-endian).
 constexpr std::string_view entry_mark = "\xcctessera";
@@ -50,6 +54,7 @@ class PlanReader {
         const Json &instructions = list(root, "instructions", "the plan");
         for (size_t i = 0; i < instructions.items().size(); ++i)
             plan_.instructions.push_back(read_instruction(instructions.items()[i], format("instruction %zu", i)));
+        check_waits(plan_, where_);
         plan_.arena = dim(member(root, "arena", "the plan"), "arena");
         read_checks(root);
         return std::move(plan_);
@@ -148,7 +153,7 @@ class PlanReader {
         if (version > plan_version)
             fail(Code::Version, "%s: the plan has version %lld, this build of Tessera reads versions up to %lld",
                  where_.c_str(), static_cast<long long>(version), static_cast<long long>(plan_version));
-        expect(version == plan_version, "the plan", "has an unknown version");
+        expect(version >= first_plan_version, "the plan", "has an unknown version");
     }
 
     void read_symbols(const Json &root) {
@@ -439,7 +444,10 @@ class PlanReader {
             read_portable(j, place, in);
         else if (j.find("collective"))
             read_collective(j, place, in);
-        else if (j.find("custom"))
+        else if (j.find("wait")) {
+            in.kind = InstructionKind::Wait;
+            in.exchange = bounded(j, "wait", 0, max_exchange, place);
+        } else if (j.find("custom"))
             read_custom(j, place, in);
         else if (j.find("library"))
             read_library(j, place, in);
@@ -630,6 +638,8 @@ class PlanReader {
         bool along = in.collective->kind != CollectiveKind::AllReduce;
         expect(!along || (in.collective->dim < rank && in.collective->split_dim < rank), place, "dim is out of range");
         expect(along || x.shape == y.shape, place, "operand and result have different shapes");
+        if (j.find("start"))
+            in.exchange = bounded(j, "start", 0, max_exchange, place);
     }
 
     // "train.py:12"

@@ -43,7 +43,7 @@ struct PlanOperand {
     std::vector<Dim> shape;
 };
 
-enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective, Custom, Library };
+enum class InstructionKind : uint8_t { Kernel, CheckRange, Copy, Zero, Portable, Collective, Custom, Library, Wait };
 
 struct Instruction {
     InstructionKind kind = InstructionKind::Kernel;
@@ -69,6 +69,8 @@ struct Instruction {
     std::vector<PlanOperand> operands, results;
     // collective, with one operand and one result
     std::shared_ptr<const Collective> collective;
+    // collective: the number of the wait that ends it, or none when it is done at once; wait: of what was started
+    std::optional<int64_t> exchange;
     // library (and `scratch`): what it computes with `operands` and `results`, the launches that follow its call, and those
     // that take the place of both where it is missing
     std::shared_ptr<const LibraryMatmul> matmul;

@@ -121,6 +121,10 @@ TraceEvent describe(const Plan &plan, const Instruction &in) {
         out.category = "library";
         out.name = in.what.c_str();
         break;
+    case InstructionKind::Wait:
+        out.category = "collective";
+        out.name = "wait";
+        break;
     }
     return out;
 }
@@ -272,6 +276,7 @@ void PlanEngine::execute_instruction(RunContext &context, const Prepared &prepar
         run_custom(context, in, addresses, frame.scratch(0));
         break;
     case InstructionKind::Library: // of GPUs only
+    case InstructionKind::Wait:    // dropped in preparation
         break;
     }
 }

@@ -43,6 +43,7 @@ bool writes_state(const Plan &plan, const Instruction &in) {
         return false;
     }
     case InstructionKind::CheckRange:
+    case InstructionKind::Wait:
         return false;
     case InstructionKind::Copy:
         return mutated(in.buffers[1]);
@@ -193,6 +194,7 @@ void Prepared::prepare_instruction(const Plan &plan, const KernelImage &image, c
         break;
     }
     case InstructionKind::Library: // of GPUs only
+    case InstructionKind::Wait:    // an exchange is done where it is started
         return;
     }
     instructions.push_back(std::move(out));

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.gpu.check_arrays import MODEL, TARGET
+from tests.gpu.check_arrays import DEVICE, MODEL, TARGET
 
 ROOT = Path(__file__).resolve().parents[2]
 on_a_device = pytest.mark.skipif(MODEL or TARGET != "ptx", reason="runs generated kernels")
@@ -72,6 +72,32 @@ def test_a_kernel_that_faults() -> None:
     for line in found[1:7]:
         assert line.startswith("DeviceError: ") and "nothing more can run on this device in this process" in line, line
         assert "To learn which kernel it was, repeat the run with a trace" in line
+
+
+@pytest.mark.skipif(not MODEL, reason="a device that is not lost cannot show it")
+def test_a_device_that_is_lost() -> None:
+    found = run("""
+        bad = Program.load_bytes(artifact(plan_of("fault")))
+        says(run(bad).numpy)
+        says(lambda: tessera.array(np.ones(3), device=DEVICE))
+        if TARGET == "ptx":
+            print(tessera.array(np.ones(3, np.float32), device="cuda:1").numpy().sum())
+        says(on_the_cpu)
+        """, FAKE_CUDA_FAULT="999")
+    for line in found[:2]:
+        assert re.match("DeviceError: .*The device may be lost; the system's log tells more", line), line
+    assert found[2:] == [*["3.0"][: TARGET == "ptx"], "no error: [2.0, 2.0, 2.0]"]
+
+
+@pytest.mark.skipif(not MODEL, reason="a device has too much memory")
+def test_memory_that_is_full_is_told() -> None:
+    found = run("""
+        half = tessera.array(np.zeros((1 << 27,), np.float32), device=DEVICE)
+        says(lambda: tessera.array(np.zeros((3 << 26,), np.float32), device=DEVICE))
+        says(half.numpy().sum)
+        """)
+    words = f"{3 << 28} bytes could not be allocated on {DEVICE}, where 0.50 of 1.00 GiB are free"
+    assert found == [f"OutOfMemoryError: {words}", "no error: 0.0"]
 
 
 @pytest.mark.skipif(MODEL or TARGET != "ptx", reason="the model knows nothing of this variable")

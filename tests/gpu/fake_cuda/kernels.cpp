@@ -1,4 +1,5 @@
 // What the kernels of tests/gpu/kernels.ptx and of the examples compute, for the model.
+#include <cstdlib>
 #include <cstring>
 
 #include "device_model.h"
@@ -62,7 +63,11 @@ void through_scratch(const Arguments &a) {
     }
 }
 
-void fault(const Arguments &a) { Model::get().sticky[a.device] = illegal_address; }
+// With FAKE_CUDA_FAULT another error than an illegal address: 719 a failed launch, 999 a lost device.
+void fault(const Arguments &a) {
+    const char *wanted = std::getenv("FAKE_CUDA_FAULT");
+    Model::get().sticky[a.device] = wanted ? std::atoi(wanted) : illegal_address;
+}
 
 // Copies the first box of a two-dimensional f32 tensor.
 void tile(const Arguments &a) {

@@ -55,6 +55,8 @@ void Driver::raise(Result result, const std::string &what) const {
         text += ". The device's context is spoilt: nothing more can run on this device in this process, and what is in its "
                 "memory is lost. To learn which kernel it was, repeat the run with a trace" +
                 (std::strcmp(name_, "CUDA") == 0 ? std::string(" and CUDA_LAUNCH_BLOCKING=1 in the environment") : std::string());
+    else if (result == unknown)
+        text += ". The device may be lost; the system's log tells more";
     throw Error(Code::Device, text);
 }
 

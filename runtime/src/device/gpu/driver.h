@@ -28,6 +28,7 @@ enum : Result {
     not_found = 500,
     not_ready = 600,
     update_failure = 910,
+    unknown = 999,
 };
 
 inline constexpr unsigned stream_non_blocking = 1, event_without_timing = 2, host_portable = 1;

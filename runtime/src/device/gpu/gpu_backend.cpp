@@ -64,8 +64,13 @@ void *GpuBackend::allocate(int32_t index, size_t bytes, size_t, Stream *stream) 
         driver_.call().pool_trim(d.pool, 0);
         result = driver_.call().allocate(&out, bytes, d.pool, order.native());
     }
-    if (result == out_of_memory)
-        return nullptr;
+    if (result == out_of_memory) {
+        size_t available = 0, total = 0;
+        driver_.check(driver_.call().memory_info(&available, &total), "memory of the device");
+        constexpr double gib = 1 << 30;
+        fail(Code::OutOfMemory, "%zu bytes could not be allocated on %s, where %.2f of %.2f GiB are free", bytes,
+             text({type(), index}).c_str(), static_cast<double>(available) / gib, static_cast<double>(total) / gib);
+    }
     driver_.check(result, "memory of the device");
     if (!stream)
         driver_.check(driver_.call().stream_wait(order.native()), "memory of the device");

@@ -38,9 +38,14 @@ def numbers(most: int, *shape: int) -> np.ndarray:
     return np.random.default_rng(1).integers(0, most, shape)
 
 
-def program(outputs: Value | dict[str, Any], *inputs: np.ndarray) -> Work:
+def schedule(variant: str) -> graph.Schedule:
+    """How a variant is compiled: as it comes, or with measured choices of kernels and libraries."""
+    return graph.Schedule(autotune="autotuned" in variant)
+
+
+def program(outputs: Value | dict[str, Any], *inputs: np.ndarray, variant: str = "") -> Work:
     """A compiled graph on inputs and outputs that stay where they are."""
-    compiled = graph.compile(outputs, target="ptx")
+    compiled = graph.compile(outputs, target="ptx", schedule=schedule(variant))
     loaded, runtime = compiled.program(), default_runtime()
     arrays = [tessera.array(x, device=DEVICE) for x in inputs]
     results = loaded.run(runtime, arrays)
@@ -59,11 +64,12 @@ def mlp(batch: int) -> tuple[Callable[..., Value], Value]:
     return model, op.tensor((batch, WIDTH), "bf16", name="x")
 
 
-def mlp_gradients(_: str) -> Work:
+def mlp_gradients(variant: str) -> Work:
     """Loss and gradients."""
     model, x = mlp(BATCH)
     loss = op.cross_entropy(model(x), op.tensor((BATCH,), "i64", name="labels"))
-    return program({"loss": loss, "gradients": graph.backward(loss)}, drawn(BATCH, WIDTH), numbers(WIDTH, BATCH))
+    outputs = {"loss": loss, "gradients": graph.backward(loss)}
+    return program(outputs, drawn(BATCH, WIDTH), numbers(WIDTH, BATCH), variant=variant)
 
 
 def mlp_adamw(variant: str) -> Work:
@@ -71,7 +77,7 @@ def mlp_adamw(variant: str) -> Work:
     model, _ = mlp(BATCH)
     optimizer = optim.AdamW(1e-4, master_weights="no master" not in variant)
 
-    @graph.training_step(target="ptx")
+    @graph.training_step(target="ptx", schedule=schedule(variant))
     def step(x: Value, labels: Value) -> Value:
         loss = op.cross_entropy(model(x), labels)
         optimizer.apply(graph.backward(loss))
@@ -80,20 +86,20 @@ def mlp_adamw(variant: str) -> Work:
     return step_of(step, drawn(BATCH, WIDTH), numbers(WIDTH, BATCH))
 
 
-def mlp_inference(batch: int) -> Work:
+def mlp_inference(batch: int, variant: str) -> Work:
     """The MLP alone."""
     model, x = mlp(batch)
-    return program(model(x), drawn(batch, WIDTH))
+    return program(model(x), drawn(batch, WIDTH), variant=variant)
 
 
-def gpt2() -> tuple[Callable[..., Any], tuple[np.ndarray, np.ndarray]]:
+def gpt2(variant: str = "") -> tuple[Callable[..., Any], tuple[np.ndarray, np.ndarray]]:
     """The step of ``examples/gpt2``, and a batch."""
     from model import GPT2, SIZES  # type: ignore[import-not-found]
 
     config = SIZES["124M"]
     model, optimizer = GPT2(config), optim.AdamW(6e-4, betas=(0.9, 0.95), weight_decay=0.1)
 
-    @graph.training_step(target="ptx")
+    @graph.training_step(target="ptx", schedule=schedule(variant))
     def step(tokens: Value, labels: Value) -> Value:
         loss = model.loss(tokens, labels)
         optimizer.apply(optim.clip_by_global_norm(graph.backward(loss), 1.0))
@@ -103,9 +109,9 @@ def gpt2() -> tuple[Callable[..., Any], tuple[np.ndarray, np.ndarray]]:
     return step, (windows[:, :-1].copy(), windows[:, 1:].copy())
 
 
-def gpt2_step(_: str) -> Work:
+def gpt2_step(variant: str) -> Work:
     """A training step, which has to learn its batch."""
-    step, given = gpt2()
+    step, given = gpt2(variant)
     work = step_of(step, *given)
     losses = [float(np.asarray(work.call())) for _ in range(20)]
     assert losses[-1] < losses[0] - 0.5, f"the loss does not fall: {losses}"
@@ -166,5 +172,5 @@ def prepare(row: str, variant: str) -> Work | float:
     if row.startswith("attention"):
         return attention(row)
     if row.startswith("mlp_"):
-        return mlp_inference(int(row.split("_")[1]))
+        return mlp_inference(int(row.split("_")[1]), variant)
     return loop(row)

@@ -27,22 +27,24 @@ class Row:
 
 _MLP = "MLP 4096-8192-4096, batch 8192"
 _WIDE = "16384×8192"
+_TUNED = ("tessera", "tessera, autotuned")
 _LOOPS = (EAGER, TORCH, JAX)
 _INFERENCE = (EAGER, GRAPH, JAX)
 _ATTENTION = ("torch cuDNN", "torch flash", "jax cuDNN")
 
 ROWS: dict[str, Row] = {r.name: r for r in (
-    Row("mlp_gradients", f"{_MLP}: loss and gradients", "ms", 4.2, (EAGER, TORCH, TUNED, JAX), "mlp"),
+    Row("mlp_gradients", f"{_MLP}: loss and gradients", "ms", 4.2, (EAGER, TORCH, TUNED, JAX), "mlp",
+        ours=_TUNED),
     Row("mlp_adamw", f"{_MLP}: training step with AdamW", "ms", 4.5, (TORCH, TUNED, JAX), "mlp",
-        ours=("tessera", "tessera, no master weights")),
+        ours=(*_TUNED, "tessera, no master weights")),
     *(
         Row(f"mlp_{batch}{'_alone' if alone else ''}",
             f"MLP 4096-8192-4096, inference, batch {batch}, {'each waited for' if alone else 'pipelined'}",
-            "µs", None if alone else aim, _INFERENCE, "inference", alone)
+            "µs", None if alone else aim, _INFERENCE, "inference", alone, _TUNED)
         for batch, aim in ((1, 50), (16, 52), (256, 75)) for alone in (False, True)
     ),
     Row("gpt2_step", "GPT-2 124M training step, 16 × 1024 tokens, AdamW, f32 master weights, gradients clipped", "ms",
-        29, (TORCH, JAX), "gpt2"),
+        29, (TORCH, JAX), "gpt2", ours=_TUNED),
     Row("gelu", f"gelu(x·s + b) + r on {_WIDE}", "µs", 275, _LOOPS, "loops"),
     Row("softmax", f"softmax on {_WIDE}", "µs", 185, _LOOPS, "loops"),
     Row("layer_norm", f"layer norm on {_WIDE}", "µs", 185, _LOOPS, "loops"),

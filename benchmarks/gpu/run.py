@@ -143,13 +143,23 @@ def table(found: dict[tuple[str, str], Found]) -> list[str]:
         best = min(peers, key=peers.__getitem__) if peers else None
         mine = text("tessera")
         extra = "".join(f"; {by.split(', ')[1]}: {text(by)}" for by in row.ours[1:])
-        value = found.get((row.name, "tessera"), {}).get("median")
-        met = "" if row.aim is None else "?" if value is None else "yes" if value * SCALE[row.unit] <= row.aim else "no"
+        met = "" if row.aim is None else _met(row, found)
         ahead = f"{text(best)} ({best})" if best else "–"
         others = "; ".join(f"{by} {text(by)}" for by in row.peers) or "–"
         aim = "" if row.aim is None else f"≤ {row.aim:g}"
         lines.append(f"| {row.title} | {row.unit} | {mine}{extra} | {aim} | {met} | {ahead} | {others} |")
     return lines
+
+
+def _met(row: Row, found: dict[tuple[str, str], Found]) -> str:
+    """Whether the aim is met: as the program comes, or once its kernels are chosen by measurements."""
+    within = {
+        by: found[row.name, by]["median"] * SCALE[row.unit] <= (row.aim or 0)
+        for by in ("tessera", "tessera, autotuned") if "median" in found.get((row.name, by), {})
+    }
+    if within.get("tessera"):
+        return "yes"
+    return "autotuned" if any(within.values()) else "no" if "tessera" in within else "?"
 
 
 def page(results: Path) -> str:
@@ -171,7 +181,8 @@ def page(results: Path) -> str:
         *table(found), "",
         "AdamW on the MLP: Tessera keeps moments in f32, and master weights in f32 unless it says not; PyTorch and JAX "
         "keep parameters and moments in bf16, and so move about half as many bytes. On GPT-2 all keep f32 parameters "
-        "and moments. PyTorch's compile time is that of its first step, less a later one.",
+        "and moments. PyTorch's compile time is that of its first step, less a later one. Autotuned: compiled with "
+        "`Schedule(autotune=True)`, which may choose cuBLASLt.",
     ]
     failures = [f"- {ROWS[r].title}, {by}: {one['error']}" for (r, by), one in found.items() if "error" in one]
     parts = [f"- {ROWS[r].title}: {one['parts']}." for (r, _), one in found.items() if "parts" in one]

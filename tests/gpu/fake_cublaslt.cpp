@@ -23,7 +23,7 @@ constexpr size_t asked_scratch = 4096;
 struct Product {
     int compute = 0, scale = 0, turn_a = 0, turn_b = 0, bias_type = -1;
     uint32_t epilogue = 1;
-    uintptr_t bias = 0;
+    uintptr_t bias = 0, scales[2] = {0, 0};
 };
 
 struct Layout {
@@ -99,6 +99,12 @@ struct Call {
             return;
         if ((p.epilogue & 4) && !Model::get().access(p.bias, static_cast<size_t>(m) * item(p.bias_type), device, "cublasLt bias"))
             return;
+        double factor = alpha;
+        for (uintptr_t scale : p.scales)
+            if (scale && !Model::get().access(scale, sizeof(float), device, "cublasLt scale"))
+                return;
+            else if (scale)
+                factor *= load(scale, f32, 0);
         std::memset(reinterpret_cast<void *>(scratch), 0x77, asked_scratch);
         for (int64_t e = 0; e < d.batch; ++e)
             for (int64_t j = 0; j < n; ++j)
@@ -107,7 +113,7 @@ struct Call {
                     for (int64_t t = 0; t < k; ++t)
                         total += load(pa, a.type, e * a.batch_step + (p.turn_a ? i * a.step + t : t * a.step + i)) *
                                  load(pb, b.type, e * b.batch_step + (p.turn_b ? t * b.step + j : j * b.step + t));
-                    total *= alpha;
+                    total *= factor;
                     if (beta != 0)
                         total += beta * load(pc, c.type, e * c.batch_step + j * c.step + i);
                     if (p.epilogue & 4)
@@ -170,6 +176,9 @@ int cublasLtMatmulDescSetAttribute(Handle product, int attribute, const void *va
         return read(p.epilogue, value, bytes);
     case 8:
         return read(p.bias, value, bytes);
+    case 17:
+    case 18:
+        return read(p.scales[attribute - 17], value, bytes);
     case 26:
         return read(p.bias_type, value, bytes);
     }

@@ -61,7 +61,7 @@ Values drawn(size_t count, int seed) {
 struct Product {
     std::string x = R"("step": 4, "batch_step": "4*M")", w = R"("step": 8)", more = R"("bias": true)";
     std::string scratch = "1048576", otherwise = R"([{"kernel": 0, "buffers": [2, 2, 3], "sizes": [8], "grid": [1, 1, 1]}])";
-    std::string w_shape = "[4, 8]", then = "[]";
+    std::string w_shape = "[4, 8]", then = "[]", operands = "";
 
     std::string text() const {
         PlanText p;
@@ -76,7 +76,7 @@ struct Product {
                          R"(, "attrs": {"rows": "M", "columns": 8, "terms": 4, "batch": "B", "a": {)" + x + R"(}, "b": {)" + w +
                          R"(}, "d": {"step": 8, "batch_step": "8*M"}, )" + more + R"(}, "operands": [
                          {"buffer": 0, "dtype": "f32", "shape": ["4*B*M"]}, {"buffer": 1, "dtype": "f32", "shape": [32]},
-                         {"buffer": 2, "dtype": "f32", "shape": [8]}],
+                         {"buffer": 2, "dtype": "f32", "shape": [8]})" + operands + R"(],
                          "results": [{"buffer": 3, "dtype": "f32", "shape": ["8*B*M"]}],
                          "then": )" + then + R"(, "otherwise": )" + otherwise + "}";
         return p.text();
@@ -137,6 +137,23 @@ void products_of_any_size(Host &host) {
     for (float &v : twice)
         v *= 2;
     CHECK(values_of(run(*doubled.engine(), host, x, {2, 7, 4}, w, bias)) == twice);
+}
+
+// The numbers by which products of 8-bit floats are multiplied; the model takes them for all types.
+void scaled_products(Host &host) {
+    if (!on_model)
+        return;
+    Product scaled;
+    scaled.more = R"("scales": 2)";
+    scaled.operands = R"(, {"buffer": 2, "dtype": "f32", "shape": [8]})";
+    const Values x = drawn(4 * 5, 1), w = drawn(32, 2);
+    Values bias = drawn(8, 3), want = product(x, w, Values(8));
+    bias[0] = 3;
+    for (float &v : want)
+        v *= 9;
+    CHECK(values_of(run(*scaled.engine(), host, x, {1, 5, 4}, w, bias)) == want);
+    scaled.operands = R"(, {"buffer": 2, "dtype": "i32", "shape": [8]})";
+    CHECK(contains(error_of([&] { run(*scaled.engine(), host, x, {1, 5, 4}, w, bias); }, Code::Format), "a scale of a product of the plan is no f32"));
 }
 
 // The same addresses again: the call is part of the captured graph.
@@ -246,6 +263,8 @@ void refused_when_read() {
         {R"("bias": true)", R"("bias": true, "beta": 1.0)", "'beta' is given without a 'c'"},
         {R"("bias": true)", R"("bias": true, "activation": "tanh")", "unknown activation 'tanh'"},
         {R"("bias": true)", R"("bias": true, "algorithm": 64)", "'algorithm' is 64"},
+        {R"("bias": true)", R"("bias": true, "scales": 3)", "'scales' is 3"},
+        {R"("bias": true)", R"("bias": true, "scales": 1)", "there is no operand for 'scales'"},
         {R"("d": {)", R"("d": {"transposed": true, )", "cannot be transposed"},
         {R"("then": [])", R"("then": [{"copy": [0, 3], "bytes": 4}])", "'then' is no list of kernel calls"},
         {R"("results": [{"buffer": 3)", R"("results": [{"buffer": 0)", "must not be written"},
@@ -318,6 +337,7 @@ int main(int argc, char **argv) {
         CHECK(contains(error_of([] { gpu::add_cublaslt_file("other.so"); }, Code::Argument), "cuBLASLt is loaded already"));
         a_library_that_cannot_be_used(host);
         products_of_any_size(host);
+        scaled_products(host);
         calls_are_captured(host);
         generated_in_its_place(host);
         chosen_algorithms(host);

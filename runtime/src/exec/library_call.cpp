@@ -14,7 +14,7 @@ namespace {
 using Number = long long;
 
 // cublasLtMatmulDescAttributes_t, cublasLtMatrixLayoutAttribute_t, cublasLtMatmulPreferenceAttributes_t
-constexpr int product_turn_a = 3, product_turn_b = 4, product_epilogue = 7, product_bias = 8, product_bias_type = 26;
+constexpr int product_turn_a = 3, product_turn_b = 4, product_epilogue = 7, product_bias = 8, product_scale_a = 17, product_bias_type = 26;
 constexpr int layout_batch = 5, layout_batch_step = 6;
 constexpr int most_workspace = 1, alignment_a = 5, alignment_d = 8;
 // cublasComputeType_t, cudaDataType_t, cublasOperation_t, cublasLtEpilogue_t
@@ -52,8 +52,8 @@ struct LibraryCall::Matrix {
 };
 
 LibraryCall::LibraryCall(const Libraries &libraries, const LibraryMatmul &matmul)
-    : library_(*libraries.cublaslt), handle_(library_.handle(libraries.device)), bias_(matmul.bias), alpha_(matmul.alpha),
-      beta_(matmul.beta) {}
+    : library_(*libraries.cublaslt), handle_(library_.handle(libraries.device)), bias_(matmul.bias),
+      scales_{matmul.scales[0], matmul.scales[1]}, alpha_(matmul.alpha), beta_(matmul.beta) {}
 
 LibraryCall::~LibraryCall() {
     for (gpu::Handle layout : {a_, b_, c_, d_})
@@ -113,6 +113,9 @@ bool LibraryCall::describe(const Instruction &in, const std::vector<int64_t> &si
     if (m.bias >= 0 && elements[static_cast<size_t>(m.bias)] < columns)
         fail(Code::Format, "a product of the plan has a bias of %lld elements for %lld columns%s",
              Number(elements[static_cast<size_t>(m.bias)]), Number(columns), at_line(in).c_str());
+    for (int scale : m.scales)
+        if (scale >= 0 && (elements[static_cast<size_t>(scale)] < 1 || in.operands[static_cast<size_t>(scale)].dtype != DType::F32))
+            fail(Code::Format, "a scale of a product of the plan is no f32%s", at_line(in).c_str());
     auto dtype = [&](int position) { return in.operands[static_cast<size_t>(position)].dtype; };
     const DType result_dtype = in.results[0].dtype, added_dtype = m.c.position < 0 ? result_dtype : dtype(m.c.position);
     const int types[] = {type_of(dtype(m.a.position)), type_of(dtype(m.b.position)), type_of(added_dtype), type_of(result_dtype)};
@@ -132,6 +135,9 @@ bool LibraryCall::describe(const Instruction &in, const std::vector<int64_t> &si
         set(product_bias_type, type_of(dtype(m.bias)));
         set(product_bias, reinterpret_cast<const void *>(uintptr_t{alignment})); // the choice depends on how it is aligned
     }
+    for (int i = 0; i < 2; ++i)
+        if (m.scales[i] >= 0)
+            set(product_scale_a + i, reinterpret_cast<const void *>(uintptr_t{alignment}));
     a_ = layout(b, types[1]);
     b_ = layout(a, types[0]);
     c_ = layout(c, types[2]);
@@ -182,6 +188,9 @@ void LibraryCall::run(void *const *addresses, void *scratch, gpu::Handle stream)
     auto address = [&](const Place &p) { return static_cast<char *>(addresses[p.position]) + p.bytes; };
     if (bias_ >= 0)
         set(product_bias, addresses[bias_]);
+    for (int i = 0; i < 2; ++i)
+        if (scales_[i] >= 0)
+            set(product_scale_a + i, addresses[scales_[i]]);
     const float alpha = static_cast<float>(alpha_), beta = static_cast<float>(beta_);
     const void *scale = wide_ ? static_cast<const void *>(&alpha_) : &alpha, *share = wide_ ? static_cast<const void *>(&beta_) : &beta;
     library_.check(library_.multiply(handle_, product_, scale, address(left_), a_, address(right_), b_, share, address(added_), c_,

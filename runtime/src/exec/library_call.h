@@ -49,7 +49,7 @@ class LibraryCall {
         int position = -1;
         int64_t bytes = 0;
     } left_, right_, added_, result_;
-    int bias_ = -1;
+    int bias_ = -1, scales_[2] = {-1, -1}; // positions
     bool wide_ = false; // alpha and beta are f64
     double alpha_ = 1, beta_ = 0;
     gpu::CublasltChoice choice_{};

@@ -15,13 +15,14 @@ struct LibraryMatrix {
     bool transposed = false;
 };
 
-// d = act(alpha * a b + beta * c + bias): a has rows x terms, b terms x columns, c and d rows x columns; the bias is a
+// d = act(alpha * scales * a b + beta * c + bias): a has rows x terms, b terms x columns, c and d rows x columns; the bias is a
 // vector that is added to each row. All matrices are row-major.
 struct LibraryMatmul {
     enum class Activation : uint8_t { None, Relu, GeluTanh };
     Dim rows, columns, terms, batch;
     LibraryMatrix a, b, c, d;
-    int bias = -1; // position of its operand; -1: none
+    int bias = -1;             // position of its operand; -1: none
+    int scales[2] = {-1, -1};  // positions of numbers in f32 that products of 8-bit floats are multiplied by
     double alpha = 1, beta = 0;
     Activation activation = Activation::None;
     bool tf32 = false;         // factors of f32 are rounded to 10 bits behind the point

@@ -600,6 +600,9 @@ class PlanReader {
             m.bias = next("bias");
         if (const Json *c = j.find("c"))
             m.c = matrix(*c, next("c"), place);
+        const int64_t scales = j.find("scales") ? bounded(j, "scales", 0, 2, place) : 0;
+        for (int64_t i = 0; i < scales; ++i)
+            m.scales[i] = next("scales");
         expect(position == static_cast<int>(in.operands.size()) && in.results.size() == 1, place,
                "its operands and results are not those of a product");
         expect(m.beta == 0 || m.c.position >= 0, place, "'beta' is given without a 'c'");

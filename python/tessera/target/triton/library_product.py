@@ -19,7 +19,8 @@ from tessera.op.opdef import get
 from tessera.schedule.index import strides
 from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store
 
-_FACTORS = (bf16, f16, f32, f64, f8e4m3, f8e5m2)
+_NARROW = (f8e4m3, f8e5m2)
+_FACTORS = (bf16, f16, f32, f64, *_NARROW)
 _RESULTS = (bf16, f16, f32, f64)
 _ALIGNED = 16
 _SAMPLES = 64
@@ -45,9 +46,10 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class LibraryProduct:
-    """d = activation(alpha·a·b + beta·c + bias), over the sizes of the kernel that it stands for.
+    """d = activation(alpha·scales·a·b + beta·c + bias), over the sizes of the kernel that it stands for.
 
-    ``bias``: buffer and dtype of a vector that is added to each row. ``rest``: the kernel that runs behind the call, in
+    ``bias``: buffer and dtype of a vector that is added to each row. ``scales``: buffers of single numbers in f32, for
+    products of 8-bit floats. ``rest``: the kernel that runs behind the call, in
     which the buffer after the kernel's own is the workspace, of so many bytes; None when nothing is left to do.
     """
 
@@ -63,20 +65,24 @@ class LibraryProduct:
     alpha: float = 1.0
     beta: float = 0.0
     activation: str = ""
+    scales: tuple[int, ...] = ()
     rest: LoopKernel | None = None
     workspace: Dim = 0
 
 
 @dataclass(frozen=True, slots=True)
 class _Function:
-    """What an op of an epilogue computes: activation(alpha·acc + beta·residual + bias)."""
+    """What an op of an epilogue computes: activation(alpha·scales·acc + beta·residual + bias).
 
-    alpha: float
-    beta: float
-    activation: str
-    bias: int | None
-    residual: int | None
-    """Positions of loads in the epilogue."""
+    ``bias``, ``residual`` and ``scales`` are positions of loads in the epilogue.
+    """
+
+    alpha: float = 1.0
+    beta: float = 0.0
+    activation: str = ""
+    bias: int | None = None
+    residual: int | None = None
+    scales: tuple[int, ...] = ()
 
 
 def library_product(kernel: DotKernel, guarded: bool = False) -> LibraryProduct | None:
@@ -110,8 +116,7 @@ def _cost(kernel: DotKernel, call: LibraryProduct) -> int:
 
 
 def _types_suit(kernel: DotKernel, a: Matrix, b: Matrix) -> bool:
-    narrow = (f8e4m3, f8e5m2)
-    if a.dtype not in _FACTORS or (a.dtype != b.dtype and not (a.dtype in narrow and b.dtype in narrow)):
+    if a.dtype not in _FACTORS or (a.dtype != b.dtype and not (a.dtype in _NARROW and b.dtype in _NARROW)):
         return False
     return kernel.acc == (f64 if a.dtype == f64 else f32)
 
@@ -173,9 +178,13 @@ def _batch_step(kernel: DotKernel, steps: dict[Symbol, Dim]) -> Dim | None:
 
 
 def _factor(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Matrix | None:
-    """An operand; b's rows are the terms."""
-    load = body[-1]
-    if len(body) != 1 or not isinstance(load, Load) or load.mask is not None:
+    """An operand, perhaps widened to the dtype of the sums, as the library does itself; b's rows are the terms."""
+    load, *more = body
+    if not isinstance(load, Load) or load.mask is not None:
+        return None
+    narrow = kernel.buffers[load.buffer].dtype
+    if more and not (len(more) == 1 and isinstance(more[0], Compute) and more[0].function == "cast" and (
+        more[0].dtype == kernel.acc == f32) and narrow in (*_NARROW, bf16, f16)):
         return None
     rows, columns = (outer, kernel.k) if outer is kernel.m else (kernel.k, outer)
     return _matrix(kernel, load.buffer, load.index, rows, columns, turn=True)
@@ -193,7 +202,7 @@ def _through(kernel: DotKernel, a: Matrix, b: Matrix, position: int, guarded: bo
     dtype = ops[position].dtype if position >= 0 else kernel.acc  # type: ignore[union-attr]
     if dtype not in _RESULTS or (dtype == f64) != (kernel.acc == f64):
         return None
-    function = _Function(1.0, 0.0, "", None, None) if position < 0 else _function(kernel, position)
+    function = _Function() if position < 0 else _function(kernel, position)
     if function is None:
         return None
     stores = [i for i, o in enumerate(ops) if isinstance(o, Store) and o.value == value and _is_whole(o)]
@@ -259,9 +268,10 @@ def _call(
         x is None or x.batch_step == mul(x.step, size) for x in (a, c, d)
     ):  # one product with more rows
         size, batch = mul(size, batch), 1
+    scales = tuple(kernel.epilogue[i].buffer for i in function.scales)  # type: ignore[union-attr]
     return LibraryProduct(
         size, columns.extent, kernel.k.extent, batch, a, b, d, c, bias, function.alpha, function.beta,
-        function.activation,
+        function.activation, scales,
     )
 
 
@@ -347,35 +357,47 @@ def _moved(op: Op, moved: dict[Ref, Ref]) -> Op | None:
 def _function(kernel: DotKernel, position: int) -> _Function | None:
     """The function that an op of the epilogue is, found by evaluating it at points; None: no function of a library."""
     loads = _loads_of(kernel, position)
-    if loads is None or len(loads) > 2:
+    if loads is None:
         return None
-    vectors = [i for i in loads if _varies(kernel, i) < 2]
+    scales = tuple(i for i in loads if _is_scale(kernel, i))
+    vectors = [i for i in loads if i not in scales and _varies(kernel, i) < 2]
     tensors = [i for i in loads if _varies(kernel, i) == 2]
-    if len(vectors) > 1 or len(tensors) > 1:
+    if len(vectors) > 1 or len(tensors) > 1 or len(scales) > 2 or len(scales + tuple(vectors + tensors)) < len(loads):
         return None
+    bias, residual = (found[0] if found else None for found in (vectors, tensors))
     generator = np.random.default_rng(7)
     points = {i: generator.normal(0, 2, _SAMPLES) for i in (-1, *loads)}
 
-    def at(**values: float) -> float:
-        given = {-1: np.zeros(1), **{i: np.zeros(1) for i in loads}}
-        given.update({int(k[1:]) if k != "acc" else -1: np.full(1, v) for k, v in values.items()})
+    def at(position_of: int) -> float:
+        """Where that load (-1: the sum) and all scales are 1, everything else 0."""
+        given = {i: np.full(1, float(i == position_of or i in scales)) for i in points}
         return float(_evaluated(kernel, position, given)[0])
 
     with np.errstate(all="ignore"):
-        found = _evaluated(kernel, position, points)
-        alpha = at(acc=1.0)
-        beta = at(**{f"v{tensors[0]}": 1.0}) if tensors else 0.0
-        linear = [("", alpha, beta), ("relu", alpha, max(beta, at(**{f"v{tensors[0]}": 1.0})) if tensors else 0.0)]
-        for activation, x, y in (*linear, ("gelu_tanh", 1.0, 1.0 if tensors else 0.0)):
-            total = x * points[-1]
-            if tensors:
-                total = total + y * points[tensors[0]]
-            if vectors:
-                total = total + points[vectors[0]]
-            if np.allclose(_activated(total, activation), found, rtol=_TOLERANCE, atol=_TOLERANCE):
-                bias, residual = vectors[0] if vectors else None, tensors[0] if tensors else None
-                return _Function(float(x), float(y), activation, bias, residual)
+        right = _evaluated(kernel, position, points)
+        alpha, beta = at(-1), 0.0 if residual is None else at(residual)
+        factor = np.prod([points[i] for i in scales], axis=0) if scales else 1.0
+        for function in (
+            _Function(alpha, beta, "", bias, residual, scales), _Function(alpha, beta, "relu", bias, residual, scales),
+            _Function(1.0, float(residual is not None), "gelu_tanh", bias, residual, scales),
+        ):
+            total = function.alpha * factor * points[-1]
+            total = total if residual is None else total + function.beta * points[residual]
+            total = total if bias is None else total + points[bias]
+            if np.allclose(_activated(total, function.activation), right, rtol=_TOLERANCE, atol=_TOLERANCE):
+                return function
     return None
+
+
+def _is_scale(kernel: DotKernel, position: int) -> bool:
+    """Whether a load is of one number, by which a library can multiply: in f32, for factors of 8 bits."""
+    load = kernel.epilogue[position]
+    first = kernel.a[0]
+    assert isinstance(load, Load)
+    if not isinstance(first, Load) or kernel.buffers[first.buffer].dtype not in _NARROW:
+        return False
+    buffer = kernel.buffers[load.buffer]
+    return buffer.dtype == f32 and all(e == 0 for e in load.index)
 
 
 def _activated(x: np.ndarray, activation: str) -> np.ndarray:

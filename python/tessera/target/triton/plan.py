@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.errors import UnsupportedError
 from tessera.ir.dims import Dim, Symbol, add, ceildiv, dmax, floordiv, mul, substitute
-from tessera.ir.dtype import DType
+from tessera.ir.dtype import DType, f32
 from tessera.op.custom_ops import CUSTOM
 from tessera.schedule.plan import (
     Copy,
@@ -269,6 +269,9 @@ def _library_call(
     if p.c is not None:
         attrs |= {"c": matrix(p.c), "beta": p.beta}
         operands.append(operand(p.c.buffer, p.c.dtype))
+    if p.scales:
+        attrs["scales"] = len(p.scales)
+        operands += [operand(buffer, f32) for buffer in p.scales]
     attrs |= {"alpha": p.alpha} if p.alpha != 1 else {}
     attrs |= {"activation": p.activation} if p.activation else {}
     attrs |= {"tf32": True} if plan.float32 == "tf32" else {}

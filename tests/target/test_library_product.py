@@ -28,11 +28,12 @@ def products(outputs: dict[str, Any]) -> list[DotKernel]:
 def view(m: Matrix, memory: list[np.ndarray], shape: tuple[int, int, int], sizes: dict[str, int]) -> np.ndarray:
     """The matrix in memory, writable."""
     batch, rows, columns = shape
-    flat = memory[m.buffer].reshape(-1)
+    words = np.dtype(f"u{memory[m.buffer].itemsize}")  # as_strided does not know the narrow floats
+    flat = memory[m.buffer].reshape(-1).view(words)
     step, batch_step, offset = (evaluate(d, sizes) for d in (m.step, m.batch_step, m.offset))
     steps = (batch_step, 1, step) if m.transposed else (batch_step, step, 1)
     bytes_of = tuple(s * flat.itemsize for s in steps)
-    return np.lib.stride_tricks.as_strided(flat[offset:], shape, bytes_of)
+    return np.lib.stride_tricks.as_strided(flat[offset:], shape, bytes_of).view(m.dtype.numpy)
 
 
 def run_call(call: LibraryProduct, kernel: DotKernel, memory: list[np.ndarray], sizes: dict[str, int]) -> None:
@@ -44,6 +45,8 @@ def run_call(call: LibraryProduct, kernel: DotKernel, memory: list[np.ndarray], 
     a = view(call.a, memory, (batch, rows, terms), sizes).astype(wide)
     b = view(call.b, memory, (batch, terms, columns), sizes).astype(wide)
     total = call.alpha * (a @ b)
+    for scale in call.scales:
+        total = total * memory[scale].reshape(-1)[0]
     if call.c is not None:
         total = total + call.beta * view(call.c, memory, (batch, rows, columns), sizes).astype(wide)
     if call.bias is not None:
@@ -165,6 +168,22 @@ def test_gradients() -> None:
 def test_dtypes(dtype: str) -> None:
     call = check(*products({"y": op.matmul(tensor("x", 8, 16, dtype=dtype), tensor("w", 16, 8, dtype=dtype))}))
     assert call.d.dtype.name == dtype
+
+
+def test_products_of_8_bits_with_scales() -> None:
+    a, b = tensor("a", 32, 64, dtype="f8e4m3"), op.transpose(tensor("b", 48, 64, dtype="f8e5m2"), [1, 0])
+    one, two = tensor("one", dtype="f32"), tensor("two", dtype="f32")
+    kernel, = products({"y": op.scaled_matmul(a, b, one, two)})
+    call = library_product(kernel)
+    assert call is not None and call.rest is None and len(call.scales) == 2
+    assert (call.a.dtype.name, call.b.dtype.name, call.b.transposed, call.d.dtype.name) == (
+        "f8e4m3", "f8e5m2", True, "bf16")
+    check(kernel)
+    rows, = products({"y": op.scaled_matmul(a, b, tensor("rows", 32, 1, dtype="f32"), two)})
+    assert check(rows).rest is not None  # a scale for each row is a kernel's work
+    wide, = products({"y": op.matmul(op.cast(X, "f32"), op.cast(W, "f32"))})
+    call = check(wide)
+    assert (call.a.dtype.name, call.d.dtype.name) == ("bf16", "f32")
 
 
 def test_products_that_the_library_cannot_do() -> None:

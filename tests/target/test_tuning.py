@@ -7,7 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tessera
 from tessera import config, graph, op
 from tessera.artifact import reader
 from tessera.cli.inspect import inspect, source
@@ -218,6 +220,33 @@ def test_without_a_gpu_the_model_chooses(device: Callable[[str], None]) -> None:
     x, w = op.tensor((32, 64), "bf16", name="x"), op.tensor((64, 128), "bf16", name="w")
     compiled = graph.compile(op.matmul(x, w), target="ptx", arch="sm_80", schedule=graph.Schedule(autotune=True))
     assert "choices" not in compiled.schedule()
+
+
+def test_results_that_agree() -> None:
+    right = np.array([1.0, -2.0, np.nan, np.inf, 0.0])
+    assert tuning.agree(right, right, 0.0)
+    assert tuning.agree(right * 1.001, right, 2e-3) and not tuning.agree(right * 1.01, right, 2e-3)
+    for other in (np.zeros(5), np.full(5, np.nan), -right, np.where(np.isinf(right), 0, right)):
+        assert not tuning.agree(other, right, 2e-2)
+    assert not tuning.agree(np.arange(3), np.array([0, 1, 3]), 1.0)
+
+
+def test_what_is_looked_at_of_a_large_result() -> None:
+    large = tessera.array(np.arange(3 << 22, dtype=np.float32).reshape(-1, 1024))
+    parts = tuning._parts(large)
+    assert [int(p.numpy()[0, 0]) for p in parts] == [0, ((3 << 12) - 682) // 2 * 1024, ((3 << 12) - 682) * 1024]
+    assert int(parts[-1].numpy()[-1, -1]) == (3 << 22) - 1
+    assert len(tuning._parts(tessera.array(np.zeros(7)))) == 1
+
+
+def test_the_table() -> None:
+    """What is called without a measurement: f64, and f32 without matrix units, on what was measured."""
+    def chosen(dtype: str, n: int = 1024, **more: str) -> str:
+        return choose_by_model([product(n=n, dtype=dtype)], [replace(OPTIONS, **more)], ("cublaslt",))[0].why
+
+    assert chosen("f64") == chosen("f32") == "table"
+    assert chosen("f32", float32="tf32") == chosen("bf16") == chosen("f32", n=64) == "model"
+    assert chosen("f64", architecture="sm_80") == chosen("f64", architecture="gfx942") == "model"
 
 
 def test_guarded_products_are_called_beside_what_is_kept() -> None:

@@ -164,6 +164,31 @@ def test_epilogues(everything: None) -> None:
 
 
 @on_device
+def test_8_bit_floats_with_scales(everything: None) -> None:
+    a, b = op.tensor((256, 512), "f8e4m3", name="a"), op.tensor((384, 512), "f8e4m3", name="b")
+    one, two = op.tensor((), name="one"), op.tensor((), name="two")
+    program = graph.compile({"y": op.scaled_matmul(a, op.transpose(b, [1, 0]), one, two)}, target="ptx")
+    assert calls(program)[0]["attrs"]["scales"] == 2 and not calls(program)[0]["then"]
+    x, w = (drawn(*t.shape, dtype="f32").astype(t.dtype.numpy) for t in (a, b))
+    trace = tessera.Trace()
+    found = program.run({"a": x, "b": w, "one": np.float32(0.5), "two": np.float32(3)}, trace=trace)[0]
+    assert "cublaslt matmul" in trace.to_json()
+    near(found, wide(x) @ wide(w).T * 1.5, 6e-3)
+
+
+@on_device
+def test_what_is_known_to_be_faster_is_called() -> None:
+    """Without measurements: f64 on Hopper."""
+    if "sm_90a" not in _core.gpu_levels("ptx") or not _core.vendor_library_version("cublaslt"):
+        pytest.skip("needs Hopper and cuBLASLt")
+    x, w = op.tensor((256, 256), "f64", name="x"), op.tensor((256, 256), "f64", name="w")
+    program = graph.compile({"y": op.matmul(x, w)}, target="ptx")
+    assert len(calls(program)) == 1
+    a, b = drawn(256, 256, dtype="f64"), drawn(256, 256, dtype="f64")
+    near(program(x=a, w=b)["y"], a @ b, 1e-13)
+
+
+@on_device
 def test_nan_and_infinity_stay(everything: None) -> None:
     x, w = op.tensor((16, 32), "bf16", name="x"), op.tensor((32, 16), "bf16", name="w")
     program = graph.compile({"y": op.relu(op.matmul(x, w))}, target="ptx")

@@ -31,7 +31,8 @@ def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None)
     shape = [str(n) for n in blocks.shape()]
     block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
     _Stages(kernel, blocks, block).emit()
-    return head.program((count,), warps=blocks.warps)
+    most = 16 if options.architecture.startswith("gfx") else 32  # 1024 threads: a warp has 64 there
+    return head.program((count,), warps=min(blocks.warps, most))
 
 
 @dataclass(slots=True)

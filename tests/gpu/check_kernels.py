@@ -81,6 +81,29 @@ def test_batches_of_any_size() -> None:
         assert_near(program(x=bf16(given), w=bf16(values))["y"], right)
 
 
+@pytest.mark.parametrize("mask", [(2, 1, 1, 300), (300, 300), (2, 4, 300, 1)])
+def test_masked_attention(mask: tuple[int, ...]) -> None:
+    """As PyTorch; a query that may attend to nothing gives zeros and takes no gradient."""
+    shape = (2, 4, 300, 64)
+    operands = [op.tensor(shape, "bf16", name=n) for n in "qkv"]
+    out = op.scaled_dot_product_attention(*operands, op.tensor(mask, "bool", name="mask"))
+    found = gradients([out], operands, [op.tensor(shape, "bf16", name="g")])
+    program = graph.compile({"out": out, **dict(zip(("dq", "dk", "dv"), found, strict=True))}, target="ptx")
+    given = {n: drawn(*shape[:-1], 64 + i)[..., :64] for i, n in enumerate("qkvg")}
+    where = np.random.default_rng(3).random(mask) < 0.7
+    where[..., 5, :] = False
+    results = program(mask=where, **{n: bf16(v) for n, v in given.items()})
+    leaves = [torch.tensor(given[n]).double().requires_grad_() for n in "qkv"]
+    scores = (leaves[0] @ leaves[1].transpose(-1, -2) / 8).masked_fill(~torch.tensor(where), -math.inf)
+    none = torch.isneginf(scores).all(-1, keepdim=True)
+    right = torch.where(none, 0.0, torch.softmax(scores.masked_fill(none, 0.0), -1)) @ leaves[2]
+    right.backward(torch.tensor(given["g"]).double())
+    assert_near(results["out"], right.detach().numpy())
+    for name, leaf in zip(("dq", "dk", "dv"), leaves):
+        assert leaf.grad is not None
+        assert_near(results[name], leaf.grad.numpy(), 1e-2)
+
+
 @pytest.mark.parametrize(
     ("q", "k", "causal"),
     [

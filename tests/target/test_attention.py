@@ -11,6 +11,7 @@ import pytest
 import torch
 from tessera import op
 from tessera.ir.graph import Graph
+from tessera.op.opdef import apply
 from tessera.schedule.machine import GPU
 from tessera.target.hsaco.compile import compile_kernels as compile_hsaco
 from tessera.target.ptx.compile import compile_kernels as compile_ptx
@@ -25,10 +26,13 @@ from tests.target.triton_interpreter import run_kernel
 Shape = tuple[Any, ...]
 
 
-def attention_graph(q: Shape, k: Shape, causal: bool, dtype: str = "bf16", backward: bool = True) -> Graph:
+def attention_graph(
+    q: Shape, k: Shape, causal: bool, dtype: str = "bf16", backward: bool = True, mask: Shape | None = None
+) -> Graph:
     """Attention and, ``backward``, its gradients for a given gradient of the result."""
     operands = [op.tensor(s, dtype, name=n) for n, s in (("q", q), ("k", k), ("v", k))]
-    out = op.scaled_dot_product_attention(*operands, causal=causal)
+    where = None if mask is None else op.tensor(mask, "bool", name="mask")
+    out = op.scaled_dot_product_attention(*operands, where, causal=causal)
     if not backward:
         return Graph({"out": out})
     found = gradients([out], operands, [op.tensor(q, dtype, name="g")])
@@ -96,8 +100,11 @@ def test_sizes_of_a_run() -> None:
 
 
 @pytest.mark.parametrize("arch", ["sm_80", "sm_90a", "gfx942"])
-def test_compiles(arch: str) -> None:
-    kernels = attention_kernels(attention_graph((4, 300, 64), (2, 300, 64), True))
+@pytest.mark.parametrize("mask", [None, (2, 1, 1, 300)])
+def test_compiles(arch: str, mask: Shape | None) -> None:
+    q, k = (((2, 4, 300, 64), (2, 2, 300, 64)) if mask else ((4, 300, 64), (2, 300, 64)))
+    kernels = attention_kernels(attention_graph(q, k, True, mask=mask))
+    assert len(kernels) == 2
     image = (compile_hsaco if arch.startswith("gfx") else compile_ptx)(kernels, arch)
     assert all(k.shared <= (64 if arch.startswith("gfx") else 227) * 1024 for k in image.kernels)
 
@@ -119,10 +126,69 @@ def test_others_are_decomposed(q: Shape, k: Shape, dtype: str) -> None:
     assert not any("attention" in n.op for n in graph.nodes())
 
 
-def test_masked_attention_is_decomposed() -> None:
+MASKS = [
+    ((2, 3, 70, 16), (2, 1, 1, 70), "bool"), ((2, 3, 70, 16), (3, 70, 70), "bool"), ((2, 3, 70, 16), (70, 1), "bool"),
+    ((2, 3, 20, 16), (2, 3, 20, 20), "bf16"), ((2, 4, 20, 16), (1, 4, 1, 20), "bf16"), ((20, 16), (20, 20), "bool"),
+]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("q", "mask", "kind"), MASKS)
+def test_masks_against_torch(q: Shape, mask: Shape, kind: str, causal: bool) -> None:
+    """Heads of queries in groups of all; a query that may attend to nothing gives zeros and takes no gradient."""
+    k = (*q[:-3], 1, *q[-2:]) if len(q) > 2 else q
+    operands = [op.tensor(s, "bf16", name=n) for n, s in (("q", q), ("k", k), ("v", k))]
+    m = op.tensor(mask, kind, name="mask")
+    out, sums = apply("flash_attention", [*operands, m], {"causal": causal, "scale": q[-1] ** -0.5})
+    found = apply(
+        "flash_attention_gradient", [*operands, out, sums, op.tensor(q, "bf16", name="g"), m],
+        {"causal": causal, "scale": q[-1] ** -0.5},
+    )
+    graph = Graph({"out": out, "sums": sums, **dict(zip(("dq", "dk", "dv"), found, strict=True))})
+    forward, backward = attention_kernels(graph)
+    rng = np.random.default_rng(5)
+    values = rng.random(mask) < 0.6 if kind == "bool" else rng.standard_normal(mask).astype(ml_dtypes.bfloat16)
+    if kind == "bool":
+        values[..., 0, :] = False
+    kinds = ml_dtypes.bfloat16
+    drawn = [rng.standard_normal(s).astype(kinds).astype(np.float64) for s in (q, k, k, q)]
+    x, y, z, g = map(torch.tensor, drawn)
+    for leaf in (x, y, z):
+        leaf.requires_grad_()
+    scores = x @ y.transpose(-1, -2) * q[-1] ** -0.5
+    given = torch.tensor(values if kind == "bool" else values.astype(np.float64))
+    scores = scores.masked_fill(~given, -math.inf) if kind == "bool" else scores + given
+    if causal:
+        scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
+    none = torch.isneginf(scores).all(-1, keepdim=True)
+    weights = torch.where(none, 0.0, torch.softmax(scores.masked_fill(none, 0.0), -1))
+    right = weights @ z
+    right.backward(g)
+    arrays = [t.detach().numpy().astype(kinds) for t in (x, y, z)]
+    result, logarithms = np.full(q, 77, kinds), np.full(q[:-1], 77, np.float32)
+    run_kernel(forward, [*arrays, result, logarithms, values], {}, Options("sm_90a"))
+    np.testing.assert_allclose(result.astype(np.float64), right.detach().numpy(), rtol=0, atol=0.04)
+    expected_sums = torch.logsumexp(scores, -1).detach().numpy()
+    np.testing.assert_allclose(logarithms, expected_sums, rtol=0, atol=2e-5)
+    gradients_found = [np.full_like(a, 77) for a in arrays]
+    given_to = [*arrays, result, logarithms, g.numpy().astype(kinds), *gradients_found, values]
+    run_kernel(backward, given_to, {}, Options("sm_90a"))
+    for got, leaf in zip(gradients_found, (x, y, z), strict=True):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(got.astype(np.float64), leaf.grad.numpy(), rtol=0, atol=0.15)
+
+
+def test_masked_attention_is_one_kernel() -> None:
     q = op.tensor((2, 8, 64), "bf16", name="q")
-    out = op.scaled_dot_product_attention(q, q, q, op.tensor((8, 8), "bool", name="mask"))
-    assert not any("attention" in n.op for n in to_gpu_operators(Graph({"out": out})).nodes())
+    for kind, expected_ops in (("bool", 2), ("bf16", 1)):
+        mask = op.tensor((8, 8), kind, name="mask")
+        out = op.scaled_dot_product_attention(q, q, q, mask)
+        graph = Graph({"out": out, "dq": gradients([out], [q], [q])[0]})
+        assert sum("flash" in n.op for n in to_gpu_operators(graph).nodes()) == expected_ops
+    mask = op.tensor((3, 1, 1, 8, 8), "bool", name="mask")
+    q = op.tensor((3, 2, 2, 8, 64), "bf16", name="q")
+    out = op.scaled_dot_product_attention(q, q, q, mask)
+    assert not any("flash" in n.op for n in to_gpu_operators(Graph({"out": out})).nodes())
 
 
 def test_other_targets_see_primitives_only() -> None:

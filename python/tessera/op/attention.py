@@ -100,13 +100,16 @@ def _body(q: Value, k: Value, v: Value, mask: Value | None = None, *, causal: bo
     return to_shape(cast_to(result, q.dtype), result_shape)
 
 
-def _vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value] | None:
-    """The gradient as one operator, which a target may have a kernel for; with a mask it follows from the body."""
-    gradient = cotangents[0]
-    if len(node.operands) != 3 or gradient is None:
+def _vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None] | None:
+    """The gradient as one operator, which a target may have a kernel for; with a mask of numbers, which may have a
+    gradient of its own, it follows from the body.
+    """
+    gradient, (q, k, v, *mask) = cotangents[0], node.operands
+    if gradient is None or any(m.dtype != bool_ for m in mask):
         return None
     out, sums = apply("flash_attention", node.operands, dict(node.attrs))
-    return apply("flash_attention_gradient", (*node.operands, out, sums, gradient), dict(node.attrs))
+    found = apply("flash_attention_gradient", (q, k, v, out, sums, gradient, *mask), dict(node.attrs))
+    return (*found, *(None for _ in mask))
 
 
 def _grouped_mask(mask: Value, group: int) -> Value:

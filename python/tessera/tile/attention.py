@@ -1,4 +1,6 @@
-"""Kernels of attention that a target keeps whole: operands and results are contiguous tensors of three dimensions."""
+"""Kernels of attention that a target keeps whole: operands and results are contiguous tensors of three
+dimensions, a mask is one of four.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from tessera.schedule.fusion import Group
 from tessera.schedule.placement import Placement
 from tessera.tile.emission import Argument
 from tessera.tile.ir import AttentionKernel
-from tessera.transform.flash_attention import FORWARD, GRADIENT
+from tessera.transform.flash_attention import FORWARD, GRADIENT, mask_of
 
 
 def build(group: Group, placement: Placement) -> tuple[AttentionKernel, list[Argument]]:
@@ -18,20 +20,30 @@ def build(group: Group, placement: Placement) -> tuple[AttentionKernel, list[Arg
     if node.op not in (FORWARD, GRADIENT):
         raise InternalError(f"{node.op} is a composite that no target keeps")
     backward = node.op == GRADIENT
-    arguments = [_argument(v, placement, v.ndim == node.operands[0].ndim) for v in node.operands]
+    q, mask = node.operands[0], mask_of(node)
+    operands = node.operands if mask is None else node.operands[:-1]
+    arguments = [_argument(v, placement, _shape(v, v.ndim == q.ndim)) for v in operands]
     for v in node.results:
-        arguments.append(Argument(v, _shape(v, v.ndim == node.operands[0].ndim), written=True))
-    for argument in arguments[: len(node.operands)]:
-        argument.read = True
+        arguments.append(Argument(v, _shape(v, v.ndim == q.ndim), written=True))
+    if mask is not None:
+        arguments.append(_argument(mask, placement, _mask_shape(mask.shape)))
     buffers = tuple(a.buffer(f"b{i}") for i, a in enumerate(arguments))
-    kernel = AttentionKernel(node.op, (), buffers, node.attrs["causal"], node.attrs["scale"], backward, node.loc)
+    kernel = AttentionKernel(
+        node.op, (), buffers, node.attrs["causal"], node.attrs["scale"], backward, node.loc, mask is not None
+    )
     return kernel, arguments
 
 
-def _argument(v: Value, placement: Placement, whole: bool) -> Argument:
+def _argument(v: Value, placement: Placement, shape: tuple[Dim, ...]) -> Argument:
     root = placement.root(v)
     assert root is not None
-    return Argument(root, _shape(v, whole))
+    return Argument(root, shape, read=True)
+
+
+def _mask_shape(shape: tuple[Dim, ...]) -> tuple[Dim, ...]:
+    """A mask's batch as one dimension, then heads, queries and keys."""
+    full = (1,) * (4 - len(shape)) + shape
+    return (product(full[:-3]), *full[-3:])
 
 
 def _shape(v: Value, whole: bool) -> tuple[Dim, ...]:

@@ -199,7 +199,8 @@ class AttentionKernel:
     All buffers are contiguous. Forward: q [heads, L, E], k and v [shared heads, S, E], out like q, sums [heads, L]:
     the logarithm of the sum of exp(score) over the keys of a query. ``backward``: q, k, v, out, sums, the gradient of
     out, then the gradients of q, k and v. Query head i uses shared head i // (heads / shared heads). ``causal``:
-    position i attends to positions up to i.
+    position i attends to positions up to i. ``masked``: the last buffer is a mask [batch or 1, heads of a batch or 1,
+    L or 1, S or 1], of bool (true: attend) or of numbers that are added to the scores.
     """
 
     name: str
@@ -209,6 +210,7 @@ class AttentionKernel:
     scale: float
     backward: bool
     loc: Location | None = None
+    masked: bool = False
 
 
 Kernel = Union[LoopKernel, DotKernel, AttentionKernel]

@@ -54,7 +54,8 @@ def _content(kernel: Kernel) -> list[str]:
         return lines
     if isinstance(kernel, AttentionKernel):
         direction = "gradient" if kernel.backward else "forward"
-        return [*lines, f"  {direction}{' causal' if kernel.causal else ''} scale {kernel.scale!r}"]
+        words = [direction, *(["causal"] if kernel.causal else []), *(["masked"] if kernel.masked else [])]
+        return [*lines, f"  {' '.join(words)} scale {kernel.scale!r}"]
     lines.append(f"  batch {_axes(kernel.batch)} m {_axes((kernel.m,))} n {_axes((kernel.n,))} k {_axes((kernel.k,))}")
     lines.append(f"  accumulate in {kernel.acc.name}")
     for number, (name, body) in enumerate((("a", kernel.a), ("b", kernel.b), ("epilogue", kernel.epilogue))):

@@ -4,7 +4,7 @@ the gradient. Both are composites: a target without such kernels gets the same g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,7 @@ from tessera.op.arguments import FLOATS
 from tessera.op.attention import attention_scores
 from tessera.op.lowering import Composite
 from tessera.op.matmul import to_shape
-from tessera.op.opdef import Input, OpDef, Sample, register
+from tessera.op.opdef import Attrs, Input, OpDef, Sample, register
 from tessera.op.pointwise_binary import where
 from tessera.op.pointwise_unary import exp, log
 from tessera.op.promotion import cast_to
@@ -38,32 +38,31 @@ def _forward_infer(types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> t
 
 
 def _gradient_infer(types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> tuple[TensorType, ...]:
-    _forward_infer(types[:3], attrs)
+    _forward_infer((*types[:3], *types[6:]), attrs)
     return types[:3]
 
 
-def _attention(q: Value, k: Value, v: Value, attrs: Mapping[str, Any]) -> Value:
-    return opdef.apply(ATTENTION, (q, k, v), dict(attrs))[0]
-
-
-def _forward_body(q: Value, k: Value, v: Value, **attrs: Any) -> tuple[Value, ...]:
-    scores = attention_scores(q, k, **attrs)
+def _forward_body(q: Value, k: Value, v: Value, *mask: Value, **attrs: Any) -> tuple[Value, ...]:
+    scores = attention_scores(q, k, *mask, **attrs)
     axis = [scores.ndim - 1]
     top = largest(scores, axis)
     shift = where(top == float("-inf"), 0, top)
     sums = log(total(exp(scores - shift), axis)) + shift
-    out = _attention(q, k, v, attrs)
+    out, = opdef.apply(ATTENTION, (q, k, v, *mask), dict(attrs))
     return out, cast_to(to_shape(sums, out.shape[:-1]), f32)
 
 
 def _gradient_body(
-    q: Value, k: Value, v: Value, out: Value, sums: Value, gradient: Value, **attrs: Any
+    q: Value, k: Value, v: Value, out: Value, sums: Value, gradient: Value, *mask: Value, **attrs: Any
 ) -> tuple[Value, ...]:
-    return tuple(composite_gradients(_attention(q, k, v, attrs).node, (gradient,)))
+    attention, = opdef.apply(ATTENTION, (q, k, v, *mask), dict(attrs))
+    return tuple(composite_gradients(attention.node, (gradient,)))[:3]
 
 
-def _scores(q: np.ndarray, k: np.ndarray, causal: bool, scale: float) -> np.ndarray:
+def _scores(q: np.ndarray, k: np.ndarray, mask: Sequence[np.ndarray], causal: bool, scale: float) -> np.ndarray:
     scores = np.matmul(q, np.swapaxes(k, -1, -2)) * scale
+    for m in mask:
+        scores = np.where(m, scores, -np.inf) if m.dtype == bool else scores + m.astype(np.float64)
     return np.where(np.tri(*scores.shape[-2:], dtype=bool), scores, -np.inf) if causal else scores
 
 
@@ -71,26 +70,30 @@ def _groups(q: np.ndarray, k: np.ndarray) -> int:
     return q.shape[-3] // k.shape[-3] if q.ndim > 2 else 1
 
 
-def _forward_reference(q: np.ndarray, k: np.ndarray, v: np.ndarray, *, causal: bool, scale: float) -> Any:
+def _forward_reference(
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, *mask: np.ndarray, causal: bool, scale: float
+) -> Any:
     out = opdef.get(ATTENTION).reference
     assert out is not None
     wide_q, wide_k = q.astype(np.float64), k.astype(np.float64)
-    scores = _scores(wide_q, np.repeat(wide_k, _groups(q, k), axis=-3) if q.ndim > 2 else wide_k, causal, scale)
+    wide_k = np.repeat(wide_k, _groups(q, k), axis=-3) if q.ndim > 2 else wide_k
+    scores = _scores(wide_q, wide_k, mask, causal, scale)
     with np.errstate(divide="ignore"):
         sums = np.log(np.exp(scores).sum(axis=-1))
-    return out(q, k, v, causal=causal, scale=scale), sums
+    return out(q, k, v, *mask, causal=causal, scale=scale), sums
 
 
 def _gradient_reference(
-    q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, sums: np.ndarray, gradient: np.ndarray, *,
-    causal: bool, scale: float,
+    q: np.ndarray, k: np.ndarray, v: np.ndarray, out: np.ndarray, sums: np.ndarray, gradient: np.ndarray,
+    *mask: np.ndarray, causal: bool, scale: float,
 ) -> Any:
     q, k, v, g = (x.astype(np.float64) for x in (q, k, v, gradient))
     groups = _groups(q, k)
     wide_k, wide_v = (np.repeat(x, groups, axis=-3) if q.ndim > 2 else x for x in (k, v))
-    scores = _scores(q, wide_k, causal, scale)
-    powers = np.exp(scores - scores.max(axis=-1, keepdims=True))
-    weights = powers / powers.sum(axis=-1, keepdims=True)
+    scores = _scores(q, wide_k, mask, causal, scale)
+    top = scores.max(axis=-1, keepdims=True)
+    powers = np.exp(scores - np.maximum(top, np.finfo(np.float64).min))
+    weights = powers / np.maximum(powers.sum(axis=-1, keepdims=True), np.finfo(np.float64).tiny)
     change = np.matmul(g, np.swapaxes(wide_v, -1, -2))
     change = weights * (change - (weights * change).sum(axis=-1, keepdims=True)) * scale
     dk = np.matmul(np.swapaxes(change, -1, -2), q)
@@ -101,27 +104,38 @@ def _gradient_reference(
 
 
 def _samples(gradient: bool) -> list[Sample]:
-    def sample(q: tuple[int, ...], k: tuple[int, ...], causal: bool) -> Sample:
+    def sample(q: tuple[int, ...], k: tuple[int, ...], causal: bool, *mask: Input) -> Sample:
         inputs = [Input(q), Input(k), Input(k)]
         if gradient:
             inputs += [Input(q), Input(q[:-1]), Input(q)]
+        inputs += mask
         return Sample(tuple(inputs), {"causal": causal, "scale": 0.5}, grad=False, tolerance=8.0)
 
-    shapes = [((2, 2, 4, 3), (2, 2, 4, 3), True), ((4, 4, 3), (2, 6, 3), False), ((3, 4), (5, 4), False)]
-    return [sample(*s) for s in shapes]
+    square = (2, 2, 4, 3)
+    return [
+        sample(square, square, True), sample((4, 4, 3), (2, 6, 3), False), sample((3, 4), (5, 4), False),
+        sample(square, square, False, Input((2, 1, 1, 4), "bool", 0, 2)),
+        sample(square, square, True, Input((2, 4, 4))),
+    ]
 
 
-def _shard(gradient: bool) -> str:
+def _shard(gradient: bool) -> Callable[[tuple[TensorType, ...], Attrs], str]:
     # Batch and heads may be split; with grouped heads as well, since groups lie side by side.
-    operands = "*l!e!,*s!e!,*s!e!"
-    return f"{operands},*l!e!,*l!,*l!e!->*l!e!,*s!e!,*s!e!" if gradient else f"{operands}->*l!e!,*l!"
+    operands = "*l!e!,*s!e!,*s!e!,*l!e!,*l!,*l!e!" if gradient else "*l!e!,*s!e!,*s!e!"
+    results = "*l!e!,*s!e!,*s!e!" if gradient else "*l!e!,*l!"
+
+    def rule(types: tuple[TensorType, ...], attrs: Attrs) -> str:
+        masks = [{0: "", 1: "s!", 2: "l!s!"}.get(t.ndim, "*l!s!") for t in types[operands.count(",") + 1 :]]
+        return f"{','.join([operands, *masks])}->{results}"
+
+    return rule
 
 
 register(OpDef(
     name=FORWARD,
     infer=_forward_infer,
     vjp=None,
-    shard=_shard(False),
+    shard=_shard(gradient=False),
     lower=Composite(_forward_body),
     reference=_forward_reference,
     samples=lambda: _samples(False),
@@ -133,7 +147,7 @@ register(OpDef(
     name=GRADIENT,
     infer=_gradient_infer,
     vjp=None,
-    shard=_shard(True),
+    shard=_shard(gradient=True),
     lower=Composite(_gradient_body),
     reference=_gradient_reference,
     samples=lambda: _samples(True),
@@ -142,9 +156,24 @@ register(OpDef(
 ))
 
 
+def mask_of(node: Node) -> Value | None:
+    """The mask of an attention operator, its last operand."""
+    without = 6 if node.op == GRADIENT else 3
+    return node.operands[without] if len(node.operands) > without else None
+
+
+def _covers(mask: TensorType, q: TensorType) -> bool:
+    """Whether a mask has all batch dimensions of the queries or none."""
+    batch = (1,) * (q.ndim - mask.ndim) + mask.shape[:-3] if mask.ndim > 3 else (1,) * (q.ndim - 3)
+    return all(d == 1 for d in batch) or batch == q.shape[:-3]
+
+
 def has_kernel(node: Node) -> bool:
-    """Whether attention on these operands can be one kernel: 16-bit floats, equal batches, heads of a usual size."""
-    if node.op == ATTENTION and len(node.operands) != 3:
+    """Whether attention on these operands can be one kernel: 16-bit floats, equal batches, heads of a usual size; a
+    mask for all batches or for each.
+    """
+    mask = mask_of(node)
+    if mask is not None and not _covers(mask.type, node.operands[0].type):
         return False
     q, k, v = (x.type for x in node.operands[:3])
     if q.dtype not in (bf16, f16) or not q.ndim == k.ndim == v.ndim or k.shape != v.shape:

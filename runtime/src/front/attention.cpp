@@ -137,23 +137,33 @@ Values forward_body(const Values &of, const Attributes &attrs) {
     const std::vector<int64_t> axis = {scores.rank() - 1};
     const Value top = largest(scores, axis), shift = where(eq(top, minus_infinity), 0, top);
     const Value sums = log(total(exp(scores - shift), axis)) + shift;
-    const Value out = build(op, {of[0], of[1], of[2]}, attrs);
+    const Value out = build(op, of, attrs);
     return {out, cast_to(to_shape(sums, leading(out.shape(), 1)), DType::F32)};
 }
 
+// Operands: q, k, v, result, sums, the result's gradient, perhaps a mask.
 Values gradient_body(const Values &of, const Attributes &attrs) {
-    return composite_gradients(build(op, {of[0], of[1], of[2]}, attrs).node, {of[5]});
+    Values operands(of.begin(), of.begin() + 3);
+    operands.insert(operands.end(), of.begin() + 6, of.end());
+    Values found = composite_gradients(build(op, operands, attrs).node, {of[5]});
+    found.resize(3);
+    return found;
 }
 
-// The gradient as one operator; with a mask it follows from the body.
+// The gradient as one operator; with a mask of numbers, which may have a gradient, it follows from the body.
 Values attention_gradient(const NodePtr &node, const Values &g) {
-    Values of = node->operands();
-    if (of.size() != 3 || !g[0])
+    const Values of = node->operands();
+    const bool masked = of.size() > 3;
+    if (!g[0] || (masked && of[3].dtype() != DType::Bool))
         return {};
+    Values operands(of.begin(), of.begin() + 3);
     for (const Value &v : apply("flash_attention", of, node->attrs))
-        of.push_back(v);
-    of.push_back(g[0]);
-    return apply("flash_attention_gradient", of, node->attrs);
+        operands.push_back(v);
+    operands.push_back(g[0]);
+    operands.insert(operands.end(), of.begin() + 3, of.end());
+    Values found = apply("flash_attention_gradient", operands, node->attrs);
+    found.resize(of.size());
+    return found;
 }
 
 } // namespace

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from tessera.ir.dims import Dim, add, bounds, ceildiv, dmin, floordiv, mul
-from tessera.ir.dtype import DType, f32, i32
+from tessera.ir.dtype import DType, bool_, f32, i32
 from tessera.target.triton.expression import Expressions, fits
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.target.triton.head import Head, Options
@@ -78,6 +78,26 @@ def group_of(kernel: AttentionKernel) -> int:
     return group
 
 
+def _mask(text: _Text) -> dict[str, str]:
+    """What the functions are told of a mask."""
+    kernel = text.kernel
+    if not kernel.masked:
+        return {}
+    mask = kernel.buffers[-1]
+    batch, own, rows, columns = (d != 1 for d in mask.shape)
+    expressions = Expressions(text.head.writer, text.head.sizes)
+
+    def step(there: bool, at: int) -> str:
+        return expressions.text(mask.strides[at]) if there else "0"
+
+    heads = floordiv(text.heads, mask.shape[0]) if batch else mask.shape[1] if own else 1
+    return {
+        "mask": text.head.pointers[len(kernel.buffers) - 1], "heads": expressions.text(heads),
+        "batch_step": step(batch, 0), "head_step": step(own, 1), "row_step": step(rows, 2),
+        "column_step": step(columns, 3), "kind": "1" if mask.dtype == bool_ else "2",
+    }
+
+
 def _small(options: Options) -> bool:
     """Whether shared memory is small (AMD)."""
     return options.architecture.startswith("gfx")
@@ -86,8 +106,8 @@ def _small(options: Options) -> bool:
 def _forward(kernel: AttentionKernel, options: Options) -> Program:
     text = _Text(kernel, options)
     block, width = (64, 32) if _small(options) else (64, 64)
-    text.call("attention_forward", *text.head.pointers, "length", "keys", "group", "factor", "causal", "size",
-              block=block, width=width)
+    text.call("attention_forward", *text.head.pointers[:5], "length", "keys", "group", "factor", "causal", "size",
+              block=block, width=width, **_mask(text))
     count = mul(text.heads, text.blocks(text.length, block))
     return text.head.program((count,), warps=4, stages=1 if _small(options) else 2, contract=True)
 
@@ -99,18 +119,18 @@ def _gradient(kernel: AttentionKernel, options: Options) -> Generated:
     more = {"warps": 4, "stages": 1, "contract": True}
 
     prepare = _Text(kernel, options, "_prepare")
-    q, k, v, out, sums, gradient, dq, dk, dv = prepare.head.pointers
+    q, k, v, out, sums, gradient, dq, dk, dv = prepare.head.pointers[:9]
     prepare.call("attention_prepare", out, gradient, prepare.head.parameter("workspace", workspace), "length", "size",
                  block=block)
     rows = mul(prepare.heads, prepare.blocks(prepare.length, block))
     queries = _Text(kernel, options, "_queries")
     queries.call("attention_gradient_queries", q, k, v, sums, gradient, dq,
                  queries.head.parameter("workspace", workspace), "length", "keys", "group", "factor", "scale", "causal",
-                 "size", block=block, width=width)
+                 "size", block=block, width=width, **_mask(queries))
     keys = _Text(kernel, options, "_keys")
     keys.call("attention_gradient_keys", q, k, v, sums, gradient, dk, dv,
               keys.head.parameter("workspace", workspace), "length", "keys", "group", "factor", "scale", "causal",
-              "size", block=block, width=width)
+              "size", block=block, width=width, **_mask(keys))
     columns = mul(keys.shared, keys.blocks(keys.keys, block))
     programs = (
         prepare.head.program((rows,), **more), queries.head.program((rows,), **more),
@@ -141,7 +161,7 @@ def _hopper_forward(kernel: AttentionKernel, options: Options) -> Program | None
     text = _Text(kernel, options)
     tiles = mul(text.heads, text.blocks(text.length, 128))
     high = bounds(tiles)[1]
-    if text.size not in _HOPPER_SIZES or not all(map(fits, (text.heads, text.length, text.keys))):
+    if kernel.masked or text.size not in _HOPPER_SIZES or not all(map(fits, (text.heads, text.length, text.keys))):
         return None
     if high is not None and high >= 2**31 - _PROGRAMS:
         return None
@@ -160,7 +180,7 @@ def _hopper_gradient(kernel: AttentionKernel, options: Options) -> Generated | N
     shared, keys = kernel.buffers[1].shape[:2]
     blocks = mul(heads, ceildiv(length, 64))
     tiles = mul(shared, ceildiv(keys, 128))
-    if size not in _HOPPER_SIZES or not all(map(fits, (mul(blocks, 2), tiles, length, keys))):
+    if kernel.masked or size not in _HOPPER_SIZES or not all(map(fits, (mul(blocks, 2), tiles, length, keys))):
         return None
     if isinstance(keys, int) and keys <= 128:  # Triton 3.6 fails on what is left when there is one block of keys
         return None

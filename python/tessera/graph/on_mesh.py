@@ -9,6 +9,7 @@ from typing import Any
 
 from tessera.artifact import layout
 from tessera.dist.blocks import in_blocks
+from tessera.dist.buckets import join_reductions
 from tessera.dist.cost import MACHINES
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned, partition
@@ -34,7 +35,7 @@ def partition_for(graph: Graph, mesh: Mesh, schedule: Schedule | None = None) ->
     found = partition(primitives, mesh.layout, MACHINES[mesh.kind], exact)
     # Algebra may round in another way, and what it finds in one device's program depends on the mesh.
     simplified = run_passes(found.graph, ["cse", "dce"]) if exact else to_primitives(found.graph)
-    return replace(found, graph=simplified)
+    return replace(found, graph=join_reductions(simplified, MACHINES[mesh.kind]))
 
 
 def build_in_blocks(graph: Graph, options: Options) -> Built:

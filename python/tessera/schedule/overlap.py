@@ -28,11 +28,6 @@ def in_order(sequence: Sequence[Group]) -> list[Step]:
     return [Step(g) for g in sequence]
 
 
-def allowance(peak: int, exchanges: Sequence[int]) -> int:
-    """Bytes that exchanges may take beyond a peak of working memory: an eighth of it, or the two largest of them."""
-    return max(peak // 8, sum(sorted(exchanges)[-2:]))
-
-
 class Overlap:
     """The order of groups again, so that exchanges and kernels run beside each other.
 
@@ -46,14 +41,27 @@ class Overlap:
     ) -> None:
         self.order, self.exchanges, self.seconds, self.sizes = order, exchanges, seconds, sizes
 
-    def steps(self, sequence: Sequence[Group], extra: int | None = None) -> list[Step]:
-        """The steps for a sequence of groups whose working memory may grow by ``extra`` bytes (None: ``allowance``)."""
+    def steps(self, sequence: Sequence[Group], arena: Callable[[list[Step]], int], extra: int | None) -> list[Step]:
+        """The steps for a sequence of groups, with at most ``extra`` bytes more of working memory than it needs.
+
+        ``arena``: the bytes of working memory of steps. None for ``extra``: an eighth of it, or as much as the two
+        exchanges that have the most.
+        """
+        apart = in_order(sequence)
         if not self.exchanges:
-            return in_order(sequence)
+            return apart
+        least = arena(apart)
         if extra is None:
-            moved = [sum(self.sizes.get(r, 0) for r in (*g.roots, *g.reads)) for g in sequence if g in self.exchanges]
-            extra = allowance(self._peak(sequence), moved)
-        return self._with_waits(self._rearranged(sequence, self._peak(sequence) + extra))
+            moved = [sum(self.sizes.get(r, 0) for r in (*g.roots, *g.reads)) for g in self.exchanges]
+            extra = max(least // 8, sum(sorted(moved)[-2:]))
+        # What is live is an estimate of the arena: values are overwritten in place, and memory has gaps.
+        peak = self._peak(sequence)
+        for much in (extra, extra // 4, 0, -peak // 8):
+            steps = self._with_waits(self._rearranged(sequence, peak + much))
+            if arena(steps) <= least + extra:
+                return steps
+        steps = self._with_waits(sequence)
+        return steps if arena(steps) <= least + extra else apart
 
     def _peak(self, sequence: Sequence[Group]) -> int:
         memory = _Live(self.order, self.sizes)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from copy import copy
+from dataclasses import replace
 
 from tessera.ir.dims import Dim, mul
 from tessera.ir.graph import Graph
@@ -125,6 +127,12 @@ class Binding:
         return key
 
     # The arena.
+
+    def copy(self) -> Binding:
+        """The same, to lay out on trial."""
+        found = copy(self)
+        found.buffers, found.of = [replace(b) for b in self.buffers], dict(self.of)
+        return found
 
     def lay_out_arena(self, sequence: list[Step]) -> Dim:
         """Bind what is left to the arena; its size."""

@@ -130,7 +130,7 @@ class _Builder:
             return in_order(sequence)
         exchanges = {g for g in sequence if g.kind == PORTABLE and _is_exchange(g.anchor.node)}
         overlap = Overlap(self.order, exchanges, lambda g: group_seconds(g, self.drafts.get(g), self.machine), sizes)
-        return overlap.steps(sequence, self.extra)
+        return overlap.steps(sequence, lambda s: cost.typical(self.binding.copy().lay_out_arena(s)), self.extra)
 
     def _instruction(self, group: Group, kernels: list[Kernel], keys: dict[str, int]) -> Instruction:
         if group.kind == CHECK:

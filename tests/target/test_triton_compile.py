@@ -211,5 +211,23 @@ def test_what_triton_refuses_is_a_compile_error() -> None:
         compile_program(program, "cuda", 80, 32)
 
 
+def test_processes_that_compile() -> None:
+    """What does not compile, or ends its process, is None, and the rest is done."""
+    from tessera.target.triton import worker
+    from tessera.target.triton.launch import Program
+
+    head = "import os\nimport triton\n"
+
+    def program(name: str, before: str = "", body: str = "pass") -> Program:
+        return Program(name, f"{head}{before}@triton.jit\ndef {name}():\n    {body}\n", (), (1, 1, 1))
+
+    programs = [program("broken", body="missing()"), program("fatal", "os._exit(3)\n"), program("a"), program("b")]
+    with worker.started(3):
+        found = worker.compile_in_processes([(p, "cuda", 80, 32) for p in programs], 2)
+        left = list(worker._waiting)
+    assert [f is not None for f in found] == [False, False, True, True]
+    assert len(left) == 1 and left[0].poll() is not None and not worker._waiting
+
+
 def test_dtypes_of_the_table() -> None:
     assert f8e4m3 not in dtypes_of("add") and f16 in dtypes_of("add")

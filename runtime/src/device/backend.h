@@ -76,7 +76,7 @@ class Backend {
     void check_index(int32_t index);
 
     // In the order of `stream`, which is of device `index`; a null stream means: now, waited for.
-    // Null when there is no memory. `alignment` is a power of two.
+    // Null, or an OutOfMemoryError that says more, when there is no memory. `alignment` is a power of two.
     virtual void *allocate(int32_t index, size_t bytes, size_t alignment, Stream *stream) = 0;
     virtual void release(int32_t index, void *pointer, size_t bytes, Stream *stream) noexcept = 0;
     // Between two places of which one at least is this backend's; the other may be the CPU's or this backend's. Host

@@ -9,7 +9,7 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from tessera.errors import CompileError
 from tessera.target.triton.build import compile_program
@@ -25,14 +25,30 @@ Job = tuple[Program, str, "int | str", int]
 
 def compile_in_processes(jobs: Sequence[Job], processes: int) -> list[Binary | None]:
     """Compile programs in so many processes; None for what a process failed at, so that it is tried again here."""
-    order = sorted(range(len(jobs)), key=lambda i: -len(jobs[i][0].source))  # the longest first, dealt out evenly
-    shares = [order[i::processes] for i in range(processes)]
+    left = sorted(range(len(jobs)), key=lambda i: _effort(jobs[i][0]))  # the longest first, to whoever is free
     found: list[Binary | None] = [None] * len(jobs)
+
+    def serve(_: int) -> None:
+        with suppress(OSError, EOFError, pickle.UnpicklingError), _process() as one:
+            assert one.stdin is not None and one.stdout is not None
+            while True:
+                try:
+                    number = left.pop()  # atomic
+                except IndexError:
+                    break
+                pickle.dump(jobs[number], one.stdin)
+                one.stdin.flush()
+                found[number] = pickle.load(one.stdout)
+
     with ThreadPoolExecutor(processes) as pool:
-        for share, done in zip(shares, pool.map(_run, [[jobs[i] for i in share] for share in shares])):
-            for i, binary in zip(share, done):
-                found[i] = binary
+        for _ in pool.map(serve, range(processes)):
+            pass
     return found
+
+
+def _effort(program: Program) -> int:
+    """How long a program takes to compile, compared with others."""
+    return len(program.source) * (3 if program.gluon else 1)
 
 
 _waiting: list[subprocess.Popen[bytes]] = []
@@ -65,33 +81,34 @@ def _start() -> subprocess.Popen[bytes]:
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
 
 
-def _run(jobs: list[Job]) -> list[Binary | None]:
-    """The work of one process."""
-    nothing: list[Binary | None] = [None] * len(jobs)
-    if not jobs:
-        return nothing
+@contextmanager
+def _process() -> Iterator[subprocess.Popen[bytes]]:
+    """A process that was started before, or a new one; it ends when nothing more comes."""
+    with _lock:
+        one = _waiting.pop(0) if _waiting else None
+    one = one or _start()
     try:
-        with _lock:
-            one = _waiting.pop(0) if _waiting else None
-        one = one or _start()
-        out, _ = one.communicate(pickle.dumps(jobs))
-        return pickle.loads(out) if one.returncode == 0 else nothing
-    except (OSError, pickle.UnpicklingError, EOFError):
-        return nothing
+        yield one
+    finally:
+        with suppress(OSError):
+            one.communicate()
 
 
 def main() -> None:
-    """A process: jobs come on standard input, results go to standard output."""
+    """A process: jobs come on standard input one by one, and each result goes to standard output."""
     import triton.compiler.compiler  # type: ignore[import-not-found]  # noqa: F401 - while there is no job yet
     from triton._C import libtriton  # type: ignore[import-not-found]  # noqa: F401
 
     out = sys.stdout.buffer
     sys.stdout = sys.stderr
-    found: list[Binary | None] = []
-    for program, backend, architecture, warp in pickle.load(sys.stdin.buffer):
+    while True:
         try:
-            found.append(compile_program(program, backend, architecture, warp))
+            program, backend, architecture, warp = pickle.load(sys.stdin.buffer)
+        except EOFError:
+            return
+        try:
+            found = compile_program(program, backend, architecture, warp)
         except CompileError:
-            found.append(None)  # the process that asked finds the message again
-    out.write(pickle.dumps(found))
-    out.flush()
+            found = None  # the process that asked finds the message again
+        pickle.dump(found, out)
+        out.flush()

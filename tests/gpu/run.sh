@@ -34,12 +34,15 @@ for part in $parts; do
         for test in backend_test engine_test; do
             run timeout 300 compute-sanitizer --error-exitcode 3 --report-api-errors no $build/tests/gpu/$test cuda real no-faults
         done
+        export PYTHONPATH=$PWD/python
+        run timeout 900 compute-sanitizer --error-exitcode 3 --report-api-errors no --target-processes all \
+            "$python" -m pytest -q -p no:cacheprovider --no-header -W ignore tests/gpu/check_kernels.py tests/gpu/check_operators.py -k "kernels or f32"
         ;;
     python)
         export PYTHONPATH=$PWD/python
         run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_examples.py tests/gpu/check_faults.py tests/gpu/check_libraries.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
-            run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py
+            run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_faults.py
         ;;
     operators) # every operator and gradient; with pytest-xdist in several processes
         export PYTHONPATH=$PWD/python

@@ -32,13 +32,13 @@ TIMEOUT = 240
 Found = dict[str, Any]
 
 
-def device() -> str:
-    """The GPU and its driver."""
+def device() -> str | None:
+    """The GPU and its driver; None where there is none."""
     query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
     try:
         names = subprocess.run(query, capture_output=True, text=True, check=True).stdout.splitlines()
     except (OSError, subprocess.CalledProcessError):
-        return "unknown device"
+        return None
     name, driver = names[int(os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0] or 0) % len(names)].split(", ")
     return f"one {name}, driver {driver}"
 
@@ -202,6 +202,8 @@ def main() -> None:
         parser.error(f"no row {', '.join(wrong)}; there are {', '.join(ROWS)}")
     rows = [r for r in ROWS.values() if not arguments.rows or r.name in arguments.rows]
     where, peers = device(), ["tessera"] if arguments.no_peers else arguments.by
+    if where is None:
+        parser.error("nvidia-smi finds no NVIDIA GPU on this machine")
     for by, names in jobs(rows, peers):
         found = [started()] if names == ["cpp_start"] else compiled(by, names) if names[0].startswith("compile") \
             else measured(by, names, {})

@@ -18,13 +18,15 @@ Slot = tuple[str, Dim]
 class Factors:
     """``operands`` and ``results``: per dimension its slot, or None for one that must be whole.
 
-    ``contracted``: factors that no result has, put together by ``combine``.
+    ``contracted``: factors that no result has, put together by ``combine``; ``summed``: per result those that other
+    results have and it has not, put together by sums.
     """
 
     operands: tuple[tuple[Slot | None, ...], ...]
     results: tuple[tuple[Slot | None, ...], ...]
     contracted: frozenset[str]
     combine: str
+    summed: tuple[frozenset[str], ...] = ()
 
 
 def factors_of(node: Node) -> Factors:

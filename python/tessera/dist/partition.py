@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
+from tessera.dist import attention
 from tessera.dist.convert import apply_step, exchange_cost, steps_between
 from tessera.dist.cost import Machine, share, typical_elements
 from tessera.dist.factors import Factors
@@ -221,7 +222,7 @@ class _Partitioner:
         for value, sharding, local in zip(node.results, chosen.results, results, strict=True):
             self._define(value, sharding, local)
             if sharding.partial:
-                self.origin[value] = self._origin(node, chosen)
+                self.origin[value] = self._origin(node, chosen, sharding)
         return True
 
     @staticmethod
@@ -229,12 +230,12 @@ class _Partitioner:
         """A zero is a part of itself: it need not be partial."""
         return want.complete() if want.partial and have is None and is_zero(value) else want
 
-    def _origin(self, node: Node, chosen: Strategy) -> str:
+    def _origin(self, node: Node, chosen: Strategy, sharding: Sharding) -> str:
         for value in node.operands:
             if chosen.carried and value in self.origin:
                 return self.origin[value]
         for value, want in zip(node.operands, chosen.operands, strict=True):
-            split = {a for a, _ in chosen.results[0].partial} & want.used
+            split = {a for a, _ in sharding.partial} & want.used
             if split:
                 now = self.lies.get(value, want)
                 dims = tuple(None if s is not None and set(s.axes) & split else s for s in now.dims)
@@ -253,9 +254,11 @@ class _Partitioner:
         for t, sharding in zip(node.types, option.results, strict=True):
             touched += share(self.mesh, typical_elements(t.shape), sharding.used) * t.dtype.itemsize
         total += self.machine.compute(share(self.mesh, _operations(node), option.axes), touched)
-        result, hint = option.results[0], self.hints.get(node.results[0])
-        goal = hint.goal(result) if hint is not None else result.complete()
-        return total + self._exchange(node.results[0], result, goal)
+        for value, result in zip(node.results, option.results, strict=True):
+            hint = self.hints.get(value)
+            goal = hint.goal(result) if hint is not None else result.complete()
+            total += self._exchange(value, result, goal)
+        return total
 
     # --- the whole ---
 
@@ -344,6 +347,8 @@ def _operations(node: Node) -> float:
     """Arithmetic of the whole node."""
     if node.op == "matmul":
         return 2 * typical_elements(node.types[0].shape) * typical_elements((node.operands[0].shape[-1],))
+    if node.op in (attention.FORWARD, attention.GRADIENT):
+        return attention.operations(node)
     sizes: list[tuple[Dim, ...]] = [*(v.shape for v in node.operands), *(t.shape for t in node.types)]
     return max(map(typical_elements, sizes))
 

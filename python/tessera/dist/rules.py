@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from tessera.dist import attention
 from tessera.dist.factors import Factors, Slot, factors_of
 from tessera.dist.strategy import Strategy, is_zero
 from tessera.errors import InternalError, ShapeError
@@ -26,6 +27,8 @@ _SCATTERS = frozenset({"index_add", "scatter_add"})
 
 def node_factors(node: Node) -> Factors:
     """The factors of a node; for operators with an index also that of the dimension it points into."""
+    if node.op in (attention.FORWARD, attention.GRADIENT):
+        return attention.factors(node)
     found = factors_of(node)
     if node.op in _GATHERS and node.operands[0].dtype.bits >= 8 and not node.operands[0].dtype.name.startswith("f8"):
         return _gathering(node, found)
@@ -59,13 +62,14 @@ def _scattering(node: Node, found: Factors) -> Factors:
     return Factors((first, tuple(index), tuple(updates)), (result,), frozenset(contracted), "sum")
 
 
-Maker = Callable[[Node, tuple[Value, ...], Strategy], Value]
+Maker = Callable[[Node, tuple[Value, ...], Strategy], "Value | tuple[Value, ...]"]
 
 
 def local_node(node: Node, operands: tuple[Value, ...], strategy: Strategy) -> tuple[Value, ...]:
     """The node on the operands that the device that runs holds."""
     maker = _MAKERS.get(node.op)
-    results = apply(node.op, operands, node.attrs) if maker is None else (maker(node, operands, strategy),)
+    made = apply(node.op, operands, node.attrs) if maker is None else maker(node, operands, strategy)
+    results = (made,) if isinstance(made, Value) else made
     for value, t, sharding in zip(results, node.types, strategy.results, strict=True):
         expected = sharding.local_shape(t.shape)
         if value.shape != expected or value.dtype != t.dtype:
@@ -158,5 +162,6 @@ def _size(d: Dim, like: Value) -> Value:
 
 _MAKERS: dict[str, Maker] = {
     "reshape": _shaped, "broadcast_to": _shaped, "slice": _slice, "max": _extremum, "min": _extremum,
+    attention.FORWARD: attention.local, attention.GRADIENT: attention.local,
     "take": _indexed, "take_along_axis": _indexed, "index_add": _indexed, "scatter_add": _indexed,
 }

@@ -144,14 +144,20 @@ def _strategy(
     made = [(axis, factors.combine) for f in factors.contracted if f in assignment for axis in assignment[f].axes]
     if made and any(c != factors.combine for _, c in carried):
         return None
-    partial = tuple(sorted({*carried, *made}, key=lambda p: mesh.names.index(p[0])))
+    partial = _ordered({*carried, *made}, mesh)
     results: list[Sharding] = []
-    for slots in factors.results:
+    for number, slots in enumerate(factors.results):
         dims = _placed(slots, assignment)
         if dims is None:
             return None
-        results.append(Sharding(mesh, dims, partial))
+        summed = factors.summed[number] if factors.summed else frozenset[str]()
+        own = [(axis, "sum") for f in summed if f in assignment for axis in assignment[f].axes]
+        results.append(Sharding(mesh, dims, _ordered({*partial, *own}, mesh) if own else partial))
     return Strategy(tuple(operands), tuple(results), tuple(assignment.items()), carried)
+
+
+def _ordered(partial: set[tuple[str, str]], mesh: MeshShape) -> Partial:
+    return tuple(sorted(partial, key=lambda p: mesh.names.index(p[0])))
 
 
 def carries_at(node: Node, position: int) -> bool:

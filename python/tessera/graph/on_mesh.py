@@ -25,16 +25,17 @@ from tessera.ir.printer import print_graph
 from tessera.ir.sharding import Sharding
 from tessera.op.collective import FULL_TO_SHARD, LAID_OUT
 from tessera.schedule.options import Schedule
-from tessera.transform.pipeline import run_passes, to_primitives
+from tessera.transform.pipeline import run_passes, to_gpu_operators, to_primitives
 
 
 def partition_for(graph: Graph, mesh: Mesh, schedule: Schedule | None = None) -> Partitioned:
     """One device's program of a prepared graph, simplified."""
     exact = schedule is not None and schedule.same_on_meshes
-    primitives = with_sums_in_blocks(graph) if exact else to_primitives(graph, LAID_OUT)
+    operators = to_primitives if mesh.kind == "cpu" else to_gpu_operators
+    primitives = with_sums_in_blocks(graph) if exact else operators(graph, LAID_OUT)
     found = partition(primitives, mesh.layout, MACHINES[mesh.kind], exact)
     # Algebra may round in another way, and what it finds in one device's program depends on the mesh.
-    simplified = run_passes(found.graph, ["cse", "dce"]) if exact else to_primitives(found.graph)
+    simplified = run_passes(found.graph, ["cse", "dce"]) if exact else operators(found.graph)
     return replace(found, graph=join_reductions(simplified, MACHINES[mesh.kind]))
 
 

@@ -20,6 +20,7 @@ from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall,
 from tessera.tile.ir import AttentionKernel, DotKernel
 from tessera.tile.plan import build_plan
 from tessera.tile.report import kernel_bytes, kernel_flops
+from tessera.transform.pipeline import to_primitives
 
 
 def simulate(
@@ -49,7 +50,8 @@ def simulate(
     if not isinstance(compiled, ShardedCompiled):
         raise ArgumentError("simulate: no tensor of the graph is sharded, so that it runs on one device")
     part = compiled.partitioned
-    plan = build_plan(part.graph, schedule, GPU if machines.device.is_gpu else CPU)
+    is_gpu = machines.device.is_gpu
+    plan = build_plan(part.graph if is_gpu else to_primitives(part.graph), schedule, GPU if is_gpu else CPU)
     names = [d.name for d in plan.dims if not d.name.startswith(COORDINATE)]
     for name in sizes or ():
         if name not in names:

@@ -92,9 +92,13 @@ def run_passes(
     return graph
 
 
-def to_gpu_operators(graph: Graph, timings: Timings | None = None) -> Graph:
-    """What a GPU target compiles: primitives, and attention as a whole where there are kernels for it."""
-    return to_primitives(run_passes(graph, [claim], timings=timings), is_claimed, timings)
+def to_gpu_operators(graph: Graph, keep: frozenset[str] = frozenset(), timings: Timings | None = None) -> Graph:
+    """What a GPU target compiles: primitives, and attention as a whole where there are kernels for it.
+
+    ``keep``: composites that stay as well.
+    """
+    claimed = run_passes(graph, [claim], timings=timings)
+    return to_primitives(claimed, lambda n: n.op in keep or is_claimed(n), timings)
 
 
 def to_primitives(graph: Graph, keep: Kept = frozenset(), timings: Timings | None = None) -> Graph:

@@ -254,6 +254,23 @@ def test_operators_of_the_cpu_refuse_what_is_elsewhere() -> None:
         tessera.graph.compile(x + 1.0, target="portable")(there)
 
 
+def test_calls_run_where_their_arrays_lie() -> None:
+    x = op.tensor((op.dim("N", min=1, max=99),), name="x")
+    y, values = op.exp(x) * 2, np.linspace(-1, 1, 9, dtype=np.float32)
+    step = tessera.graph.training_step(lambda batch: {"y": op.exp(batch["x"]) * 2})
+    np.testing.assert_allclose(y(values).numpy(), 2 * np.exp(values), rtol=1e-5)
+    np.testing.assert_allclose(step({"x": values})["y"].numpy(), 2 * np.exp(values), rtol=1e-5)
+    there = tessera.array(values, device=DEVICE)
+    for call in (lambda: y(there), lambda: step({"x": there})["y"]):
+        if MODEL or TARGET != "ptx":  # no kernel can run: it is the kernel's code that is refused
+            with pytest.raises(DeviceError, match="does not take the code of"):
+                call()
+        else:
+            assert call().device == DEVICE
+            np.testing.assert_allclose(call().numpy(), 2 * np.exp(values), rtol=1e-5)
+    assert y(values).device == "cpu" and step.compilations == 2
+
+
 def _torch():  # noqa: ANN202
     if MODEL or TARGET != "ptx" or importlib.util.find_spec("torch") is None:
         pytest.skip("needs PyTorch and an NVIDIA device")

@@ -14,7 +14,7 @@ from tessera.graph.compiled import Compiled
 from tessera.graph.pipeline import Options
 from tessera.graph.signature import NamedSignature
 from tessera.graph.substitute import substitute
-from tessera.graph.trace import array_type, is_array
+from tessera.graph.trace import array_type, is_array, targets_of
 from tessera.interop.array import converted
 from tessera.ir.graph import Graph, topological
 from tessera.ir.value import INPUT, Node, TensorType, Value, attach
@@ -68,6 +68,7 @@ def call(value: Value, *args: Any, **kwargs: Any) -> Any:
     With symbolic tensors the result is symbolic: the same operations, with the same parameters, on those inputs;
     random operations draw numbers of their own.
     With concrete arrays (NumPy, PyTorch, JAX, ``tessera.Array``) it is evaluated; each set of shapes compiles once.
+    Where one of them lies on a GPU it is compiled for that GPU and evaluated there, else on the CPU.
     Inputs that are not given stay as they are when the others are symbolic.
 
     A graph declared for constant sizes accepts other ones if its operators do. Numbers that Python computed from
@@ -82,10 +83,11 @@ def call(value: Value, *args: Any, **kwargs: Any) -> Any:
     arrays = [x if is_array(x) else _concrete(x, i, entry) for i, x in enumerate(given)]
     types = [array_type(x) for x in arrays]
     fits = all(_accepts(declared, t) for declared, t in zip(entry.types, types, strict=True))
+    targets = targets_of(arrays)
     key = None if fits else tuple((t.dtype.name, t.shape) for t in types)
-    compiled = entry.programs.get(key)
+    compiled = entry.programs.get((targets, key))
     if compiled is None:
-        compiled = entry.programs[key] = _compile(value, None if fits else types)
+        compiled = entry.programs[targets, key] = _compile(value, None if fits else types, Options(targets))
     return compiled.call(arrays)
 
 
@@ -134,18 +136,18 @@ def _accepts(declared: TensorType, t: TensorType) -> bool:
     return all(not isinstance(d, int) or d == n for d, n in zip(declared.shape, t.shape, strict=True))
 
 
-def _compile(value: Value, types: list[TensorType] | None) -> Compiled:
+def _compile(value: Value, types: list[TensorType] | None, options: Options) -> Compiled:
     """The tensor's program: for its declared inputs, or for those of other sizes."""
     leaves = inputs_of(value)
     signature = NamedSignature("graph", [leaf.node.attrs["name"] for leaf in leaves], value)
     if types is None:
-        return compile_graph(Graph({"output": value}, inputs=leaves), signature, Options())
+        return compile_graph(Graph({"output": value}, inputs=leaves), signature, options)
     new = [
         Node(INPUT, (), leaf.node.attrs, (_wanted(leaf, t),), leaf.node.loc).results[0]
         for leaf, t in zip(leaves, types, strict=True)
     ]
     output = substitute([value], dict(zip(leaves, new, strict=True)))[0]
-    return compile_graph(Graph({"output": output}, inputs=new), signature, Options())
+    return compile_graph(Graph({"output": output}, inputs=new), signature, options)
 
 
 def _wanted(leaf: Value, t: TensorType) -> TensorType:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +38,25 @@ def array_type(leaf: Any) -> TensorType:
         return TensorType(as_dtype_or_raise(leaf.dtype), leaf.shape)
     array = as_array(leaf)
     return TensorType(DTYPES[array.dtype], tuple(array.shape))
+
+
+_TARGETS = {"cuda": "ptx", "rocm": "hsaco"}
+_KINDS = {2: "cuda", 10: "rocm"}
+"""Of DLPack."""
+
+
+def targets_of(arrays: Iterable[Any]) -> tuple[str, ...]:
+    """The target for the GPU on which one of the arrays lies; none when all are in host memory."""
+    for array in arrays:
+        if isinstance(array, Array):
+            kind = array.device.partition(":")[0]
+        elif isinstance(array, np.ndarray) or not hasattr(array, "__dlpack_device__"):
+            continue
+        else:
+            kind = _KINDS.get(int(array.__dlpack_device__()[0]), "cpu")
+        if kind in _TARGETS:
+            return (_TARGETS[kind],)
+    return ()
 
 
 @dataclass(frozen=True, slots=True)

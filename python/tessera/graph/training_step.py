@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from tessera.errors import ArgumentError, UnsupportedError
@@ -15,7 +16,7 @@ from tessera.graph.compiled import Compiled
 from tessera.graph.pipeline import Options
 from tessera.graph.signature import TreeSignature
 from tessera.graph.substitute import SizeRangeError
-from tessera.graph.trace import array_type, is_array, trace
+from tessera.graph.trace import array_type, is_array, targets_of, trace
 from tessera.ir.dims import Dim, Symbol, sym, symbols
 from tessera.ir.value import Value
 from tessera.op.parameter import Parameter
@@ -56,10 +57,12 @@ class TrainingStep:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Run on concrete arrays, nested in dicts, lists, tuples and dataclasses."""
         leaves = tree.leaves([*args, *kwargs.values()])
-        key = (len(args), *kwargs, *self._key(leaves))
+        options = self._options
+        targets = options.targets or targets_of(leaf for _, leaf in leaves if is_array(leaf))
+        key = (len(args), targets, *kwargs, *self._key(leaves))
         compiled = self._programs.get(key)
         if compiled is None:
-            compiled = self._programs[key] = self._compile(self._options, args, kwargs)
+            compiled = self._programs[key] = self._compile(replace(options, targets=targets), args, kwargs)
         return compiled.call([leaf for _, leaf in leaves if is_array(leaf)])
 
     @property
@@ -160,7 +163,8 @@ def training_step(
     ``optimizer``: the function returns ``grads`` or ``(grads, result)``; the optimizer applies the gradients in the
     same program, and the step returns ``result`` (or None). ``dynamic_batch``: the leading dimension of all arrays
     that have as many rows as the first one is symbolic, so that every batch size uses one program; True, or an
-    ``op.dim`` that bounds it.
+    ``op.dim`` that bounds it. ``target``: what it is compiled for; None: the kind of GPU on which an array of the
+    arguments lies, else the CPU.
     """
     options = Options(resolve_targets(target), schedule or Schedule())
 

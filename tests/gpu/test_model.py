@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -32,8 +33,11 @@ def _run(command: list[str], environment: dict[str, str]) -> subprocess.Complete
     return subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
-@pytest.mark.parametrize("device", ["cuda:0", "rocm:0"])
-@pytest.mark.parametrize("checks", ["check_arrays.py", "check_custom.py", "check_examples.py", "check_faults.py"])
+@pytest.mark.parametrize(
+    ("checks", "device"),
+    [*product(("check_arrays.py", "check_custom.py", "check_faults.py"), ("cuda:0", "rocm:0")),
+     ("check_examples.py", "cuda:0")],
+)
 def test_on_the_model(checks: str, device: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / checks)]
     done = _run(command, _environment(TESSERA_TEST_DEVICE=device))

@@ -126,7 +126,8 @@ def keep(found: Found, results: Path, where: str) -> None:
     path = results / f"{found['row']}-{found['by'].replace(' ', '_').replace(',', '')}.json"
     if "error" in found and path.exists() and "error" not in json.loads(path.read_text()):
         return
-    path.write_text(json.dumps({**found, "device": where, "date": datetime.date.today().isoformat()}, indent=1) + "\n")
+    about = {"device": where, "python": platform.python_version(), "date": datetime.date.today().isoformat()}
+    path.write_text(json.dumps({**found, **about}, indent=1) + "\n")
 
 
 def table(found: dict[tuple[str, str], Found]) -> list[str]:
@@ -142,10 +143,10 @@ def table(found: dict[tuple[str, str], Found]) -> list[str]:
         peers = {by: found[row.name, by]["median"] for by in row.peers if "median" in found.get((row.name, by), {})}
         best = min(peers, key=peers.__getitem__) if peers else None
         mine = text("tessera")
-        extra = "".join(f"; {by.split(', ')[1]}: {text(by)}" for by in row.ours[1:])
+        extra = "".join(f"; {by.split(', ')[1]}: {text(by)}" for by in row.ours[1:] if (row.name, by) in found)
         met = "" if row.aim is None else _met(row, found)
         ahead = f"{text(best)} ({best})" if best else "–"
-        others = "; ".join(f"{by} {text(by)}" for by in row.peers) or "–"
+        others = "; ".join(f"{by} {text(by)}" for by in row.peers if (row.name, by) in found) or "–"
         aim = "" if row.aim is None else f"≤ {row.aim:g}"
         lines.append(f"| {row.title} | {row.unit} | {mine}{extra} | {aim} | {met} | {ahead} | {others} |")
     return lines
@@ -171,11 +172,12 @@ def page(results: Path) -> str:
             found[one["row"], one["by"]] = one
     places = sorted({f"{f['device']}, {f['date']}" for f in found.values()})
     names = {"tessera": "Tessera", "torch": "PyTorch", "jax": "JAX"}
+    pythons = sorted({f.get("python", platform.python_version()) for f in found.values()})
     versions = sorted({f"{names[peer(f['by'])]} {f['version']}" for f in found.values() if "version" in f})
     rounds = f"medians of {ROUNDS} rounds of calls that follow each other, by the wall's clock, warm"
     lines = [
         "# Work on a GPU, beside PyTorch, JAX and cuDNN", "",
-        f"Machine: {'; '.join(places)}. Python {platform.python_version()}, {', '.join(versions)}.",
+        f"Machine: {'; '.join(places)}. Python {', '.join([*pythons, *versions])}.",
         f"Command: `make bench-gpu` (`python -m benchmarks.gpu.run`): {rounds}; each peer in a process of its "
         "own. bf16 unless a row says more.", "",
         *table(found), "",

@@ -137,6 +137,32 @@ static void test_all_to_all() {
     }
 }
 
+static void test_permute() {
+    auto group = group_of({{"dp", 2}, {"pp", 3}});
+    const Collective on = collective("collective_permute", "{axes = [\"pp\"], sizes = [3], pairs = [[1, 2], [0, 1]]}");
+    const Collective ring = collective("collective_permute", "{axes = [\"pp\"], sizes = [3], pairs = [[0, 0], [1, 2], [2, 1]]}");
+    auto errors = on_all(*group, [&](Communicator &c, int64_t rank) {
+        const auto place = static_cast<float>(rank % 3), row = static_cast<float>(rank / 3 * 10);
+        std::vector<float> x(5, row + place + 1), y(5, -1.f);
+        c.reset_traffic();
+        c.run(on, view(x, {5}), view(y, {5}));
+        CHECK(y == std::vector<float>(5, place == 0 ? 0 : row + place));
+        CHECK(c.traffic().first == (place == 0 ? 0 : 20) && c.traffic().second == 1);
+        c.run(ring, view(x, {5}), view(y, {5}));
+        CHECK(y == std::vector<float>(5, row + (place == 0 ? 1 : place == 1 ? 3 : 2)));
+        CHECK(c.traffic().first == static_cast<uint64_t>(place == 0 ? 0 : 40));
+        std::vector<float> none;
+        c.run(on, view(none, {0}), view(none, {0}));
+    });
+    CHECK(all_empty(errors));
+    std::vector<float> x(2, 3.f), y(2, -1.f);
+    run_alone(collective("collective_permute", "{axes = [\"pp\"], sizes = [1], pairs = []}"), view(x, {2}), view(y, {2}));
+    CHECK(y == std::vector<float>(2, 0.f));
+    for (const char *pairs : {"1", "[1]", "[[0, 3]]", "[[-1, 0]]", "[[0, 1], [0, 2]]", "[[0, 1], [2, 1]]", "[[0, 1, 2]]", "[[0, 1.5]]"})
+        CHECK_ERROR(collective("collective_permute", std::string("{axes = [\"pp\"], sizes = [3], pairs = ") + pairs + "}"), Error,
+                    Code::Graph, "pairs");
+}
+
 static void test_combine() {
     std::vector<float> a{1, -2, NAN, 4}, b{3, -5, 1, NAN}, out(4);
     std::vector<const char *> parts{reinterpret_cast<char *>(a.data()), reinterpret_cast<char *>(b.data())};
@@ -238,6 +264,7 @@ int main() {
     test_all_reduce();
     test_gather_and_scatter();
     test_all_to_all();
+    test_permute();
     test_combine();
     test_failure();
     test_misuse();

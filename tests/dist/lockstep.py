@@ -110,7 +110,10 @@ def exchange(
 
 def _receive(node: Node, got: list[np.ndarray], number: int, shapes: list[list[int]]) -> np.ndarray:
     attrs = node.attrs
-    if node.op == "all_gather":
+    if node.op == "collective_permute":
+        source = next((s for s, t in attrs["pairs"] if t == number), None)
+        found = np.zeros_like(got[number]) if source is None else got[source]
+    elif node.op == "all_gather":
         found = np.concatenate(got, attrs["dim"])
     elif node.op == "all_to_all":
         start = sum(s[attrs["split_dim"]] for s in shapes[:number])

@@ -39,6 +39,10 @@ def numbered(x, w):
     return x * (1 + lax.axis_index("dp") * 4 + lax.axis_index("tp")) * w[0, 0]
 
 
+def permuted(x, w):
+    return lax.ppermute(x @ w, "tp", [(0, 1), (1, 3), (3, 2)]) * lax.ppermute(x[:, :1], ("dp", "tp"), [(i, 7 - i) for i in range(8)])
+
+
 def both(x, w):
     return lax.psum((x[:, :2] @ w) ** 2, ("dp", "tp")) / 8
 
@@ -49,6 +53,7 @@ CASES = {
     "scattered": (scattered, (P("dp", "tp"), P("tp")), P("dp", "tp")),
     "exchanged": (exchanged, (P("dp", "tp"), P()), P(("dp", "tp"))),
     "numbered": (numbered, (P("dp", "tp"), P()), P("dp", "tp")),
+    "permuted": (permuted, (P("dp", "tp"), P("tp")), P(("dp", "tp"))),
     "both": (both, (P("dp", "tp"), P("tp")), P()),
 }
 

@@ -40,6 +40,11 @@ def numbered(x, w):
     return x * op.cast(1 + dist.axis_index("dp") * 4 + dist.axis_index("tp"), "f64") * w[0, 0]
 
 
+def permuted(x, w):
+    turned = dist.collective_permute(x[:, :1], ("dp", "tp"), [(i, 7 - i) for i in range(8)])
+    return dist.collective_permute(x @ w, "tp", [(0, 1), (1, 3), (3, 2)]) * turned
+
+
 def both(x, w):
     return dist.all_reduce((x[:, :2] @ w) ** 2, ("dp", "tp")) / 8
 
@@ -50,6 +55,7 @@ CASES = {
     "scattered": (scattered, (TILES, OVER_TP), TILES),
     "exchanged": (exchanged, (TILES, WHOLE), ALL_ROWS),
     "numbered": (numbered, (TILES, WHOLE), TILES),
+    "permuted": (permuted, (TILES, OVER_TP), ALL_ROWS),
     "both": (both, (TILES, OVER_TP), WHOLE),
 }
 

@@ -18,6 +18,7 @@ from tessera.dist.shard_map import (
     all_to_all,
     axis_index,
     axis_size,
+    collective_permute,
     reduce_scatter,
     shard_map,
 )
@@ -47,6 +48,7 @@ __all__ = [
     "all_to_all",
     "axis_index",
     "axis_size",
+    "collective_permute",
     "constrain",
     "from_shards",
     "init",

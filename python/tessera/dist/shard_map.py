@@ -19,7 +19,7 @@ from tessera.ir.sharding import COORDINATE, Split, local_size, split_over
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import as_tensor
 from tessera.op.arguments import one_axis, shape_text
-from tessera.op.collective import FULL_TO_SHARD, NAMES, SHARD_TO_FULL
+from tessera.op.collective import FULL_TO_SHARD, NAMES, PERMUTE, SHARD_TO_FULL
 from tessera.op.opdef import build
 
 
@@ -145,6 +145,18 @@ def all_to_all(x: Any, axes: str | Sequence[str], split_dim: int, concat_dim: in
     return _collective("all_to_all", body, names, x, dim=concat_dim, split_dim=split_dim, shape=shape)
 
 
+def collective_permute(x: Any, axes: str | Sequence[str], pairs: Sequence[tuple[int, int]]) -> Value:
+    """The tensor of another device: of each pair (source, target) the target gets what the source has.
+
+    Devices are numbered along ``axes``, row-major over several; each may be source of one pair and target of one. Those
+    that are target of none get zeros. Shapes must be equal on all these devices: ShapeError. Raises ArgumentError for
+    pairs that are not as said. The gradient goes back along the pairs.
+    """
+    body, names, x = _exchange(PERMUTE, x, axes)
+    _alike(PERMUTE, x, names, None)
+    return _collective(PERMUTE, body, names, x, pairs=[[int(source), int(target)] for source, target in pairs])
+
+
 def _axes(what: str, body: _Body, axes: Any) -> tuple[str, ...]:
     names = (axes,) if isinstance(axes, str) else tuple(axes)
     for name in names:
@@ -211,8 +223,8 @@ def shard_map(
     """``body``, which is written for one device of a mesh, as a function of whole tensors inside a graph.
 
     The body gets what the device holds of each argument as ``in_specs`` (one ShardSpec for each, or one for all) lay
-    them out, and exchanges data with other devices by ``all_reduce``, ``all_gather``, ``reduce_scatter`` and
-    ``all_to_all`` only. Each of its results is the device's part of a whole tensor laid out as its ShardSpec in
+    them out, and exchanges data with other devices by ``all_reduce``, ``all_gather``, ``reduce_scatter``,
+    ``all_to_all`` and ``collective_permute`` only. Each of its results is the device's part of a whole tensor laid out as its ShardSpec in
     ``out_specs`` says; ``out_specs`` is one, or a tuple, list or dict of them like what the body returns. Tensors from
     outside that the body uses without taking them as arguments are whole on every device. Everything has gradients.
 

@@ -159,6 +159,8 @@ def exchange_seconds(kind: str, received: float, spread: Sequence[float], tiers:
         if members <= 1:
             continue
         steps = members - 1
+        if kind == "collective_permute":
+            steps = 1
         if kind == "all_reduce":
             steps = 2 * min(steps, float(np.ceil(np.log2(members))))
         total += steps * tier.latency + much / tier.bandwidth
@@ -167,6 +169,9 @@ def exchange_seconds(kind: str, received: float, spread: Sequence[float], tiers:
 
 def received_by_tier(kind: str, received: float, spread: Sequence[float]) -> list[float]:
     """How many of the received bytes come over each tier; they add up to ``received``."""
+    if kind == "collective_permute":  # between neighbours: the slowest link is what the others wait for
+        last = max((i for i, members in enumerate(spread) if members > 1), default=-1)
+        return [received if i == last else 0.0 for i in range(len(spread))]
     parts, inside = [], 1.0
     for members in spread:
         # Gathering: a unit needs what it has not, once for all its members. All-to-all: from each device its own part.

@@ -13,6 +13,7 @@ from tessera.graph.sharded import ShardedCompiled
 from tessera.graph.simulation import Event, Simulation
 from tessera.ir.dims import Dim, evaluate, mul, product, substitute, sym
 from tessera.ir.sharding import COORDINATE, MeshShape
+from tessera.op.collective import PERMUTE
 from tessera.schedule.cost import typical
 from tessera.schedule.machine import CPU, GPU
 from tessera.schedule.options import Schedule
@@ -108,7 +109,10 @@ class _Run:
         elif isinstance(i, CollectiveCall):
             received = self.number(i.bytes)
             spread = self.topology.spread(self.mesh, i.axes)
-            seconds = exchange_seconds(i.op, received, spread, self.topology.tiers)
+            # In a permutation device 0 may get nothing; then it waits for those that do.
+            slowest = self.number(mul(product(i.operand.shape), i.operand.dtype.itemsize))
+            took = slowest if i.op == PERMUTE else received
+            seconds = exchange_seconds(i.op, took, spread, self.topology.tiers)
             by_tier = received_by_tier(i.op, received, spread)
             end = self.put(
                 "exchange", f"{i.op} over {' and '.join(i.axes)}", seconds, i, bytes=received, tiers=tuple(by_tier)

@@ -17,14 +17,15 @@ from typing import Any
 import numpy as np
 
 from tessera.errors import ArgumentError, GradientError, ShapeError, UnsupportedError
-from tessera.ir.dims import Dim, add, ceildiv, dmin, mul, product
+from tessera.ir.dims import Dim, add, ceildiv, dmax, dmin, mul, product
 from tessera.ir.sharding import COMBINES, MeshShape, Sharding, effective, split_over
 from tessera.ir.value import Node, TensorType, Value
 from tessera.op.arguments import EVERY, NUMBERS, as_shape, one_axis, require_count, require_dtype, shape_text
 from tessera.op.lowering import Collective, Composite
 from tessera.op.opdef import Attrs, Input, OpDef, Sample, Vjp, build, register
 
-NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all")
+PERMUTE = "collective_permute"
+NAMES = ("all_reduce", "all_gather", "reduce_scatter", "all_to_all", PERMUTE)
 """The collective operators."""
 
 
@@ -70,6 +71,28 @@ def _along_infer(name: str, dims: Sequence[str]) -> Callable[..., TensorType]:
         return TensorType(types[0].dtype, shape)
 
     return infer
+
+
+def _permute_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
+    _check_group(PERMUTE, types, attrs)
+    count, pairs = group_size(attrs), attrs["pairs"]
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(m, int) and 0 <= m < count for m in pair):
+            raise ArgumentError(f"[{PERMUTE}] {pair!r} is no pair (source, target) of the members 0 to {count - 1}")
+    for side, members in zip(("source", "target"), zip(*pairs)):
+        if len(set(members)) < len(members):
+            raise ArgumentError(f"[{PERMUTE}] a member is the {side} of several pairs of {list(pairs)!r}")
+    return TensorType(types[0].dtype, types[0].shape)
+
+
+def _permute_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
+    g = cotangents[0]
+    back = [[target, source] for source, target in node.attrs["pairs"]]
+    return [None if g is None else build(PERMUTE, g, **{**node.attrs, "pairs": back})]
+
+
+def _permuted_alone(x: np.ndarray, **attrs: Any) -> np.ndarray:
+    return _alone(x, **attrs) if attrs["pairs"] else np.zeros_like(_alone(x, **attrs))
 
 
 def _alone(x: np.ndarray, **attrs: Any) -> np.ndarray:
@@ -120,10 +143,11 @@ def _transposed(name: str, **renamed: str) -> Vjp:
 
 
 def _register(
-    name: str, infer: Callable[..., TensorType], vjp: Vjp, dtypes: tuple[str, ...], doc: str, **attrs: Any
+    name: str, infer: Callable[..., TensorType], vjp: Vjp, dtypes: tuple[str, ...], doc: str,
+    reference: Callable[..., np.ndarray] = _alone, **attrs: Any
 ) -> None:
     register(OpDef(
-        name, infer, vjp, _no_factor, Collective("it is an exchange between devices"), _alone,
+        name, infer, vjp, _no_factor, Collective("it is an exchange between devices"), reference,
         _samples(**attrs), dtypes, doc,
     ))
 
@@ -155,6 +179,32 @@ _register(
 )
 
 
+_register(
+    PERMUTE, _permute_infer, _permute_vjp, EVERY,
+    "Of each pair (source, target) in ``pairs``, numbers of members, the target gets the source's operand; others get "
+    "zeros.",
+    reference=_permuted_alone, pairs=((0, 0),),
+)
+
+
+def _is_target(attrs: Attrs) -> Dim:
+    """1 on devices that get something from another one, 0 on others."""
+    targets = sorted(target for source, target in attrs["pairs"] if source != target)
+    if len(targets) == group_size(attrs):
+        return 1
+    found: Dim = 0
+    for target in targets:  # 1 from the first of neighbours on, 0 again behind the last
+        if target - 1 not in targets:
+            found = add(found, _at_least(attrs["member"], target))
+        if target + 1 not in targets:
+            found = add(found, mul(-1, _at_least(attrs["member"], target + 1)))
+    return found
+
+
+def _at_least(member: Dim, number: int) -> Dim:
+    return dmin(dmax(add(member, 1 - number), 0), 1)
+
+
 def received_elements(node: Node) -> Dim:
     """How many elements the device that runs receives from the others in a collective."""
     x, y, attrs = node.operands[0], node.results[0], node.attrs
@@ -163,6 +213,8 @@ def received_elements(node: Node) -> Dim:
         return add(y.size, mul(-1, x.size))
     if node.op == "reduce_scatter":
         return mul(count - 1, y.size)
+    if node.op == PERMUTE:
+        return mul(x.size, _is_target(attrs))
     if node.op == "all_to_all":
         own = [x.shape[i] if i == attrs["dim"] else d for i, d in enumerate(y.shape)]
         return add(y.size, mul(-1, product(own)))

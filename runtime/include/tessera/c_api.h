@@ -547,9 +547,9 @@ TSR_API tsr_status tsr_communicator_traffic(const tsr_communicator *communicator
 TSR_API tsr_status tsr_communicator_reset_traffic(tsr_communicator *communicator);
 TSR_API void tsr_communicator_retain(tsr_communicator *communicator);
 TSR_API void tsr_communicator_release(tsr_communicator *communicator);
-/* Takes part in one collective, which all members of its group must do: `op` is all_reduce, all_gather, reduce_scatter or
- * all_to_all, `attributes` its attributes as Graph IR writes them. Both tensors are contiguous and on the CPU; the result is
- * overwritten. */
+/* Takes part in one collective, which all members of its group must do: `op` is all_reduce, all_gather, reduce_scatter,
+ * all_to_all or collective_permute, `attributes` its attributes as Graph IR writes them. Both tensors are contiguous and
+ * on the CPU; the result is overwritten. */
 TSR_API tsr_status tsr_communicator_run(tsr_communicator *communicator, const char *op, const char *attributes,
                                         tsr_tensor *operand, tsr_tensor *result);
 /* The device's place in the mesh, row-major, and the mesh's number of devices. */

@@ -9,7 +9,7 @@ namespace tessera::core {
 
 namespace {
 
-constexpr const char *kind_names[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"};
+constexpr const char *kind_names[] = {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute"};
 constexpr const char *combine_names[] = {"sum", "prod", "max", "min"};
 
 int64_t dimension(std::string_view op, const graph::Attributes &attrs, const char *name) {
@@ -41,7 +41,41 @@ std::vector<std::string> axis_names(std::string_view op, const graph::Attributes
     return out;
 }
 
+// From pairs (source, target) of members, none of them twice on either side: by target.
+std::vector<std::pair<int64_t, int64_t>> permuted(std::string_view op, const graph::Attributes &attrs, int64_t members) {
+    const std::string name(op);
+    const graph::Attribute *pairs = attrs.find("pairs");
+    const auto *list = pairs ? pairs->get_if<graph::Attribute::List>() : nullptr;
+    if (!list)
+        fail(Code::Graph, "[%s] the attribute pairs is no list", name.c_str());
+    std::vector<std::pair<int64_t, int64_t>> out;
+    std::vector<int64_t> sources;
+    for (const graph::Attribute &item : *list) {
+        const auto *pair = item.get_if<graph::Attribute::List>();
+        const int64_t *source = pair && pair->size() == 2 ? (*pair)[0].get_if<int64_t>() : nullptr;
+        const int64_t *target = source ? (*pair)[1].get_if<int64_t>() : nullptr;
+        if (!target || *source < 0 || *target < 0 || *source >= members || *target >= members)
+            fail(Code::Graph, "[%s] pairs must hold two members each, from 0 to %lld", name.c_str(),
+                 static_cast<long long>(members - 1));
+        out.emplace_back(*target, *source);
+        sources.push_back(*source);
+    }
+    std::sort(out.begin(), out.end());
+    std::sort(sources.begin(), sources.end());
+    const auto same = [](const auto &a, const auto &b) { return a.first == b.first; };
+    if (std::adjacent_find(out.begin(), out.end(), same) != out.end() ||
+        std::adjacent_find(sources.begin(), sources.end()) != sources.end())
+        fail(Code::Graph, "[%s] pairs name a member twice as source or as target", name.c_str());
+    return out;
+}
+
 } // namespace
+
+int64_t Collective::source(size_t member) const {
+    const auto target = static_cast<int64_t>(member);
+    auto found = std::lower_bound(pairs.begin(), pairs.end(), std::pair<int64_t, int64_t>{target, -1});
+    return found != pairs.end() && found->first == target ? found->second : -1;
+}
 
 bool Collective::is_collective(std::string_view op) {
     return std::find(std::begin(kind_names), std::end(kind_names), op) != std::end(kind_names);
@@ -61,7 +95,9 @@ Collective Collective::read(std::string_view op, const graph::Attributes &attrs,
     }
     if (out.kind == CollectiveKind::AllReduce || out.kind == CollectiveKind::ReduceScatter)
         out.combine = combine_named(op, attrs.string(op, "combine"));
-    if (out.kind != CollectiveKind::AllReduce)
+    if (out.kind == CollectiveKind::Permute)
+        out.pairs = permuted(op, attrs, out.members);
+    else if (out.kind != CollectiveKind::AllReduce)
         out.dim = dimension(op, attrs, "dim");
     if (out.kind == CollectiveKind::AllToAll)
         out.split_dim = dimension(op, attrs, "split_dim");
@@ -134,8 +170,11 @@ void run_alone(const Collective &collective, const TensorView &operand, const Te
     if (operand.shape != result.shape)
         fail(Code::Shape, "[%s] the operand has shape %s and the result %s", collective.name.c_str(),
              shape_text(operand.shape).c_str(), shape_text(result.shape).c_str());
-    if (operand.size())
-        std::memcpy(result.data, operand.data, static_cast<size_t>(operand.size()) * item_size(operand.dtype));
+    const size_t bytes = static_cast<size_t>(operand.size()) * item_size(operand.dtype);
+    if (bytes && collective.kind == CollectiveKind::Permute && collective.source(0) < 0)
+        std::memset(result.data, 0, bytes);
+    else if (bytes)
+        std::memcpy(result.data, operand.data, bytes);
 }
 
 } // namespace tessera::core

@@ -12,7 +12,7 @@
 
 namespace tessera::core {
 
-enum class CollectiveKind : uint8_t { AllReduce, AllGather, ReduceScatter, AllToAll };
+enum class CollectiveKind : uint8_t { AllReduce, AllGather, ReduceScatter, AllToAll, Permute };
 enum class Combine : uint8_t { Sum, Prod, Max, Min };
 
 // One collective as a program states it.
@@ -23,8 +23,11 @@ struct Collective {
     Combine combine = Combine::Sum;
     int64_t dim = 0;       // along which parts are joined, or of which each member gets a part
     int64_t split_dim = 0; // all_to_all: of which each member gets a part
+    std::vector<std::pair<int64_t, int64_t>> pairs; // permute: member and whose tensor it gets, by member
     std::string name;      // the operator and the user's line, for messages
 
+    // permute: whose tensor a member gets, or -1 for zeros.
+    int64_t source(size_t member) const;
     static bool is_collective(std::string_view op);
     // From an operator's attributes; GraphError when they make no sense.
     static Collective read(std::string_view op, const graph::Attributes &attrs, const std::string &loc);

@@ -638,7 +638,7 @@ class PlanReader {
         expect(x.dtype == y.dtype && x.shape.size() == y.shape.size() && x.buffer != y.buffer, place,
                "operand and result do not fit together");
         auto rank = static_cast<int64_t>(x.shape.size());
-        bool along = in.collective->kind != CollectiveKind::AllReduce;
+        bool along = in.collective->kind != CollectiveKind::AllReduce && in.collective->kind != CollectiveKind::Permute;
         expect(!along || (in.collective->dim < rank && in.collective->split_dim < rank), place, "dim is out of range");
         expect(along || x.shape == y.shape, place, "operand and result have different shapes");
         if (j.find("start"))

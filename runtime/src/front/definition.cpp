@@ -32,7 +32,7 @@ std::vector<TensorType> types_of(const Values &values) {
 
 // Collectives and the constraint of a sharding, which is its operand: tessera/op/collective.py.
 void define_collectives(Registry &registry) {
-    for (const char *name : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all"})
+    for (const char *name : {"all_reduce", "all_gather", "reduce_scatter", "all_to_all", "collective_permute"})
         registry.no_gradient(name, "partitioning puts collectives in after gradients are formed");
     registry.body("constrain", [](const Values &of, const Attributes &) { return of.at(0); });
     registry.gradient("constrain", [](const NodePtr &node, const Values &g) -> Values {

@@ -5,6 +5,8 @@ namespace tessera::graph {
 
 namespace {
 
+TensorType permute(const Call &call) { return {call.operand(0).dtype, call.operand(0).shape, {}}; }
+
 TensorType all_reduce(const Call &call) {
     require_dtype(call, 0, Accepts::NumbersAndBool);
     return {call.operand(0).dtype, call.operand(0).shape, {}};
@@ -32,7 +34,7 @@ TensorType exchanged(const Call &call) {
 const PrimitiveTable &collective_rules() {
     static const PrimitiveTable table = {
         {"all_reduce", 1, all_reduce}, {"all_gather", 1, exchanged}, {"reduce_scatter", 1, exchanged},
-        {"all_to_all", 1, exchanged},
+        {"all_to_all", 1, exchanged}, {"collective_permute", 1, permute},
     };
     return table;
 }

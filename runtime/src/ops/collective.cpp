@@ -15,6 +15,7 @@ void alone(const KernelCall &call) {
 const KernelTable &collective_kernels() {
     static const KernelTable table = {
         {"all_reduce", alone}, {"all_gather", alone}, {"reduce_scatter", alone}, {"all_to_all", alone},
+        {"collective_permute", alone},
     };
     return table;
 }

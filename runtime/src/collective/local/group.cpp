@@ -136,6 +136,7 @@ class LocalCommunicator : public Communicator {
         case CollectiveKind::AllGather: return all_gather(team, member, collective, result);
         case CollectiveKind::ReduceScatter: return reduce_scatter(team, member, collective, operand, result);
         case CollectiveKind::AllToAll: return all_to_all(team, member, collective, result);
+        case CollectiveKind::Permute: return permute(team, member, collective, result);
         }
     }
 
@@ -143,7 +144,7 @@ class LocalCommunicator : public Communicator {
     void check(const Team &team, const Collective &mine, const TensorView &operand) const {
         for (const LocalGroup::Post &post : team.posts)
             if (post.collective->kind != mine.kind || post.collective->combine != mine.combine ||
-                post.collective->dim != mine.dim || post.operand->dtype != operand.dtype ||
+                post.collective->dim != mine.dim || post.collective->pairs != mine.pairs || post.operand->dtype != operand.dtype ||
                 post.operand->shape.size() != operand.shape.size())
                 core::fail(Code::Device, "[%s] another device is at %s %s, here it is %s", mine.name.c_str(),
                            post.collective->name.c_str(), type_text(post.operand->dtype, post.operand->shape).c_str(),
@@ -252,6 +253,22 @@ class LocalCommunicator : public Communicator {
         }
         if (at != result.shape[static_cast<size_t>(dim)])
             misfit(collective, result);
+    }
+
+    void permute(Team &team, size_t member, const Collective &collective, const TensorView &result) {
+        const size_t bytes = static_cast<size_t>(result.size()) * item_size(result.dtype);
+        const int64_t source = collective.source(member);
+        if (source < 0) {
+            if (bytes)
+                std::memset(result.data, 0, bytes);
+            return;
+        }
+        const TensorView &part = *team.posts[static_cast<size_t>(source)].operand;
+        if (part.shape != result.shape)
+            misfit(collective, result);
+        if (bytes)
+            std::memcpy(result.data, part.data, bytes);
+        count(member, static_cast<size_t>(source), static_cast<int64_t>(bytes));
     }
 
     std::shared_ptr<LocalGroup> group_;

@@ -32,6 +32,7 @@ struct ProcessCommunicator::Post {
     Combine combine;
     DType dtype;
     int64_t dim, split_dim, rank, members;
+    uint64_t pairs; // their hash
     int64_t operand[max_rank], result[max_rank];
     char name[256];
 
@@ -139,6 +140,7 @@ std::vector<ProcessCommunicator::Post> ProcessCommunicator::posts(const Team &te
     mine.dim = collective.dim;
     mine.split_dim = collective.split_dim;
     mine.members = collective.members;
+    mine.pairs = hash64(collective.pairs.data(), collective.pairs.size() * sizeof collective.pairs[0]);
     mine.rank = static_cast<int64_t>(operand.shape.size());
     if (operand.shape.size() != result.shape.size() || operand.dtype != result.dtype)
         misfit(collective, result);
@@ -166,7 +168,7 @@ std::vector<ProcessCommunicator::Post> ProcessCommunicator::posts(const Team &te
         other.name[sizeof other.name - 1] = 0;
         if (other.kind != mine.kind || other.combine != mine.combine || other.dtype != mine.dtype ||
             other.dim != mine.dim || other.split_dim != mine.split_dim || other.rank != mine.rank ||
-            other.members != mine.members)
+            other.members != mine.members || other.pairs != mine.pairs)
             core::fail(Code::Device, "[%s] rank %lld is at %s %s, here it is %s", collective.name.c_str(),
                        Number(team.ranks[m]), other.name,
                        other.rank >= 0 && other.rank <= max_rank
@@ -192,6 +194,7 @@ void ProcessCommunicator::run(const Collective &collective, const TensorView &op
     case CollectiveKind::AllGather: all_gather(team, operand, result); break;
     case CollectiveKind::ReduceScatter: reduce_scatter(team, operand, result); break;
     case CollectiveKind::AllToAll: all_to_all(team, operand, result); break;
+    case CollectiveKind::Permute: permute(team, operand, result); break;
     }
     ++calls_;
 }
@@ -326,6 +329,30 @@ void ProcessCommunicator::reduce_scatter(const Team &team, const TensorView &ope
     exchange(team, out, in);
     if (own)
         combine_parts(parts, result.as<char>(), result.size(), operand.dtype, team.collective.combine);
+}
+
+void ProcessCommunicator::permute(const Team &team, const TensorView &operand, const TensorView &result) {
+    const size_t own = bytes_of(result);
+    for (const Post &post : team.posts)
+        if (post.operand_shape() != operand.shape || post.result_shape() != operand.shape)
+            misfit(team.collective, operand);
+    const int64_t source = team.collective.source(team.member), here = static_cast<int64_t>(team.member);
+    const bool arrives = source >= 0 && source != here;
+    std::vector<char *> places = room({arrives ? own : 0});
+    std::vector<Outgoing> out;
+    std::vector<Incoming> in;
+    for (size_t m = 0; m < team.size(); ++m)
+        if (m != team.member && team.collective.source(m) == here)
+            out.push_back({team.ranks[m], operand.data, own});
+    if (arrives) {
+        in.push_back({team.ranks[static_cast<size_t>(source)], places[0], own});
+        received_ += own;
+    }
+    exchange(team, out, in);
+    if (own && source < 0)
+        std::memset(result.data, 0, own);
+    else if (own)
+        std::memcpy(result.data, arrives ? places[0] : operand.data, own);
 }
 
 void ProcessCommunicator::all_to_all(const Team &team, const TensorView &operand, const TensorView &result) {

@@ -41,6 +41,7 @@ class ProcessCommunicator : public Communicator {
     void all_gather(const Team &team, const TensorView &operand, const TensorView &result);
     void reduce_scatter(const Team &team, const TensorView &operand, const TensorView &result);
     void all_to_all(const Team &team, const TensorView &operand, const TensorView &result);
+    void permute(const Team &team, const TensorView &operand, const TensorView &result);
     // Memory for what arrives, of parts of these sizes; valid until the next call.
     std::vector<char *> room(const std::vector<size_t> &bytes);
     void exchange(const Team &team, const std::vector<Outgoing> &out, const std::vector<Incoming> &in);

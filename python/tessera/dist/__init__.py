@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tessera.dist.layout import ShardSpec
 from tessera.dist.mesh import Mesh
+from tessera.dist.pipeline import pipeline
 from tessera.dist.report import CollectiveInfo, CollectivePlan
 from tessera.dist.shard_map import (
     all_gather,
@@ -52,6 +53,7 @@ __all__ = [
     "constrain",
     "from_shards",
     "init",
+    "pipeline",
     "place",
     "reduce_scatter",
     "replicate",

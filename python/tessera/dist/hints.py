@@ -10,7 +10,7 @@ from tessera.ir.dims import floordiv, mul
 from tessera.ir.graph import Graph
 from tessera.ir.sharding import Sharding, Split, effective
 from tessera.ir.value import LEAVES, Node, Value
-from tessera.op.collective import FULL_TO_SHARD, stated_sharding
+from tessera.op.collective import FULL_TO_SHARD, NAMES, SHARD_TO_FULL, manual_axes, stated_sharding
 
 FactorsOf = Mapping[Node, Factors]
 
@@ -52,9 +52,19 @@ def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Hint]:
             hints.setdefault(node.operands[0], Hint(stated_sharding(node.attrs, node.operands[0].shape)))
             continue
         wish = hints.get(node.results[0])
+        if wish is not None and node.op in NAMES:
+            hints.setdefault(node.operands[0], wish)
+        if wish is not None and node.op == SHARD_TO_FULL and "manual" in node.attrs:
+            hints.setdefault(node.operands[0], _without(wish, set(manual_axes(node.attrs))))
         if wish is not None and node in factors:
             _pass_on(node, factors[node], wish, hints)
     return hints
+
+
+def _without(wish: Hint, manual: set[str]) -> Hint:
+    """The wish in a body that is written for some axes, which are none of its own."""
+    dims = tuple(None if s is None or manual & set(s.axes) else s for s in wish.sharding.dims)
+    return Hint(Sharding(wish.sharding.mesh, dims), wish.open)
 
 
 def _pass_on(node: Node, factors: Factors, wish: Hint, hints: dict[Value, Hint]) -> None:

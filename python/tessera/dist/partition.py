@@ -21,7 +21,7 @@ from tessera.ir.graph import Graph
 from tessera.ir.provenance import location
 from tessera.ir.sharding import MeshShape, Sharding, effective, split_over, whole
 from tessera.ir.value import CONSTANT, INPUT, LEAVES, PARAM, Node, TensorType, Value
-from tessera.op.collective import FULL_TO_SHARD, SHARD_TO_FULL, stated_sharding
+from tessera.op.collective import FULL_TO_SHARD, LAID_OUT, NAMES, SHARD_TO_FULL, manual_axes, stated_sharding
 from tessera.op.opdef import apply, build
 
 
@@ -56,6 +56,7 @@ class _Partitioner:
     def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine, exact: bool) -> None:
         self.graph, self.mesh, self.machine, self.exact = graph, mesh, machine, exact
         self.nodes = graph.nodes()
+        check_bodies(graph, self.nodes)
         self.inside = inside_bodies(self.nodes)
         self.factors = _all_factors([n for n in self.nodes if n not in self.inside and n.op != SHARD_TO_FULL])
         self.hints = find_hints(graph, self.factors)
@@ -78,6 +79,12 @@ class _Partitioner:
                 self._define(value, wanted, self._as(node.operands[0], wanted, node))
             elif node in self.inside:
                 self._inside(node)
+            elif node.op == FULL_TO_SHARD:
+                self._enter(node)
+            elif node.op == SHARD_TO_FULL and "manual" in node.attrs:
+                self._leave(node)
+            elif node.op in NAMES:
+                self._exchanged(node)
             elif node.op == SHARD_TO_FULL:
                 value = node.results[0]
                 self._define(value, stated_sharding(node.attrs, value.shape), self._in_body(node.operands[0], node))
@@ -98,6 +105,46 @@ class _Partitioner:
         """A value as a body reads it: its own, or a whole tensor."""
         found = self.body.get(value)
         return self._as(value, whole(self.mesh, value.ndim), reader) if found is None else found
+
+    # Bodies that are written for some axes: along the others their nodes are divided like all nodes.
+
+    def _enter(self, node: Node) -> None:
+        """Along the axes of the body a device's part; along others the tensor lies as it does, where that is possible."""
+        value, manual = node.operands[0], set(manual_axes(node.attrs))
+        stated = stated_sharding(node.attrs, value.shape)
+        have = self.lies.get(value, whole(self.mesh, value.ndim))
+        kept = tuple(
+            None if s is not None or split is None or manual & set(split.axes) else split
+            for s, split in zip(stated.dims, have.dims, strict=True)
+        )
+        partial = tuple(p for p in have.partial if p[0] not in manual)
+        wanted = Sharding(self.mesh, tuple(s or k for s, k in zip(stated.dims, kept, strict=True)), partial)
+        self._define(node.results[0], Sharding(self.mesh, kept, partial), self._as(value, wanted, node))
+
+    def _leave(self, node: Node) -> None:
+        value, result = node.operands[0], node.results[0]
+        stated = stated_sharding(node.attrs, result.shape)
+        have = self._summable(value)
+        kept = tuple(None if s is not None else k for s, k in zip(stated.dims, have.dims, strict=True))
+        local = self._as(value, Sharding(self.mesh, kept, have.partial), node)
+        dims = tuple(s or k for s, k in zip(stated.dims, kept, strict=True))
+        partial = tuple(sorted({*stated.partial, *have.partial}, key=lambda p: self.mesh.names.index(p[0])))
+        self._define(result, Sharding(self.mesh, dims, partial), local)
+        if partial:
+            self.origin[result] = "change the body that gives it in parts"
+
+    def _exchanged(self, node: Node) -> None:
+        """A collective of such a body: the same on each part along other axes."""
+        have = self._summable(node.operands[0])
+        if node.attrs.get("combine", "sum") != "sum":
+            have = have.complete()
+        found = apply(node.op, [self._as(node.operands[0], have, node)], node.attrs, node.loc)
+        self._define(node.results[0], have, found[0])
+
+    def _summable(self, value: Value) -> Sharding:
+        """How a value lies, with nothing partial but sums."""
+        have = self.lies.get(value, whole(self.mesh, value.ndim))
+        return have if all(c == "sum" for _, c in have.partial) else have.complete()
 
     def _leaf(self, node: Node) -> None:
         value = node.results[0]
@@ -131,10 +178,7 @@ class _Partitioner:
             return found
         node = value.node
         if value in self.body:
-            raise ArgumentError(
-                f"[{node.op}] a tensor of the body of dist.shard_map is used outside of it{_at(node)}; return it from the "
-                "body, with its layout in out_specs"
-            )
+            raise ArgumentError(_leaked(node))
         if value not in self.lies:
             with location(node.loc):
                 operands = tuple(self._as(v, whole(self.mesh, v.ndim), node) for v in node.operands)
@@ -312,13 +356,32 @@ class _Partitioner:
 
 
 def inside_bodies(nodes: Sequence[Node]) -> set[Node]:
-    """The nodes that are in the bodies of ``dist.shard_map``: they follow from one device's part of a tensor."""
+    """The nodes in the bodies of ``dist.shard_map`` that are written for all axes: they follow from one device's part."""
     found: set[Node] = set()
     for node in nodes:
         follows = node.op != SHARD_TO_FULL and any(v.node in found for v in node.operands)
-        if follows or node.op == FULL_TO_SHARD:
+        if follows or (node.op == FULL_TO_SHARD and "manual" not in node.attrs):
             found.add(node)
     return found
+
+
+def check_bodies(graph: Graph, nodes: Sequence[Node]) -> None:
+    """Raise ArgumentError when a tensor of a body for some axes is used outside of it without coming out of it."""
+    found: set[Node] = set()
+    for node in nodes:
+        enters = node.op == FULL_TO_SHARD and "manual" in node.attrs
+        if enters or (node.op != SHARD_TO_FULL and any(v.node in found for v in node.operands)):
+            found.add(node)
+    for value in (*graph.outputs.values(), *graph.updates.values()):
+        if value.node in found:
+            raise ArgumentError(_leaked(value.node))
+
+
+def _leaked(node: Node) -> str:
+    return (
+        f"[{node.op}] a tensor of the body of dist.shard_map is used outside of it{_at(node)}; return it from the body, "
+        "with its layout in out_specs"
+    )
 
 
 def _all_factors(nodes: Sequence[Node]) -> dict[Node, Factors]:
@@ -336,7 +399,7 @@ def _all_factors(nodes: Sequence[Node]) -> dict[Node, Factors]:
 
 
 def _divisible(node: Node) -> bool:
-    return node.op not in LEAVES and node.op not in CREATIONS and node.op != "constrain"
+    return node.op not in LEAVES and node.op not in CREATIONS and node.op not in LAID_OUT and node.op not in NAMES
 
 
 def _elements(value: Value) -> float:

@@ -15,7 +15,7 @@ from tessera.errors import ArgumentError, NameMissingError, ShapeError
 from tessera.ir.dims import Dim, Expr, Symbol, add, substitute, symbols
 from tessera.ir.dtype import i64
 from tessera.ir.graph import keep, topological
-from tessera.ir.sharding import COORDINATE, Split, local_size, split_over
+from tessera.ir.sharding import COORDINATE, Sharding, Split, local_size, split_over
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import as_tensor
 from tessera.op.arguments import one_axis, shape_text
@@ -25,9 +25,12 @@ from tessera.op.opdef import build
 
 @dataclass(slots=True)
 class _Body:
-    """The body that is being traced: its mesh, and the whole sizes of the split dimensions that are known."""
+    """The body that is being traced: its mesh, the axes that it is written for, and the whole sizes of the split
+    dimensions that are known.
+    """
 
     mesh: Mesh
+    manual: tuple[str, ...]
     sizes: dict[tuple[Dim, tuple[str, ...]], Dim] = field(default_factory=dict[tuple[Dim, tuple[str, ...]], Dim])
 
     def whole_size(self, what: str, size: Dim, axes: tuple[str, ...]) -> Dim:
@@ -49,6 +52,8 @@ class _Body:
             total = add(total, substitute(size, at))
         return total
 
+
+_MOVING = frozenset({"all_gather", "reduce_scatter", "all_to_all"})
 
 _current: ContextVar[_Body | None] = ContextVar("body of dist.shard_map", default=None)
 
@@ -164,6 +169,16 @@ def _axes(what: str, body: _Body, axes: Any) -> tuple[str, ...]:
             raise NameMissingError(
                 f"dist.{what}: {body.mesh!r} has no axis {name!r}; its axes are {', '.join(body.mesh.axes)}"
             )
+        if name not in body.manual:
+            raise ArgumentError(
+                f"dist.{what}: the body of dist.shard_map is written for {', '.join(body.manual)}; along {name} it is one "
+                f"whole tensor: leave the exchange to the layouts, or name {name} in axes of shard_map"
+            )
+    if what in _MOVING and len(body.manual) < len(body.mesh.axes):
+        raise ArgumentError(
+            f"dist.{what}: the body of dist.shard_map is written for {', '.join(body.manual)} alone; there it may use "
+            "all_reduce and collective_permute"
+        )
     if not names or len(set(names)) != len(names):
         raise ArgumentError(f"dist.{what}: axes are {names!r}; name one mesh axis or several, each once")
     return names
@@ -219,6 +234,7 @@ def shard_map(
     mesh: Mesh,
     in_specs: ShardSpec | Sequence[ShardSpec],
     out_specs: Any,
+    axes: str | Sequence[str] | None = None,
 ) -> Callable[..., Any]:
     """``body``, which is written for one device of a mesh, as a function of whole tensors inside a graph.
 
@@ -231,6 +247,10 @@ def shard_map(
     Shapes inside are those of one device; where sizes do not divide evenly they are expressions over its coordinates. A
     random draw is the same on every device.
 
+    ``axes``: the mesh axes for which the body is written; None for all. Along the others tensors in the body are whole,
+    and are divided by layouts as outside: specs name only ``axes``, of the collectives the body may use ``all_reduce``
+    and ``collective_permute`` over them, and ``dist.constrain`` over the others.
+
     Raises ArgumentError when the specs do not fit the arguments or results, when a result differs between devices that
     its spec says hold the same, and for a ``shard_map`` inside another one; ShapeError when the parts of a result are
     not blocks of a whole tensor; NameMissingError for axes that the mesh does not have.
@@ -240,9 +260,13 @@ def shard_map(
     if not isinstance(mesh, Mesh):
         raise ArgumentError(f"dist.shard_map: the mesh must be a dist.Mesh, not {type(mesh).__name__}")
     given = in_specs if isinstance(in_specs, ShardSpec) else _specs("in_specs", in_specs)
+    manual = mesh.axes if axes is None else (axes,) if isinstance(axes, str) else tuple(axes)
+    for name in manual:
+        if name not in mesh.axes:
+            raise NameMissingError(f"dist.shard_map: {mesh!r} has no axis {name!r}; its axes are {', '.join(mesh.axes)}")
 
     def mapped(*args: Any) -> Any:
-        return _call(body, mesh, given, out_specs, args)
+        return call(body, _Body(mesh, tuple(manual)), given, out_specs, args)
 
     return mapped
 
@@ -253,7 +277,17 @@ def _specs(what: str, given: Any) -> tuple[ShardSpec, ...]:
     return tuple(given)
 
 
-def _call(body: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, args: tuple[Any, ...]) -> Any:
+def body_on(mesh: Mesh, axes: Sequence[str]) -> _Body:
+    """A body for some axes of a mesh, to be traced by ``call``."""
+    return _Body(mesh, tuple(axes))
+
+
+def call(
+    body: Callable[..., Any], state: _Body, in_specs: Any, out_specs: Any, args: tuple[Any, ...],
+    summands: Sequence[str] = (),
+) -> Any:
+    """Trace a body; along ``summands`` its results are summands of what comes out."""
+    mesh = state.mesh
     if _current.get() is not None:
         raise ArgumentError("dist.shard_map: it is called in the body of another one; call the function directly")
     specs = (in_specs,) * len(args) if isinstance(in_specs, ShardSpec) else in_specs
@@ -261,26 +295,37 @@ def _call(body: Callable[..., Any], mesh: Mesh, in_specs: Any, out_specs: Any, a
         raise ArgumentError(
             f"dist.shard_map: {len(args)} arguments are given, in_specs has {len(specs)}; give a ShardSpec for each"
         )
-    state = _Body(mesh)
     entered = [_enter(as_tensor(x), spec, state) for x, spec in zip(args, specs, strict=True)]
     with _tracing(state):
         returned = body(*entered)
     paired, join = _pairs(returned, out_specs)
-    results = _closed([as_tensor(v) for _, v, _ in paired], entered, mesh)
+    results = _closed([as_tensor(v) for _, v, _ in paired], entered, state)
     differ = _differences(results)
     return join([
-        _leave(where, value, spec, differ[value], state)
+        _leave(where, value, spec, differ[value], state, summands)
         for (where, _, spec), value in zip(paired, results, strict=True)
     ])
 
 
-def _laid_out(mesh: Mesh) -> dict[str, Any]:
-    return {"mesh": [[name, size] for name, size in mesh.layout.axes], "kind": mesh.kind}
+def _laid_out(state: _Body) -> dict[str, Any]:
+    mesh = state.mesh
+    found: dict[str, Any] = {"mesh": [[name, size] for name, size in mesh.layout.axes], "kind": mesh.kind}
+    return found if len(state.manual) == len(mesh.axes) else {**found, "manual": list(state.manual)}
+
+
+def _stated(what: str, x_shape: Sequence[Dim], spec: ShardSpec, state: _Body) -> Sharding:
+    sharding = spec.sharding(tuple(x_shape), state.mesh)
+    if other := sorted(sharding.used - set(state.manual)):
+        raise ArgumentError(
+            f"dist.shard_map: {what} name the axis {other[0]}, but the body is written for {', '.join(state.manual)}; lay "
+            "tensors out along other axes with dist.constrain"
+        )
+    return sharding
 
 
 def _enter(x: Value, spec: ShardSpec, state: _Body) -> Value:
-    sharding = spec.sharding(x.shape, state.mesh)
-    out = build(FULL_TO_SHARD, x, **attributes_of(sharding), kind=state.mesh.kind)
+    sharding = _stated("in_specs", x.shape, spec, state)
+    out = build(FULL_TO_SHARD, x, **{**attributes_of(sharding), **_laid_out(state)})
     for split, here, size in zip(sharding.dims, out.shape, x.shape, strict=True):
         if split is not None:
             state.sizes[here, split.axes] = size
@@ -318,7 +363,7 @@ def _kind(returned: Any) -> str:
     return "one tensor" if isinstance(returned, Value) else f"a {type(returned).__name__}"
 
 
-def _closed(results: list[Value], entered: Sequence[Value], mesh: Mesh) -> list[Value]:
+def _closed(results: list[Value], entered: Sequence[Value], state: _Body) -> list[Value]:
     """The results with all tensors from outside taken in whole, so that their gradients are those of all devices."""
     own = set(entered)
     for node in topological(v.node for v in results):
@@ -329,12 +374,12 @@ def _closed(results: list[Value], entered: Sequence[Value], mesh: Mesh) -> list[
 
     def taken(value: Value) -> Value:
         if value not in new:
-            new[value] = build(FULL_TO_SHARD, value, **_laid_out(mesh), dims=[[] for _ in value.shape])
+            new[value] = build(FULL_TO_SHARD, value, **_laid_out(state), dims=[[] for _ in value.shape])
         return new[value]
 
     for node in topological(v.node for v in results):
         if node.results[0] in own and node.results[0] not in new:
-            if node.op == "constrain":
+            if node.op == "constrain" and not _is_over_others(node, state):
                 at = "" if node.loc is None else f"\n  at {node.loc}"
                 raise ArgumentError(
                     "dist.constrain: in the body of dist.shard_map a tensor is one device's and has no layout; exchange "
@@ -343,6 +388,12 @@ def _closed(results: list[Value], entered: Sequence[Value], mesh: Mesh) -> list[
             made = keep(node, tuple(taken(v) for v in node.operands))
             new.update(zip(node.results, made, strict=True))
     return [taken(v) for v in results]
+
+
+def _is_over_others(node: Node, state: _Body) -> bool:
+    """Whether a layout is along axes alone for which the body is not written."""
+    named = {axis for axes in node.attrs["dims"] for axis in axes}
+    return len(state.manual) < len(state.mesh.axes) and named.isdisjoint(state.manual)
 
 
 def _differences(results: Sequence[Value]) -> dict[Value, frozenset[str]]:
@@ -365,10 +416,12 @@ def _differs(node: Node, found: Mapping[Value, frozenset[str]]) -> frozenset[str
     return before.union(*(_coordinates(a) for a in node.attrs.values()))
 
 
-def _leave(where: str, value: Value, spec: ShardSpec, differ: frozenset[str], state: _Body) -> Value:
+def _leave(
+    where: str, value: Value, spec: ShardSpec, differ: frozenset[str], state: _Body, summands: Sequence[str]
+) -> Value:
     mesh = state.mesh
-    splits = spec.sharding(value.shape, mesh).dims
-    stated = {axis for split in splits if split is not None for axis in split.axes}
+    splits = _stated("out_specs", value.shape, spec, state).dims
+    stated = {*summands, *(axis for split in splits if split is not None for axis in split.axes)}
     wrong = [a for a in mesh.axes if a in differ and a not in stated and mesh.layout.size(a) > 1]
     if wrong:
         names = " and ".join(wrong)
@@ -378,8 +431,8 @@ def _leave(where: str, value: Value, spec: ShardSpec, differ: frozenset[str], st
             f"dist.all_reduce or dist.all_gather over {names}"
         )
     shape = [_whole_size(where, i, d, split, state) for i, (d, split) in enumerate(zip(value.shape, splits, strict=True))]
-    attrs = attributes_of(spec.sharding(shape, mesh))
-    return build(SHARD_TO_FULL, value, **attrs, kind=mesh.kind, shape=shape, partial=[])
+    attrs = {**attributes_of(spec.sharding(shape, mesh)), **_laid_out(state)}
+    return build(SHARD_TO_FULL, value, **attrs, shape=shape, partial=list(summands))
 
 
 def _whole_size(where: str, dim: int, size: Dim, split: Split | None, state: _Body) -> Dim:

@@ -24,7 +24,7 @@ from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, to_numpy
 from tessera.interop.parameters import shared_array
-from tessera.ir.dims import Dim, Expr, Symbol, evaluate, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, add, evaluate, mul, sym, symbols
 from tessera.op.parameter import Parameter
 
 
@@ -152,10 +152,10 @@ class ShardedCompiled(Compiled):
             if len(x.shape) != t.ndim:
                 raise ShapeError(f"input {info.name!r}: expected {info}, got shape {tuple(x.shape)}")
             for d, size in zip(t.shape, x.shape, strict=True):
-                symbol = _plain(d)
-                if symbol is not None and symbol.name not in sizes:
-                    symbol.check(size)
-                    sizes[symbol.name] = size
+                solved = _solved(d, size)
+                if solved is not None and solved[0].name not in sizes:
+                    solved[0].check(solved[1])
+                    sizes[solved[0].name] = solved[1]
         for info, x in zip(self.inputs, arrays, strict=True):
             t = self._part.global_types["input", info.name]
             expected = tuple(evaluate(d, sizes) for d in t.shape)
@@ -305,7 +305,14 @@ class ShardedCompiled(Compiled):
         return f"{super().__repr__()[:-1]}; {self.mesh!r}, {len(self.collectives)} collectives)"
 
 
-def _plain(d: Dim) -> Symbol | None:
-    """The symbol that a dimension is, or None."""
+def _solved(d: Dim, size: int) -> tuple[Symbol, int] | None:
+    """The symbol of a dimension that is a multiple of one and a number, and its size; None where that does not fit."""
     found = symbols(d)
-    return found[0] if isinstance(d, Expr) and len(found) == 1 and str(d) == found[0].name else None
+    if not isinstance(d, Expr) or len(found) != 1:
+        return None
+    symbol, = found
+    first, second = (evaluate(d, {symbol.name: n}) for n in (0, 1))
+    step = second - first
+    if step == 0 or d != add(mul(step, sym(symbol)), first) or (size - first) % step:
+        return None
+    return symbol, (size - first) // step

@@ -279,10 +279,16 @@ def stated_sharding(attrs: Attrs, shape: Sequence[Dim]) -> Sharding:
     return effective(Sharding(mesh, tuple(dims), tuple((axis, "sum") for axis in attrs.get("partial", ()))))
 
 
+def manual_axes(attrs: Attrs) -> list[str]:
+    """The axes for which the body is written; along others partitioning divides it (attribute ``manual``: not all)."""
+    return attrs.get("manual", [name for name, _ in attrs["mesh"]])
+
+
 def _replicas(attrs: Attrs) -> list[str]:
     """The axes along which the devices hold the same."""
+    manual = manual_axes(attrs)
     split = {axis for axes in attrs["dims"] for axis in axes} | set(attrs.get("partial", ()))
-    return [name for name, size in attrs["mesh"] if name not in split and size > 1]
+    return [name for name, size in attrs["mesh"] if name not in split and size > 1 and name in manual]
 
 
 def _full_to_shard_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
@@ -314,7 +320,7 @@ def _shard_to_full_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequ
     g, attrs = cotangents[0], node.attrs
     if g is None:
         return [None]
-    part = build(FULL_TO_SHARD, g, mesh=attrs["mesh"], kind=attrs["kind"], dims=attrs["dims"])
+    part = build(FULL_TO_SHARD, g, **{k: attrs[k] for k in ("mesh", "kind", "dims", "manual") if k in attrs})
     count = math.prod(size for name, size in attrs["mesh"] if name in _replicas(attrs))
     return [part if count == 1 else part / count]
 

@@ -215,3 +215,18 @@ def test_errors():
         Topology("t", PLAIN, (Tier("a", 8, 1e9, 0.0), Tier("b", 12, 1e9, 0.0), Tier("c", None, 1e9, 0.0)))
     with pytest.raises(ArgumentError, match="wire needs a bandwidth above 0"):
         Topology("t", PLAIN, (Tier("wire", None, 0.0, 0.0),))
+
+
+def test_a_symbolic_batch_counts_as_one_for_the_whole_mesh():
+    """64 devices have thousands of rows together: a weight that lies in parts is gathered, not their results summed."""
+    mesh = Mesh(["dp"], shape=(64,), kind="cuda")
+    w = dist.tensor((4096, 4096), "bf16", layout=ShardSpec((0,), ("dp",)), mesh=mesh, name="w")
+    rows = ShardSpec((0,), ("dp",))
+
+    def exchanges(size):
+        x = dist.constrain(op.tensor((size, 4096), "bf16", name="x"), rows, mesh)
+        found = dist.simulate({"y": dist.constrain(x @ w, rows, mesh)})
+        return [e.name for e in found.events if e.lane == "exchange"]
+
+    assert exchanges(op.dim("B", min=1)) == ["all_gather over dp"]
+    assert exchanges(op.dim("C", min=1, max=128)) == exchanges(128) != ["all_gather over dp"]  # the range is known

@@ -53,10 +53,10 @@ def _slots(t: TensorType, rank: int, group: Dim = 1) -> tuple[Slot | None, ...]:
     return tuple(found)
 
 
-def operations(node: Node) -> float:
+def operations(node: Node, assumed: int) -> float:
     """Arithmetic of the products."""
     q, k = node.operands[0], node.operands[1]
-    return (4 if node.op == FORWARD else 10) * typical_elements(q.shape) * typical_elements((k.shape[-2],))
+    return (4 if node.op == FORWARD else 10) * typical_elements(q.shape, assumed) * typical_elements((k.shape[-2],), assumed)
 
 
 def local(node: Node, operands: tuple[Value, ...], strategy: Strategy) -> tuple[Value, ...]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from tessera.dist.cost import Machine, typical_elements
+from tessera.dist.cost import Machine, assumed_size, typical_elements
 from tessera.errors import InternalError
 from tessera.ir.dims import Dim, add, mul
 from tessera.ir.dtype import DType
@@ -138,7 +138,7 @@ def _with_before(steps: Sequence[Step], source: Sharding) -> list[tuple[Step, Sh
 
 @lru_cache(maxsize=16384)
 def _held(sharding: Sharding, shape: Shape) -> float:
-    return typical_elements(sharding.local_shape(shape))
+    return typical_elements(sharding.local_shape(shape), assumed_size(sharding.mesh))
 
 
 def step_cost(step: Step, before: Sharding, shape: Shape, dtype: DType, machine: Machine) -> float:

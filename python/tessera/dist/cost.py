@@ -11,6 +11,7 @@ from tessera.ir.dims import Dim, Expr, Symbol, bounds, substitute, symbols
 from tessera.ir.sharding import COORDINATE, MeshShape
 
 _TYPICAL = 1024  # what an unbounded symbolic size counts as
+_PER_DEVICE = 128  # the least that it counts as on each device of a mesh
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,22 +48,27 @@ MACHINES = {
 """Per kind of device."""
 
 
-def typical(d: Dim) -> float:
-    """A number for a size: symbols at the top of their range or at 1024; device 0's share."""
+def assumed_size(mesh: MeshShape) -> int:
+    """What an unbounded symbolic size counts as on a mesh: nobody splits 1024 rows over thousands of devices."""
+    return max(_TYPICAL, _PER_DEVICE * mesh.count(mesh.names))
+
+
+def typical(d: Dim, assumed: int = _TYPICAL) -> float:
+    """A number for a size: symbols at the top of their range or at ``assumed``; device 0's share."""
     if not isinstance(d, Expr):
         return float(d)
     values: dict[Symbol, Dim] = {}
     for s in symbols(d):
-        values[s] = 0 if s.name.startswith(COORDINATE) else max(s.min, min(_TYPICAL, s.max or _TYPICAL))
+        values[s] = 0 if s.name.startswith(COORDINATE) else max(s.min, min(assumed, s.max or assumed))
     found = substitute(d, values)
     return float(found) if isinstance(found, int) else float(max(bounds(found)[0], 1))
 
 
-def typical_elements(shape: tuple[Dim, ...]) -> float:
+def typical_elements(shape: tuple[Dim, ...], assumed: int = _TYPICAL) -> float:
     """The typical number of elements of a shape."""
     out = 1.0
     for d in shape:
-        out *= typical(d)
+        out *= typical(d, assumed)
     return out
 
 

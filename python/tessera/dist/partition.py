@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tessera.dist import attention
 from tessera.dist.convert import apply_step, exchange_cost, steps_between
-from tessera.dist.cost import Machine, share, typical_elements
+from tessera.dist.cost import Machine, assumed_size, share, typical_elements
 from tessera.dist.factors import Factors
 from tessera.dist.hints import find_hints
 from tessera.dist.layout import spec_of
@@ -55,6 +55,7 @@ def partition(graph: Graph, mesh: MeshShape, machine: Machine, exact: bool = Fal
 class _Partitioner:
     def __init__(self, graph: Graph, mesh: MeshShape, machine: Machine, exact: bool) -> None:
         self.graph, self.mesh, self.machine, self.exact = graph, mesh, machine, exact
+        self.assumed = assumed_size(mesh)
         self.nodes = graph.nodes()
         check_bodies(graph, self.nodes)
         self.inside = inside_bodies(self.nodes)
@@ -290,14 +291,14 @@ class _Partitioner:
         total = 0.0
         touched = 0.0
         for value, now, want in zip(node.operands, have, option.operands, strict=True):
-            touched += share(self.mesh, _elements(value), want.used) * value.dtype.itemsize
+            touched += share(self.mesh, typical_elements(value.shape, self.assumed), want.used) * value.dtype.itemsize
             if now is None or now == want or (value, want) in self.local:
                 continue
             cost = self._exchange(value, now, want)
             total += cost / max(1, self.readers[value]) if now.partial else cost
         for t, sharding in zip(node.types, option.results, strict=True):
-            touched += share(self.mesh, typical_elements(t.shape), sharding.used) * t.dtype.itemsize
-        total += self.machine.compute(share(self.mesh, _operations(node), option.axes), touched)
+            touched += share(self.mesh, typical_elements(t.shape, self.assumed), sharding.used) * t.dtype.itemsize
+        total += self.machine.compute(share(self.mesh, _operations(node, self.assumed), option.axes), touched)
         for value, result in zip(node.results, option.results, strict=True):
             hint = self.hints.get(value)
             goal = hint.goal(result) if hint is not None else result.complete()
@@ -402,18 +403,15 @@ def _divisible(node: Node) -> bool:
     return node.op not in LEAVES and node.op not in CREATIONS and node.op not in LAID_OUT and node.op not in NAMES
 
 
-def _elements(value: Value) -> float:
-    return typical_elements(value.shape)
-
-
-def _operations(node: Node) -> float:
+def _operations(node: Node, assumed: int) -> float:
     """Arithmetic of the whole node."""
     if node.op == "matmul":
-        return 2 * typical_elements(node.types[0].shape) * typical_elements((node.operands[0].shape[-1],))
+        terms = typical_elements((node.operands[0].shape[-1],), assumed)
+        return 2 * typical_elements(node.types[0].shape, assumed) * terms
     if node.op in (attention.FORWARD, attention.GRADIENT):
-        return attention.operations(node)
+        return attention.operations(node, assumed)
     sizes: list[tuple[Dim, ...]] = [*(v.shape for v in node.operands), *(t.shape for t in node.types)]
-    return max(map(typical_elements, sizes))
+    return max(typical_elements(shape, assumed) for shape in sizes)
 
 
 def _described(value: Value) -> str:

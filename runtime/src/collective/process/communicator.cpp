@@ -130,6 +130,23 @@ void ProcessCommunicator::exchange(const Team &team, const std::vector<Outgoing>
     transport_->exchange(out, in, team.collective.name);
 }
 
+template <class Give, class Take>
+uint64_t ProcessCommunicator::swap(const Team &team, const Give &give, const Take &take) {
+    std::vector<Outgoing> out;
+    std::vector<Incoming> in;
+    uint64_t received = 0;
+    for (size_t m = 0; m < team.size(); ++m) {
+        if (m == team.member)
+            continue;
+        out.push_back(give(m));
+        in.push_back(take(m));
+        out.back().to = in.back().from = team.ranks[m];
+        received += in.back().bytes;
+    }
+    exchange(team, out, in);
+    return received;
+}
+
 std::vector<ProcessCommunicator::Post> ProcessCommunicator::posts(const Team &team, const Collective &collective,
                                                                   const TensorView &operand, const TensorView &result) {
     Post mine;
@@ -149,15 +166,8 @@ std::vector<ProcessCommunicator::Post> ProcessCommunicator::posts(const Team &te
     std::memcpy(mine.name, collective.name.data(), std::min(collective.name.size(), sizeof mine.name - 1));
     std::vector<size_t> sizes(team.size(), sizeof(Post));
     std::vector<char *> places = room(sizes);
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
-    for (size_t m = 0; m < team.size(); ++m) {
-        if (m == team.member)
-            continue;
-        out.push_back({team.ranks[m], &mine, sizeof mine});
-        in.push_back({team.ranks[m], places[m], sizeof(Post)});
-    }
-    exchange(team, out, in);
+    swap(team, [&](size_t) { return Outgoing{0, &mine, sizeof mine}; },
+         [&](size_t m) { return Incoming{0, places[m], sizeof(Post)}; });
     std::vector<Post> found(team.size());
     for (size_t m = 0; m < team.size(); ++m) {
         found[m] = mine;
@@ -211,35 +221,19 @@ void ProcessCommunicator::all_reduce(const Team &team, const TensorView &operand
     auto start = [&](size_t m) { return chunk_of(n, team.size(), m).first * size; };
     const size_t own = bytes(team.member);
     std::vector<char *> places = room(std::vector<size_t>(team.size(), own));
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
     std::vector<const char *> parts(places.begin(), places.end());
-    for (size_t m = 0; m < team.size(); ++m) {
-        if (m == team.member)
-            continue;
-        out.push_back({team.ranks[m], operand.as<char>() + start(m), bytes(m)});
-        in.push_back({team.ranks[m], places[m], own});
-        received_ += own;
-    }
     parts[team.member] = operand.as<char>() + start(team.member);
-    exchange(team, out, in);
+    received_ += swap(team, [&](size_t m) { return Outgoing{0, operand.as<char>() + start(m), bytes(m)}; },
+                      [&](size_t m) { return Incoming{0, places[m], own}; });
     if (own)
         combine_parts(parts, result.as<char>() + start(team.member), static_cast<int64_t>(own) / size, operand.dtype,
                       team.collective.combine);
-    out.clear();
-    in.clear();
     std::vector<size_t> sizes(team.size());
     for (size_t m = 0; m < team.size(); ++m)
         sizes[m] = m == team.member ? 0 : bytes(m);
     places = room(sizes);
-    for (size_t m = 0; m < team.size(); ++m) {
-        if (m == team.member)
-            continue;
-        out.push_back({team.ranks[m], result.as<char>() + start(team.member), own});
-        in.push_back({team.ranks[m], places[m], sizes[m]});
-        received_ += sizes[m];
-    }
-    exchange(team, out, in);
+    received_ += swap(team, [&](size_t) { return Outgoing{0, result.as<char>() + start(team.member), own}; },
+                      [&](size_t m) { return Incoming{0, places[m], sizes[m]}; });
     for (size_t m = 0; m < team.size(); ++m)
         if (sizes[m])
             std::memcpy(result.as<char>() + start(m), places[m], sizes[m]);
@@ -260,16 +254,8 @@ void ProcessCommunicator::all_gather(const Team &team, const TensorView &operand
     if (total != to.size)
         misfit(team.collective, result);
     std::vector<char *> places = room(sizes);
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
-    for (size_t m = 0; m < team.size(); ++m) {
-        if (m == team.member)
-            continue;
-        out.push_back({team.ranks[m], operand.data, bytes_of(operand)});
-        in.push_back({team.ranks[m], places[m], sizes[m]});
-        received_ += sizes[m];
-    }
-    exchange(team, out, in);
+    received_ += swap(team, [&](size_t) { return Outgoing{0, operand.data, bytes_of(operand)}; },
+                      [&](size_t m) { return Incoming{0, places[m], sizes[m]}; });
     places[team.member] = operand.as<char>();
     int64_t at = 0;
     for (size_t m = 0; m < team.size(); ++m) {
@@ -310,23 +296,17 @@ void ProcessCommunicator::reduce_scatter(const Team &team, const TensorView &ope
     const size_t own = sizes[team.member], all = std::accumulate(sizes.begin(), sizes.end(), size_t{0});
     std::unique_ptr<char[]> packed(new char[std::max<size_t>(all, 1)]);
     std::vector<char *> places = room(std::vector<size_t>(team.size(), own));
-    std::vector<const char *> parts(places.begin(), places.end());
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
+    std::vector<const char *> parts(places.begin(), places.end()), given;
     char *next = packed.get();
     for (size_t m = 0; m < team.size(); ++m) {
         const TensorView view{operand.dtype, shapes[m], next};
         copy_along(operand.as<char>(), from, first[m], next, Along(view, dim), 0, first[m + 1] - first[m]);
-        if (m == team.member) {
-            parts[m] = next;
-        } else {
-            out.push_back({team.ranks[m], next, sizes[m]});
-            in.push_back({team.ranks[m], places[m], own});
-            received_ += own;
-        }
+        given.push_back(next);
         next += sizes[m];
     }
-    exchange(team, out, in);
+    parts[team.member] = given[team.member];
+    received_ += swap(team, [&](size_t m) { return Outgoing{0, given[m], sizes[m]}; },
+                      [&](size_t m) { return Incoming{0, places[m], own}; });
     if (own)
         combine_parts(parts, result.as<char>(), result.size(), operand.dtype, team.collective.combine);
 }
@@ -379,24 +359,18 @@ void ProcessCommunicator::all_to_all(const Team &team, const TensorView &operand
         sizes[m] = m == team.member ? 0 : bytes_of(box(m, team.member));
     std::unique_ptr<char[]> packed(new char[std::max<size_t>(bytes_of(operand), 1)]);
     std::vector<char *> places = room(sizes);
-    std::vector<Outgoing> out;
-    std::vector<Incoming> in;
+    std::vector<TensorView> given;
     char *next = packed.get();
     const Along from(operand, split);
     for (size_t m = 0; m < team.size(); ++m) {
-        TensorView view = box(team.member, m);
+        TensorView &view = given.emplace_back(box(team.member, m));
         view.data = next;
         copy_along(operand.as<char>(), from, first[m], next, Along(view, split), 0, first[m + 1] - first[m]);
         next += bytes_of(view);
-        if (m == team.member) {
-            places[m] = view.as<char>();
-            continue;
-        }
-        out.push_back({team.ranks[m], view.data, bytes_of(view)});
-        in.push_back({team.ranks[m], places[m], sizes[m]});
-        received_ += sizes[m];
     }
-    exchange(team, out, in);
+    places[team.member] = given[team.member].as<char>();
+    received_ += swap(team, [&](size_t m) { return Outgoing{0, given[m].data, bytes_of(given[m])}; },
+                      [&](size_t m) { return Incoming{0, places[m], sizes[m]}; });
     const Along to(result, dim);
     for (size_t m = 0; m < team.size(); ++m) {
         const TensorView view = box(m, team.member);

@@ -44,6 +44,9 @@ class ProcessCommunicator : public Communicator {
     void permute(const Team &team, const TensorView &operand, const TensorView &result);
     // Memory for what arrives, of parts of these sizes; valid until the next call.
     std::vector<char *> room(const std::vector<size_t> &bytes);
+    // Sends `give(m)`, an Outgoing, to every other member m, and receives `take(m)`, an Incoming; both without the rank.
+    // The bytes that arrive.
+    template <class Give, class Take> uint64_t swap(const Team &team, const Give &give, const Take &take);
     void exchange(const Team &team, const std::vector<Outgoing> &out, const std::vector<Incoming> &in);
 
     const std::shared_ptr<Transport> transport_;

@@ -29,6 +29,7 @@ ROOT = Path(__file__).parents[2]
 SCALE = {"s": 1.0, "ms": 1e3, "µs": 1e6}
 TIMEOUT = 240
 """Seconds that a process may take."""
+OURS = tuple(dict.fromkeys(by for row in ROWS.values() for by in row.ours))
 Found = dict[str, Any]
 
 
@@ -49,7 +50,7 @@ def jobs(rows: Iterable[Row], peers: Iterable[str] | None) -> Iterator[tuple[str
         group = list(members)
         for by in dict.fromkeys(v for r in group for v in (*r.ours, *r.peers)):
             mine = [r.name for r in group if by in (*r.ours, *r.peers)]
-            if peers is None or any(by.startswith(p) for p in peers):
+            if peers is None or any(by == p or by.startswith(f"{p} ") for p in peers):
                 yield by, mine
 
 
@@ -196,14 +197,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("rows", nargs="*", metavar="ROW", help=f"of {', '.join(ROWS)}; default: all")
     parser.add_argument("--no-peers", action="store_true", help="Tessera alone")
-    parser.add_argument("--by", nargs="*", help="only those whose names begin so: tessera, torch, jax, …")
+    parser.add_argument("--by", nargs="*", help="only these, by whole names or first words: tessera, torch, jax, …")
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench-gpu", help="folder of measurements")
     parser.add_argument("--output", type=Path, help="default: benchmarks/results/gpu-DATE.md")
     arguments = parser.parse_args()
     if wrong := [r for r in arguments.rows if r not in ROWS]:
         parser.error(f"no row {', '.join(wrong)}; there are {', '.join(ROWS)}")
     rows = [r for r in ROWS.values() if not arguments.rows or r.name in arguments.rows]
-    where, peers = device(), ["tessera"] if arguments.no_peers else arguments.by
+    where, peers = device(), OURS if arguments.no_peers else arguments.by
     if where is None:
         parser.error("nvidia-smi finds no NVIDIA GPU on this machine")
     for by, names in jobs(rows, peers):

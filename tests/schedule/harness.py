@@ -12,6 +12,7 @@ from tessera.ir.dtype import DType, f32, i64
 from tessera.ir.graph import Graph
 from tessera.ir.value import CONSTANT, INPUT, PARAM, Node, TensorType, Value
 from tessera.op.reference import evaluate
+from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.options import Schedule
 from tessera.schedule.plan import KernelCall, Plan
 from tessera.tile.interpret import run_plan
@@ -64,7 +65,7 @@ def draw(v: Value, random: np.random.Generator, sizes: Mapping[str, int]) -> np.
 
 def check(
     graph: Graph, options: Schedule | None = None, sizes: Mapping[str, int] | None = None, tolerance: float = 4.0,
-    shuffled: bool = True,
+    shuffled: bool = True, machine: Machine = CPU,
 ) -> Plan:
     """Run the plan of a graph on random data and compare outputs and state; the plan."""
     random = np.random.default_rng(7)
@@ -73,7 +74,7 @@ def check(
     after = dict(before)
     expected = evaluate(graph, feeds, after)
     primitives = to_primitives(graph)
-    plan = build_plan(primitives, options)
+    plan = build_plan(primitives, options, machine)
     constants = {v.node.attrs["name"]: np.asarray(v.node.payload) for v in primitives.constants()}
     held = {t.name: before[t.name] for t in plan.state}
     for shuffle in (None, random) if shuffled else (None,):

@@ -17,10 +17,10 @@ def global_norm(grads: Gradients) -> Value:
     squares = [
         op.sum(op.cast(g, computing_dtype(g.dtype)) * op.cast(g, computing_dtype(g.dtype))) for g in grads.values()
     ]
-    total = squares[0]
-    for one in squares[1:]:
-        total = total + one
-    return op.sqrt(total)
+    while len(squares) > 1:  # as a tree: few sums depend on each other
+        pairs = [a + b for a, b in zip(squares[::2], squares[1::2])]
+        squares = [*pairs, *squares[2 * len(pairs) :]]
+    return op.sqrt(squares[0])
 
 
 def clip_by_global_norm(grads: Gradients, max_norm: float) -> Gradients:

@@ -35,7 +35,7 @@ def work(node: Node) -> int:
     """Work per result element of an operator that can be inlined, in simple vector instructions."""
     rule = get(node.op).lower
     if isinstance(rule, low.Pointwise):
-        return _WEIGHTS.get(rule.compute, 1)
+        return function_work(rule.compute)
     if isinstance(rule, low.Random):
         return _RANDOM
     if isinstance(rule, (low.Pad, low.Concat)):
@@ -43,6 +43,11 @@ def work(node: Node) -> int:
     if isinstance(rule, (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)):
         return 2
     return 1 if isinstance(rule, (low.Dot, low.Reduction)) else 0
+
+
+def function_work(function: str) -> int:
+    """Work of a pointwise function of Tile IR."""
+    return _WEIGHTS.get(function, 1)
 
 
 def element_work(v: Value, placement: Placement) -> int:

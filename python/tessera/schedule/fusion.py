@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from tessera.ir.dims import Call, Dim, Expr, Symbol, product
+from tessera.ir.dims import Call, Dim, Expr, Symbol, mul, product
 from tessera.ir.value import Value
 from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.index import Axes, Index, recombine, rename, symbol_of
+from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.options import Schedule
 from tessera.schedule.pieces import DOT, MAP, PORTABLE, REDUCE, SCAN, WHOLE, Piece
 
@@ -24,6 +25,8 @@ MOST_BUFFERS = 30
 MOST_MEMBERS = 32
 SMALL = 32768
 """Elements below which parallelism does not matter."""
+PART = 16
+"""Columns, of which there are multiples in a part of a product's rows that is stored by itself."""
 FEW = 16
 """Grid points below which a kernel has too little parallelism for a large tensor."""
 
@@ -64,8 +67,8 @@ class Group:
 class Fusion:
     """The state of grouping."""
 
-    def __init__(self, pieces: list[Piece], axes: Axes) -> None:
-        self.axes = axes
+    def __init__(self, pieces: list[Piece], axes: Axes, machine: Machine = CPU) -> None:
+        self.axes, self.machine = axes, machine
         self.groups: dict[Group, None] = {}
         self._owners: dict[int, list[Group]] = {}
         self._readers: dict[int, dict[Group, None]] = {}
@@ -174,25 +177,59 @@ class Fusion:
     def _permuted(self, piece: Piece, main: Group, other: Group, placed: dict[Piece, Mapping]) -> Mapping | None:
         """A mapping for a transposing consumer of a product, whose rows stay rows: it is stored as it is computed."""
         own = [symbol_of(d) for d in self.axes.space(piece.space)]
-        if piece.kind != MAP or piece.part is not None or len(own) != len(main.space) or len(own) < 3:
+        if piece.kind != MAP or piece.part is not None or len(own) < 3 or 0 in piece.space:
             return None
+        last = self.axes.axis(len(main.space) - 1, main.space[-1])
         for read in piece.reads:
             source = main.roots.get(id(read.root)) or other.roots.get(id(read.root))
-            if source is None or source.part is not None or read.shape != read.root.shape:
+            if source is None or source.part is not None:
                 continue
             mapping = main.mappings.get(source, placed.get(source))
             if mapping is None:
                 continue
-            pairs = {symbol_of(a): b for a, b in zip(read.index, rename(source.index, mapping)) if a != 0 or b != 0}
-            last = self.axes.axis(len(main.space) - 1, main.space[-1])
-            if set(pairs) != set(own) or pairs[own[-1]] != last or len({str(d) for d in pairs.values()}) != len(own):
+            found = self._solve(seen_in(self.axes, read.root, read.shape, read.index), rename(source.index, mapping))
+            if found is None or found.keys() != set(own) or self._size(piece.space) != self._size(main.space):
                 continue
-            # A pad or a slice reads along the same axes and has other extents.
-            found = {s: d for s, d in pairs.items() if s is not None}
-            targets = {s: symbol_of(d) for s, d in found.items()}
-            if all(t is not None and self.axes.extents[t] == self.axes.extents[s] for s, t in targets.items()):
+            whole = len(own) == len(main.space) and all(symbol_of(d) is not None for d in found.values())
+            inner = found[own[-1]]  # type: ignore[index]
+            if inner == last if whole else self._is_part_of_rows(inner, last, piece.space[-1]):
                 return found
         return None
+
+    def _solve(self, index: Index, at: Index) -> Mapping | None:
+        """The axes that ``index`` is made of, so that it equals ``at``; None where that is no mixed-radix number."""
+        found: Mapping = {}
+        for d, place in zip(index, at, strict=True):
+            if isinstance(d, int):
+                if d != 0 or place != 0:
+                    return None
+                continue
+            digits: list[tuple[int, Symbol]] = []
+            for atoms, c in d.terms:
+                if len(atoms) != 1 or not isinstance(atoms[0], Symbol) or atoms[0] in found or c < 1:
+                    return None
+                digits.append((c, atoms[0]))
+            digits.sort(key=lambda digit: digit[0])
+            step: Dim = 1
+            for i, (c, symbol) in enumerate(digits):
+                extent = self.axes.extents.get(symbol)
+                if c != step or extent is None:
+                    return None
+                rest = self.axes.divide(place, c)
+                most = i == len(digits) - 1
+                found[symbol] = rest if most else self.axes.remainder(rest, extent)
+                step = mul(step, extent)
+            if isinstance(step, Expr) and len(digits) > 1:
+                return None
+            if len(digits) == 1 and symbol_of(place) is not None and self.axes.extents[symbol_of(place)] != step:
+                return None  # a pad or a slice reads along the same axis and has another extent
+        return found
+
+    def _is_part_of_rows(self, inner: Dim, last: Dim, extent: Dim) -> bool:
+        """Whether an axis counts columns in a part of a product's rows that is long enough to be stored by itself."""
+        if not self.machine.parts_rows or not isinstance(extent, int) or extent % PART:
+            return False
+        return inner in (last, self.axes.remainder(last, extent))
 
     def _place(self, piece: Piece, group: Group) -> Mapping | None:
         if piece.kind not in (MAP, REDUCE, SCAN):
@@ -350,9 +387,9 @@ def _symbols(d: Dim) -> list[Symbol]:
     return [a for atoms, _ in d.terms for a in atoms if isinstance(a, Symbol)] if isinstance(d, Expr) else []
 
 
-def fuse(pieces: list[Piece], axes: Axes, options: Schedule) -> list[Group]:
+def fuse(pieces: list[Piece], axes: Axes, options: Schedule, machine: Machine = CPU) -> list[Group]:
     """The groups, each one kernel, check or portable call; unordered apart from their links."""
-    fusion = Fusion(pieces, axes)
+    fusion = Fusion(pieces, axes, machine)
     if options.fusion:
         fusion.run()
     return list(fusion.groups)

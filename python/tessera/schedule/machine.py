@@ -17,6 +17,10 @@ class Machine:
     chunks           partial results of a result, or of all results together where ``spread``
     spills           whether an expensive value that a later loop needs is better kept in memory than computed again
     narrows          whether products read operands that are rounded to a narrower float on the way
+    work             bytes that memory moves in the time of one unit of work per element; 0: work is not weighed against
+                     bytes
+    together         whether small kernels that need nothing of each other are launched together
+    parts_rows       whether products can store parts of their rows in different places
     ordered          sums keep the order of their elements whatever the other sizes are: no reduction is cut, and no
                      product becomes a reduction
     overlaps         whether exchanges between devices run beside kernels
@@ -31,6 +35,9 @@ class Machine:
     spread: bool = False
     spills: bool = True
     narrows: bool = True
+    work: float = 0.0
+    together: bool = False
+    parts_rows: bool = False
     ordered: bool = False
     overlaps: bool = False
 
@@ -39,6 +46,6 @@ CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=3276
 ORDERED_CPU = replace(CPU, ordered=True)
 GPU = Machine(
     "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False,
-    narrows=False, overlaps=True,
+    narrows=False, work=0.1, together=True, parts_rows=True, overlaps=True,
 )
 """264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tessera.ir.dims import is_multiple
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
@@ -21,6 +22,8 @@ from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.options import Schedule
 from tessera.schedule.placement import ALIASES, Placement
 
+HEAD, ROWS = 64, 256
+"""Elements of a head that products of GPUs read in place, and what the positions are a multiple of."""
 _INLINE = (
     low.Pointwise, low.View, low.Pad, low.Concat, low.Iota, low.Fill, low.Take, low.TakeAlongAxis, low.Random,
 )
@@ -44,13 +47,14 @@ class _Inlined:
     """What computing an element involves, down to stored values."""
 
     work: int
-    tensors: frozenset[int]
+    tensors: dict[int, int]
+    """The stored tensors, by identity, with the bytes of an element; 0 for one that is broadcast on the way."""
     depth: int
     product: bool
     """Reads the result of a matrix product, which can store a finished value instead."""
 
 
-_LEAF = _Inlined(0, frozenset(), 0, False)
+_LEAF = _Inlined(0, {}, 0, False)
 
 
 def can_inline(node: Node) -> bool:
@@ -83,7 +87,7 @@ def place(
     graph: Graph, nodes: list[Node], options: Schedule, recompute: int, machine: Machine = CPU
 ) -> Placement:
     """The values with storage. ``recompute``: the work per element up to which a value is recomputed."""
-    uses = _count_uses(graph, nodes)
+    uses = _count_uses(graph, nodes, machine)
     required = {id(v) for v in (*graph.outputs.values(), *graph.updates.values())}
     placement = Placement()
     inlined: dict[int, _Inlined] = {}
@@ -122,8 +126,16 @@ def _must_store(
     if use.larger and info.work > max(cost.CHEAP_BROADCAST, recompute - 1):
         return True
     if use.count > 1:
+        if recompute and machine.work and _is_cheaper_again(v, use, info, machine.work):
+            return False
         return info.work > recompute or (recompute <= cost.CHEAP and (len(info.tensors) > 1 or info.product))
     return False
+
+
+def _is_cheaper_again(v: Value, use: _Uses, info: _Inlined, work: float) -> bool:
+    """Whether a value is wider than all that it is computed from, so that every consumer better reads that instead."""
+    size, sources = v.dtype.itemsize, sum(info.tensors.values())
+    return sources < size and (use.count - 1) * sources + use.count * info.work * work <= use.count * size
 
 
 def _fits_operand(v: Value, placement: Placement, machine: Machine) -> bool:
@@ -143,24 +155,27 @@ def _fits_operand(v: Value, placement: Placement, machine: Machine) -> bool:
 
 def _information(node: Node, placement: Placement, inlined: dict[int, _Inlined]) -> _Inlined:
     total, depth, product = cost.work(node), 0, False
-    tensors: frozenset[int] = frozenset()
-    rank = len(squeeze(node.results[0].shape))
+    tensors: dict[int, int] = {}
+    shape = node.results[0].shape
+    rank, elements = len(squeeze(shape)), cost.typical_size(shape)
     for o in node.operands:
         root = placement.root(o)
         if root is not None:
             if len(squeeze(o.shape)) >= rank:  # rows and columns broadcast over the result are small
-                tensors |= {id(root)}
+                tensors[id(root)] = root.dtype.itemsize if cost.typical_size(o.shape) >= elements else 0
             product |= root.node.op == "matmul" and o.size == node.results[0].size
             continue
         below = inlined[id(o)]
         total += below.work
-        tensors |= below.tensors
+        small = cost.typical_size(o.shape) < elements
+        for key, size in below.tensors.items():
+            tensors[key] = max(tensors.get(key, 0), 0 if small else size)
         depth = max(depth, below.depth)
         product |= below.product and o.size == node.results[0].size
     return _Inlined(total, tensors, depth + 1, product)
 
 
-def _count_uses(graph: Graph, nodes: list[Node]) -> dict[int, _Uses]:
+def _count_uses(graph: Graph, nodes: list[Node], machine: Machine) -> dict[int, _Uses]:
     uses: dict[int, _Uses] = {}
     for v in (*graph.outputs.values(), *graph.updates.values()):
         use = uses.setdefault(id(v), _Uses())
@@ -171,11 +186,13 @@ def _count_uses(graph: Graph, nodes: list[Node]) -> dict[int, _Uses]:
         if node.op in LEAVES:
             continue
         for position, operand in enumerate(node.operands):
-            _add_use(uses.setdefault(id(operand), _Uses()), node, position, operand, uses)
+            _add_use(uses.setdefault(id(operand), _Uses()), node, position, operand, uses, machine)
     return uses
 
 
-def _add_use(use: _Uses, node: Node, position: int, operand: Value, uses: dict[int, _Uses]) -> None:
+def _add_use(
+    use: _Uses, node: Node, position: int, operand: Value, uses: dict[int, _Uses], machine: Machine
+) -> None:
     rule = get(node.op).lower
     result = node.results[0]
     if isinstance(rule, low.CheckRange):
@@ -187,7 +204,7 @@ def _add_use(use: _Uses, node: Node, position: int, operand: Value, uses: dict[i
         use.larger |= above.larger or (node.op == "broadcast_to" and operand.shape != result.shape)
         use.operand |= above.operand
         use.memory |= node.op in ALIASES and above.memory
-        use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result)
+        use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result, machine.parts_rows)
     elif _is_widening(node):
         above = uses.get(id(result), _Uses())
         use.count += above.count
@@ -219,11 +236,14 @@ def _reads_repeatedly(rule: low.Lowering, position: int, operand: Value, result:
     return isinstance(rule, low.Random)
 
 
-def _reshape_is_simple(operand: Value, result: Value) -> bool:
+def _reshape_is_simple(operand: Value, result: Value, in_parts: bool) -> bool:
     """Whether the operand's index for a result index divides nothing in the innermost dimension.
 
-    Merging dimensions needs products only. Splitting needs divisions, which are affordable along outer dimensions.
+    Merging dimensions needs products only. Splitting needs divisions, which are affordable along outer dimensions;
+    ``in_parts``: along the innermost one too where its parts are as long as the heads that products read in place.
     """
+    if in_parts and _merges_heads(operand, result):
+        return True
     if any(d == 0 for d in result.shape):
         return True
     inner = True
@@ -235,4 +255,19 @@ def _reshape_is_simple(operand: Value, result: Value) -> bool:
         if len(wide) > 1 and (inner or len(narrow) > 1):
             return False
         inner = False
+    return True
+
+
+def _merges_heads(operand: Value, result: Value) -> bool:
+    """Whether neighbouring dimensions are merged whose parts copies of blocks of a product do not reach over."""
+    innermost = True
+    for source, target in reversed(blocks(operand.shape, result.shape)):
+        wide = [operand.shape[i] for i in source if operand.shape[i] != 1]
+        if not wide:
+            continue
+        if len([i for i in target if result.shape[i] != 1]) != 1:
+            return False
+        if len(wide) > 1 and not (wide[-1] == HEAD if innermost else is_multiple(wide[-1], ROWS)):
+            return False
+        innermost = False
     return True

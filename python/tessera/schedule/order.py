@@ -12,7 +12,10 @@ from collections.abc import Iterable
 from tessera.ir.value import Value
 from tessera.schedule import cost
 from tessera.schedule.fusion import Group
-from tessera.schedule.pieces import CHECK
+from tessera.schedule.pieces import CHECK, MAP, REDUCE, SCAN
+
+SMALL = 1 << 20
+"""Bytes that a kernel may keep from being released while it waits for others to run beside."""
 
 
 class Order:
@@ -49,8 +52,12 @@ class Order:
             self.after[group][writer] = None
         return True
 
-    def sequence(self, sizes: dict[int, int]) -> list[Group]:
-        """A topological order. ``sizes``: typical bytes of the values that live in the arena."""
+    def sequence(self, sizes: dict[int, int], together: bool = False) -> list[Group]:
+        """A topological order. ``sizes``: typical bytes of the values that live in the arena.
+
+        ``together``: small kernels that nothing large waits for come last, those side by side that need nothing of each
+        other: they can be launched together.
+        """
         waiting: dict[Group, int] = dict.fromkeys(self.groups, 0)
         for group in self.groups:
             for later in self.after[group]:
@@ -58,9 +65,12 @@ class Order:
         unread = {root: len(groups) for root, groups in self.readers.items()}
         urgent = self._before_checks()
         ready: list[tuple[tuple[int, ...], Group]] = []
+        heights = self._heights() if together else {}
 
         def offer(group: Group) -> None:
-            key = (_urgency(group, urgent), self._growth(group, sizes, unread), group.position, self._number[group])
+            growth = self._growth(group, sizes, unread)
+            late = -heights[group] if group in heights and growth > -SMALL else -len(self.groups) - 1
+            key = (_urgency(group, urgent), late, growth, group.position, self._number[group])
             heapq.heappush(ready, (key, group))
 
         for group in self.groups:
@@ -85,6 +95,15 @@ class Order:
                     offer(later)
         assert len(out) == len(self.groups), "the order of kernels has a cycle"
         return list(out)
+
+    def _heights(self) -> dict[Group, int]:
+        """Of loops that nothing but loops waits for: how many steps follow, one upon another."""
+        found: dict[Group, int] = {}
+        for group in sorted(self.groups, key=lambda g: -g.rank):
+            later = self.after[group]
+            if group.kind in (MAP, REDUCE, SCAN) and all(g in found for g in later):
+                found[group] = 1 + max((found[g] for g in later), default=0)
+        return found
 
     def _growth(self, group: Group, sizes: dict[int, int], unread: dict[int, int]) -> int:
         """Bytes that running the group now adds to what is live."""

@@ -14,6 +14,9 @@ from tessera.schedule.machine import Machine
 
 FEWEST = 128
 """Elements of an axis from which it is cut."""
+LEAST_ROWS, CHUNK = 64, 4096
+"""Rows, or elements of one axis, that are summed at once, at least, where chunks are spread over a machine; elements of
+several axes."""
 
 
 def is_long(node: Node, machine: Machine) -> bool:
@@ -51,7 +54,14 @@ def _chunks(node: Node, axis: int, machine: Machine) -> int:
         shape = node.operands[0].shape
         kept = cost.typical_size([d for i, d in enumerate(shape) if i not in node.attrs["axes"]])
         workers = kept if _along_rows(node) else -(-kept // machine.columns)
-        wanted = max(2, min(machine.chunks // workers, cost.typical(extent) // 64))
+        others = cost.typical_size([shape[a] for a in node.attrs["axes"] if a != axis])
+        if not _along_rows(node):
+            most = min(cost.typical(extent), cost.typical(extent) * others // LEAST_ROWS)
+        elif others < LEAST_ROWS:
+            most = cost.typical(extent) // LEAST_ROWS
+        else:
+            most = min(cost.typical(extent), cost.typical(extent) * others // CHUNK)
+        wanted = max(2, min(machine.chunks // workers, most))
     return _divisor(extent, wanted) if isinstance(extent, int) else wanted
 
 

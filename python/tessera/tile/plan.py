@@ -90,7 +90,7 @@ class _Builder:
         self.nodes = graph.nodes()
         axes = Axes()
         self.placement = place(graph, self.nodes, options, recompute, machine)
-        groups = fuse(cut(graph, self.nodes, self.placement, axes), axes, options)
+        groups = fuse(cut(graph, self.nodes, self.placement, axes), axes, options, machine)
         self.drafts = draft_kernels(graph, groups, self.placement, axes, machine)
         self.order = Order(groups)
         self.binding = Binding(graph, self.placement, self.drafts, self.order)
@@ -125,7 +125,7 @@ class _Builder:
 
     def _steps(self, sizes: dict[int, int]) -> list[Step]:
         """The order of what runs; ``sizes``: typical bytes of the values that live in the arena."""
-        sequence = self.order.sequence(sizes)
+        sequence = self.order.sequence(sizes, self.machine.together)
         if not self.overlap:
             return in_order(sequence)
         exchanges = {g for g in sequence if g.kind == PORTABLE and _is_exchange(g.anchor.node)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, Expr, Symbol, add, is_multiple, mul, substitute, sym, symbols
+from tessera.ir.dims import Atom, Call, Dim, Expr, Symbol, add, floordiv, is_multiple, mul, substitute, sym, symbols
 from tessera.ir.dtype import DType, f32
 from tessera.target.triton.expression import fits
 from tessera.target.triton.launch import MapSize, TensorMapArgument
@@ -13,26 +13,49 @@ from tessera.tile.ir import Axis, Buffer, Compute, DotKernel, Load, Op
 SWIZZLE = 128
 _STEP_BYTES = 16
 _MOST_DIMENSIONS = 5
+PART, LONGEST = 64, 256
+"""Of an axis that is cut, parts are of multiples of so many: contiguous elements and terms; rows or columns."""
+
+
+@dataclass(frozen=True, slots=True)
+class Dimension:
+    """A dimension of an operand in memory: an axis, or the quotients or remainders by ``length`` of its positions."""
+
+    axis: Axis
+    symbol: Symbol
+    extent: Dim
+    length: int = 0
+    remainder: bool = False
+
+    def coordinate(self, position: str) -> str:
+        """Where a position along the axis lies."""
+        if not self.length:
+            return position
+        return f"({position}) {'%' if self.remainder else '//'} {self.length}"
 
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
     """An operand that is a tensor in memory with one unit step.
 
-    ``axes``: of its dimensions, outermost first. ``terms_inside``: whether the terms (axis k) are contiguous.
+    ``dimensions``: outermost first. ``terms_inside``: whether the terms (axis k) are contiguous. ``spread``: rows or
+    columns are contiguous in parts of so many only, and those of a block lie along the third dimension from the inside.
     """
 
     buffer: int
     dtype: DType
-    axes: tuple[Axis, ...]
+    dimensions: tuple[Dimension, ...]
     shape: tuple[MapSize, ...]
     strides: tuple[MapSize, ...]
     terms_inside: bool
+    spread: int = 0
 
     def argument(self, outer: int, terms: int) -> TensorMapArgument:
         """The tensor map for blocks of ``outer`` rows or columns by ``terms`` terms."""
         inner = (outer, terms) if self.terms_inside else (terms, outer)
-        block = (*[1] * (len(self.axes) - 2), *inner)
+        if self.spread:
+            inner = (outer // self.spread, terms, self.spread)
+        block = (*[1] * (len(self.dimensions) - len(inner)), *inner)
         return TensorMapArgument(self.buffer, self.dtype, self.shape, self.strides, block, SWIZZLE)
 
 
@@ -58,26 +81,74 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
         return None
     buffer = kernel.buffers[load.buffer]
     offset = _offset(buffer, load)
-    steps = None if offset is None else _steps(offset, [*kernel.batch, outer, kernel.k])
-    if steps is None:
+    found = None if offset is None else _dimensions(offset, [*kernel.batch, outer, kernel.k])
+    steps = None if found is None else _steps(found[0], [d.symbol for d in found[1]])
+    if found is None or steps is None:
         return None
-    inner = kernel.k if steps[kernel.k.symbol] == 1 else outer
-    if steps[inner.symbol] != 1:
+    used = [d for d in found[1] if steps[d.symbol] != 0 or d.axis in (outer, kernel.k)]
+    inside = next((d for d in used if steps[d.symbol] == 1 and d.axis is kernel.k), None)
+    inside = inside or next((d for d in used if steps[d.symbol] == 1 and d.axis is outer), None)
+    if inside is None:
         return None
-    axes = (*(a for a in kernel.batch if steps[a.symbol] != 0), *((outer, kernel.k) if inner is kernel.k else
-                                                                 (kernel.k, outer)))
-    if len(axes) > _MOST_DIMENSIONS or not all(fits(a.extent, 1024) for a in axes):
+    other = next(d for d in used if d.axis is (outer if inside.axis is kernel.k else kernel.k) and _is_last(d))
+    spread = next((d for d in used if d.axis is outer and not _is_last(d)), None) if inside.axis is outer else None
+    if not _are_whole(inside, other, outer) or (spread is not None and inside.extent != PART):
+        return None
+    last = [d for d in (spread, other, inside) if d is not None]
+    dimensions = (*(d for d in used if d not in last), *last)
+    if len(dimensions) > _MOST_DIMENSIONS or not all(fits(d.extent, 1024) for d in dimensions):
         return None
     step = _STEP_BYTES * 8 // buffer.dtype.bits
-    strides = [1 if a is inner else step if a.extent == 1 else steps[a.symbol] for a in axes]
+    strides = [1 if d is inside else step if d.extent == 1 else steps[d.symbol] for d in dimensions]
     if any(d == 0 or not is_multiple(d, step) for d in strides[:-1]):
         return None
-    sizes = [map_size(kernel.sizes, d) for d in (*(a.extent for a in axes), *strides)]
+    sizes = [map_size(kernel.sizes, d) for d in (*(d.extent for d in dimensions), *strides)]
     known = [n for n in sizes if n is not None]
     if len(known) < len(sizes):
         return None
-    return Mapped(load.buffer, buffer.dtype, axes, tuple(known[: len(axes)]), tuple(known[len(axes) :]),
-                  inner is kernel.k)
+    return Mapped(load.buffer, buffer.dtype, dimensions, tuple(known[: len(dimensions)]),
+                  tuple(known[len(dimensions) :]), inside.axis is kernel.k, 0 if spread is None else PART)
+
+
+def _is_last(d: Dimension) -> bool:
+    """Whether neighbouring positions along the axis are neighbours along the dimension."""
+    return not d.length or d.remainder
+
+
+def _are_whole(inside: Dimension, other: Dimension, outer: Axis) -> bool:
+    """Whether blocks do not reach over the ends of the parts into which an axis is cut."""
+    if inside.length and inside.length % PART:
+        return False
+    return not other.length or other.length % (LONGEST if other.axis is outer else PART) == 0
+
+
+def _dimensions(offset: Dim, axes: list[Axis]) -> tuple[Dim, list[Dimension]] | None:
+    """The offset over dimensions: quotients and remainders of an axis by a constant are dimensions of their own."""
+    calls = {a for m, _ in offset.terms for a in m if isinstance(a, Call)} if isinstance(offset, Expr) else set()
+    found: list[Dimension] = []
+    swap: dict[Atom, Dim] = {}
+    for axis in axes:
+        own = [c for c in calls if c.a == sym(axis.symbol)]
+        lengths = {c.b for c in own}
+        if not own:
+            found.append(Dimension(axis, axis.symbol, axis.extent))
+            continue
+        length = lengths.pop()
+        if lengths or not isinstance(length, int) or not is_multiple(axis.extent, length):
+            return None
+        for function, extent in (("floordiv", floordiv(axis.extent, length)), ("mod", length)):
+            symbol = Symbol(f"{axis.symbol.name}_{function}", 0, None)
+            swap[Call(function, sym(axis.symbol), length)] = sym(symbol)
+            found.append(Dimension(axis, symbol, extent, length, function == "mod"))
+    if len(swap) != 2 * sum(d.remainder for d in found) or any(c not in swap for c in calls):
+        return None
+    total: Dim = 0
+    for atoms, c in offset.terms if isinstance(offset, Expr) else (((), offset),):
+        term: Dim = c
+        for atom in atoms:
+            term = mul(term, swap[atom] if atom in swap else sym(atom))
+        total = add(total, term)
+    return total, found
 
 
 def _offset(buffer: Buffer, load: Load) -> Dim | None:
@@ -90,9 +161,9 @@ def _offset(buffer: Buffer, load: Load) -> Dim | None:
     return total
 
 
-def _steps(offset: Dim, axes: list[Axis]) -> dict[Symbol, Dim] | None:
+def _steps(offset: Dim, axes: list[Symbol]) -> dict[Symbol, Dim] | None:
     """The step along each axis, when the offset is the sum of axis times step."""
-    start: dict[Symbol, Dim] = {a.symbol: 0 for a in axes}
+    start: dict[Symbol, Dim] = dict.fromkeys(axes, 0)
     if substitute(offset, start) != 0:
         return None
     steps = {s: substitute(offset, {**start, s: 1}) for s in start}

@@ -54,6 +54,11 @@ def step(d: Dim, symbol: Symbol) -> Dim | None:
     return None if isinstance(change, Expr) and symbol in symbols(change) else change
 
 
+def _first_step(d: Dim, symbol: Symbol) -> Dim:
+    """By how much an expression grows from the symbol's first value to the next: the step within a part of an axis."""
+    return add(substitute(d, {symbol: 1}), mul(substitute(d, {symbol: 0}), -1))
+
+
 def _votes(kernel: LoopKernel) -> dict[Symbol, float]:
     """Per axis, the bytes of the accesses that are contiguous along it."""
     found: dict[Symbol, float] = {}
@@ -66,7 +71,7 @@ def _votes(kernel: LoopKernel) -> dict[Symbol, float]:
         for axis in used:
             size *= typical(axis.extent)
         for axis in used:
-            if step(offset, axis.symbol) == 1:
+            if _first_step(offset, axis.symbol) == 1:
                 found[axis.symbol] = found.get(axis.symbol, 0) + size * (1.01 if isinstance(op, Store) else 1)
     return found
 

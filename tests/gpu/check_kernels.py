@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
-from tessera import graph, op
+from tessera import graph, op, optim
 from tessera._core import gpu_levels
 from tessera.transform.autodiff import gradients
 
@@ -66,6 +66,104 @@ def test_products_of_widened_operands(dtype: str) -> None:
     program = graph.compile({"y": op.matmul(op.cast(a, "f32"), op.cast(b, "f32"))}, target="ptx")
     x, w = (drawn(*t.shape).astype(t.dtype.numpy) for t in (a, b))
     assert_near(program(a=x, b=w)["y"], x.astype(np.float64) @ w.astype(np.float64), 1e-5)
+
+
+@pytest.mark.parametrize(
+    ("batch", "m", "n", "k"), [((), 512, 1024, 768), ((), 1000, 328, 200), ((3,), 300, 520, 256), ((), 4096, 3072, 64)]
+)
+@pytest.mark.parametrize("dtype", ["bf16", "f16"])
+def test_epilogues_with_warps_of_their_own(batch: tuple[int, ...], m: int, n: int, k: int, dtype: str) -> None:
+    """GELU of a product, and its gradient in the epilogue of another product."""
+    x, w = op.tensor((*batch, m, k), dtype, name="x"), op.tensor((k, n), dtype, name="w")
+    bias, g = op.tensor((n,), dtype, name="bias"), op.tensor((*batch, m, k), dtype, name="g")
+    v = op.tensor((n, k), dtype, name="v")
+    hidden = op.matmul(x, w) + bias
+    y = op.gelu(hidden)
+    z = op.matmul(y, v)
+    found = gradients([z], [hidden, bias], [g])
+    program = graph.compile({"y": y, "d": found[0], "dbias": found[1]}, target="ptx")
+    kind = getattr(torch, {"bf16": "bfloat16", "f16": "float16"}[dtype])
+    given = {name: torch.tensor(drawn(*t.shape)).to(kind) for name, t in (("x", x), ("bias", bias), ("g", g))}
+    given |= {name: torch.tensor(drawn(*t.shape) / 8).to(kind) for name, t in (("w", w), ("v", v))}
+    h = (given["x"].double() @ given["w"].double()).to(kind).double() + given["bias"].double()
+    h = h.to(kind).double().requires_grad_()
+    out = torch.nn.functional.gelu(h)
+    out.backward((given["g"].double() @ given["v"].double().T).to(kind).double())
+    result = program(**{name: t.cuda() for name, t in given.items()})
+    assert_near(np.asarray(result["y"]), out.detach().numpy())
+    assert_near(np.asarray(result["d"]), h.grad.numpy())
+    assert_near(np.asarray(result["dbias"]), h.grad.sum(tuple(range(len(batch) + 1))).numpy(), 1e-2)
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k"), [(768, 3072, 16384), (3072, 768, 16384), (768, 768, 16384), (1152, 520, 8000)]
+)
+def test_terms_in_parts(m: int, n: int, k: int) -> None:
+    a, b = op.tensor((k, m), "bf16", name="a"), op.tensor((k, n), "bf16", name="b")
+    y = op.matmul(op.transpose(a, [1, 0]), b)
+    program = graph.compile({"y": y, "z": op.relu(y)}, target="ptx")
+    x, w = (torch.tensor(drawn(*t.shape)).cuda().bfloat16() for t in (a, b))
+    right = (x.float().T @ w.float()).double().cpu().numpy()
+    first, again = (np.asarray(program(a=x, b=w)["y"]) for _ in range(2))
+    assert_near(first, right)
+    assert np.array_equal(first, again)
+
+
+def test_adam_in_the_epilogue_of_a_gradient() -> None:
+    """An optimizer's update beside the products of the next tile, against PyTorch's."""
+    start = drawn(512, 768) / 32
+    weight = op.parameter((512, 768), "bf16", name="weight", init=bf16(start))
+    optimizer = optim.AdamW(1e-2, weight_decay=0.1)
+
+    @graph.training_step(target="ptx")
+    def step(x: object, g: object) -> object:
+        loss = op.sum(op.cast(op.matmul(x, weight), "f32") * op.cast(g, "f32"))
+        optimizer.apply(graph.backward(loss))
+        return loss
+
+    master = torch.nn.Parameter(torch.tensor(start))
+    other = torch.optim.AdamW([master], 1e-2, weight_decay=0.1)
+    for seed in range(3):
+        x, g = (drawn(4096 + seed, n)[:4096] for n in (512, 768))
+        step(bf16(x), bf16(g))
+        master.grad = (torch.tensor(x).double().T @ torch.tensor(g).double()).bfloat16().float()
+        other.step()
+    found = np.asarray(op.parameter_of(weight).value, dtype=np.float32)
+    assert_near(found, master.detach().bfloat16().float().numpy(), 1e-2)
+
+
+def test_heads_stored_by_products() -> None:
+    """What is transposed for attention is written so by the product."""
+    x, w = op.tensor((2, 256, 192), "bf16", name="x"), op.tensor((192, 192), "bf16", name="w")
+    bias = op.tensor((192,), "bf16", name="bias")
+    y = op.transpose(op.reshape(op.matmul(x, w) + bias, (2, 256, 3, 64)), (0, 2, 1, 3))
+    program = graph.compile({"y": y}, target="ptx")
+    values, weights, c = drawn(2, 256, 192), drawn(192, 192), drawn(192)
+    right = (values.astype(np.float64) @ weights + c).reshape(2, 256, 3, 64).transpose(0, 2, 1, 3)
+    found = program(x=bf16(values), w=bf16(weights), bias=bf16(c))["y"]
+    assert_near(found, right)
+
+
+@pytest.mark.parametrize(("batch", "heads", "length"), [(2, 3, 256), (3, 12, 512), (1, 5, 1024)])
+def test_heads_read_by_products(batch: int, heads: int, length: int) -> None:
+    """What attention leaves head by head is multiplied where it is, as rows and as terms."""
+    width = heads * 64
+    x = op.tensor((batch, heads, length, 64), "bf16", name="x")
+    w, g = op.tensor((width, 320), "bf16", name="w"), op.tensor((batch * length, 512), "bf16", name="g")
+    rows = op.reshape(op.transpose(x, (0, 2, 1, 3)), (batch * length, width))
+    turned = op.transpose(rows, (1, 0))
+    outputs = {
+        "y": op.matmul(rows, w), "z": op.matmul(turned, g), "u": op.matmul(op.transpose(g, (1, 0)), rows),
+        "s": op.sum(op.cast(rows, "f32"), axis=0),
+    }
+    program = graph.compile(outputs, target="ptx")
+    values, weights, other = drawn(*x.shape), drawn(*w.shape), drawn(*g.shape)
+    flat = values.transpose(0, 2, 1, 3).reshape(batch * length, width).astype(np.float64)
+    found = program(x=bf16(values), w=bf16(weights), g=bf16(other))
+    assert_near(found["y"], flat @ weights)
+    assert_near(found["z"], flat.T @ other)
+    assert_near(found["u"], other.T @ flat)
+    assert_near(found["s"], flat.sum(0))
 
 
 def test_batches_of_any_size() -> None:

@@ -171,7 +171,7 @@ class Block:
         more = ""
         if masks:
             other = self._other(b.dtype, op.other) if op.mask is not None else "0"
-            more = f", mask={_all(masks)}, other={other}"
+            more = f", mask={all_of(masks)}, other={other}"
         raw = f"tl.load({address}{more})"
         name = b.name.replace("b", "x", 1) if b.name[:1] == "b" else b.name
         value = Variable(self.writer.assign(name, from_memory(self.writer, b.dtype, raw)), b.dtype, dims)
@@ -203,7 +203,7 @@ class Block:
         if op.mode == "add":
             self._add(address, op, masks)
         else:
-            self.writer.line(f"tl.store({address}, {text}{f', mask={_all(masks)}' if masks else ''})")
+            self.writer.line(f"tl.store({address}, {text}{f', mask={all_of(masks)}' if masks else ''})")
         self.forget(op.buffer)
         if op.mode == "set" and op.mask is None:
             self.memo["load", op.buffer, address, None, _default(b.dtype)] = Variable(
@@ -213,7 +213,7 @@ class Block:
     def _add(self, address: str, op: Store, masks: list[str]) -> None:
         b = self.buffers[op.buffer]
         value = self.values[op.value]
-        mask = f", mask={_all(masks)}" if masks else ""
+        mask = f", mask={all_of(masks)}" if masks else ""
         old = from_memory(self.writer, b.dtype, f"tl.load({address}{mask})")
         new = evaluate(self.writer, "add", [f"({old})", value.text], b.dtype, b.dtype)
         summed = self.writer.assign("sum", new)
@@ -233,5 +233,6 @@ def _default(dtype: DType) -> str:
     return repr(False if dtype.kind == "bool" else 0.0 if dtype.is_float else 0)
 
 
-def _all(masks: Sequence[str]) -> str:
+def all_of(masks: Sequence[str]) -> str:
+    """The text of what is true where all masks are."""
     return " & ".join(f"({m})" for m in masks) if len(masks) > 1 else masks[0]

@@ -45,6 +45,8 @@ def evaluate(writer: Writer, function: str, args: Sequence[str], source: DType, 
 def _float(writer: Writer, function: str, args: Sequence[str], source: DType) -> str:
     if function in _SYMBOLS:
         return f"{args[0]} {_SYMBOLS[function]} {args[1]}"
+    if function == "erf" and source != f64:
+        return writer.call("erf_of", *args)
     if function in _DEVICE:
         return f"libdevice.{function}({', '.join(args)})"
     if function in ("maximum", "minimum"):

@@ -118,7 +118,7 @@ def _suits(kernel: DotKernel) -> bool:
     if count is not None and count >= 2**31 - 1024:
         return False
     for op in kernel.epilogue:
-        if isinstance(op, (Load, Store)) and any(isinstance(e, Ref) for e in op.index):
+        if isinstance(op, Store) and any(isinstance(e, Ref) for e in op.index):
             return False
         if isinstance(op, Store) and (op.mode != "set" or not {kernel.m.symbol, kernel.n.symbol} <= _symbols(op)):
             return False
@@ -126,8 +126,9 @@ def _suits(kernel: DotKernel) -> bool:
 
 
 def is_heavy(kernel: DotKernel) -> bool:
-    """Whether the epilogue is better a kernel of its own: an optimizer's update reads and writes more than the product,
-    and nothing is multiplied meanwhile. It would also be compiled for each piece of a tile.
+    """Whether the epilogue is better a kernel of its own than part of the warps that multiply: an optimizer's update
+    reads and writes more than the product, and nothing is multiplied meanwhile. It would also be compiled for each
+    piece of a tile.
     """
     both = {kernel.m.symbol, kernel.n.symbol}
     tensors = [o for o in kernel.epilogue if isinstance(o, (Load, Store)) and both <= _symbols(o)]

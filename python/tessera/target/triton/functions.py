@@ -165,6 +165,27 @@ def sigmoid_of(x):
 
 
 @triton.jit
+def erf_of(x):
+    """The error function in f32, without branches: x + x·p(x²) up to 1, beyond it 1 - 2^q(|x|). Errors up to 2 ulp."""
+    size = tl.abs(x)
+    square = x * x
+    p = tl.fma(square, -0.0005631464100284006, 0.004917563061779109)
+    p = tl.fma(p, square, -0.026711323094129658)
+    p = tl.fma(p, square, 0.11280180635788858)
+    p = tl.fma(p, square, -0.3761232628221747)
+    p = tl.fma(p, square, 0.1283791225431513)
+    small = tl.fma(p, x, x)
+    size = tl.minimum(size, 4.0)
+    q = tl.fma(size, -0.0016695280674595922, 0.021397912791382936)
+    q = tl.fma(q, size, -0.12811116302233427)
+    q = tl.fma(q, size, -0.943868535251566)
+    q = tl.fma(q, size, -1.612386908689937)
+    q = tl.fma(q, size, -0.003778599459334231)
+    large = libdevice.copysign(1.0 - tl.exp2(q), x)
+    return tl.where(tl.abs(x) >= 1.0, large, small)
+
+
+@triton.jit
 def round_even(x):
     """The nearest integer, halves to even; the sign of zero is kept."""
     base = libdevice.floor(x)

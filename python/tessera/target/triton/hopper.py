@@ -3,6 +3,10 @@
 One warp asks the copy engine for blocks of both operands, several steps ahead. Eight warps multiply, with the
 accumulators in registers, and run the epilogue; meanwhile the blocks of the next tile arrive.
 Barriers in shared memory say which blocks are there (``ready``) and which may be overwritten (``free``).
+
+An epilogue with much arithmetic that begins by rounding the product to 16 bits is run by four warps of its own: the
+eight leave the rounded tile in shared memory, in pieces (``given``, ``taken``), and go on to the next tile. They then
+ask for blocks themselves, since registers for sixteen warps would not hold their accumulators.
 """
 
 from __future__ import annotations
@@ -10,10 +14,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
+from tessera.ir.dims import Dim, Expr, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
 from tessera.ir.dtype import DType
-from tessera.target.triton.block import Block, Variable
-from tessera.target.triton.convert import to_memory
+from tessera.schedule import cost
+from tessera.target.triton.block import Block, Variable, all_of
+from tessera.target.triton.convert import from_memory, to_memory
 from tessera.target.triton.expression import AxisValue, Expressions, fits
 from tessera.target.triton.gluon import ELEMENTS, product_layout, row_layout, shared_layout
 from tessera.target.triton.head import Head, Options
@@ -21,7 +26,7 @@ from tessera.target.triton.launch import Program
 from tessera.target.triton.library import module_text
 from tessera.target.triton.operand import SWIZZLE, Mapped
 from tessera.target.triton.text import Writer
-from tessera.tile.ir import Axis, DotKernel, Load, Ref, Store
+from tessera.tile.ir import Axis, Compute, DotKernel, Load, Op, Ref, Store
 
 ROWS = 128
 """Rows of a tile: 16 for each warp that multiplies."""
@@ -33,14 +38,25 @@ _WARPS = 8
 _PIECE = 64
 _PROGRAMS = 132
 _BAND = 8
+_PIECES = ("pieces", "given", "taken")
 _SHARED = 227 * 1024 - 1024
 _COPY_REGISTERS = 24
+_EPILOGUE_WARPS, _EPILOGUE_REGISTERS = 4, 152
+_EPILOGUE_ROWS, _HEAVY_ROWS, _HEAVY_BYTES = 64, 32, 8
+"""Rows of a piece of an epilogue with warps of its own; of one that reads more bytes than so many for each result."""
+LEAST_APART = 128
+"""Columns of a tile from which its epilogue may have warps of its own."""
+APART = 20
+"""Work for each result from which the epilogue is left to warps of its own."""
+READ_APART = False
+"""Whether it is also left to them where it reads tensors of the result's size."""
 
 
 _NAMES = (
     "gluon", "core", "hopper", "mbarrier", "tma", "min", "a_blocks", "b_blocks", "ready", "free", "tile", "step",
     "turn", "k_step", "first_step", "arrived", "layout", "flat", "total", "last", "left_block", "right_block", "result",
-    "part", "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage",
+    "part", "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage", "pieces", "halves", "given",
+    "taken", "lap", "half", "inside", "next_tile", "next_step",
 )
 
 
@@ -55,10 +71,10 @@ class Tile:
 
     columns: int
 
-    def stages(self) -> int:
-        """Blocks of both operands that fit in shared memory beside the epilogue's."""
+    def stages(self, apart: bool = False) -> int:
+        """Blocks of both operands that fit in shared memory beside the epilogue's; ``apart``: a rounded tile."""
         block = (ROWS + self.columns) * TERMS * 2
-        return min(8, (_SHARED - ROWS * _PIECE * 4) // block)
+        return min(8, (_SHARED - ROWS * (self.columns * 2 if apart else _PIECE * 4)) // block)
 
 
 def generate(kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int = 0) -> Program:
@@ -72,7 +88,12 @@ def generate(kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Ti
 class _Product:
     def __init__(self, kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int) -> None:
         self.kernel, self.a, self.b, self.part_steps = kernel, a, b, part_steps
-        self.columns, self.stages = tile.columns, tile.stages()
+        self.apart = None if part_steps or tile.columns < LEAST_APART else rounded_first(kernel)
+        self.columns, self.stages = tile.columns, tile.stages(self.apart is not None)
+        self.ahead = _ahead(kernel) if self.apart else ()
+        self.height = ROWS if self.apart is None else _EPILOGUE_ROWS
+        if sum(kernel.buffers[kernel.epilogue[i].buffer].dtype.itemsize for i in self.ahead) > _HEAVY_BYTES:  # type: ignore[union-attr]
+            self.ahead, self.height = (), _HEAVY_ROWS
         self.head = Head(kernel, options, reserved=_NAMES)
         self.writer = self.head.writer
         self.values = [*self.head.pointers, *(v.text for v in self.head.sizes.values())]
@@ -86,7 +107,13 @@ class _Product:
 
     def program(self) -> Program:
         """Emit everything."""
-        parts = [self._copy(), self._store(), self._multiply(), self._main()]
+        if self.apart:
+            parts = [
+                self._place(), self._ask(), self._store(), *([self._fetch()] if self.ahead else []), self._finish(),
+                self._multiply_apart(), self._main(),
+            ]
+        else:
+            parts = [self._copy(), self._store(), self._multiply(), self._main()]
         source = module_text(self.functions, "\n\n".join(parts), gluon=True)
         grid = (dmin(self.count, _PROGRAMS), 1, 1)
         return Program(self.head.name, source, tuple(self.head.arguments), grid, _WARPS, contract=True, gluon=True)
@@ -111,11 +138,8 @@ class _Product:
             w.line("mbarrier.wait(free.index(step), turn)")
             w.line("arrived = ready.index(step)")
             w.line(f"mbarrier.expect(arrived, {(ROWS + self.columns) * TERMS * 2})")
-            for name, operand, outer, blocks in zip(self.maps, (self.a, self.b), ("m_first", "n_first"), "ab"):
-                at = [place[x.symbol] if x in self.kernel.batch else
-                      f"k_step * {self.terms}" if x is self.kernel.k else outer for x in operand.axes]
-                w.line(f"tma.async_copy_global_to_shared({name}, [{', '.join(at)}], arrived, "
-                       f"{blocks}_blocks.index(step))")
+            for text in self._copies(place, "k_step"):
+                w.line(text)
             self._advance(w)
         return self._function("_copy", [*self.values, *self.maps, "a_blocks", "b_blocks", "ready", "free"], w)
 
@@ -173,6 +197,13 @@ class _Product:
             self._pieces(w, left, half, first, batch)
             self._pieces(w, right, half, first + half, batch)
             return
+        if self.apart:
+            number = first // _PIECE
+            w.line(f"mbarrier.wait(taken.index({number}), lap)")
+            value = f"tl.convert_layout({text}.to({ELEMENTS[self.apart]}), held, assert_trivial=True)"
+            w.line(f"pieces.index({number}).store({value})")
+            w.line(f"mbarrier.arrive(given.index({number}), count=1)")
+            return
         at = ["m_first", f"n_first + {first}" if first else "n_first"]
         w.line(f"{self.head.name}_store({', '.join([*self.values, text, *at, *batch])})")
 
@@ -180,8 +211,148 @@ class _Product:
         """The epilogue."""
         w = self._new_writer()
         batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
-        _Epilogue(self, w, ("m_first", "n_first"), batch).emit()
-        return self._function("_store", [*self.values, "total", "m_first", "n_first", *batch], w)
+        fetched = [w.fresh("fetched") for _ in self.ahead]
+        epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
+        epilogue.fetched = dict(zip(self.ahead, fetched))
+        if self.apart and not self.ahead:  # all at once, since what is stored in between might be what is read
+            epilogue.fetched = {i: w.assign("fetched", epilogue.raw(i)) for i in _ahead(self.kernel)}
+        epilogue.emit()
+        return self._function("_store", [*self.values, "total", *fetched, "m_first", "n_first", *batch], w)
+
+    # The epilogue on warps of its own.
+
+    def _place(self) -> str:
+        """Where a tile begins, and its numbers along the batch axes."""
+        w = self._new_writer()
+        place = self.tile_numbers(w)
+        w.line(f"return {', '.join(['m_first', 'n_first', *(place[x.symbol] for x in self.kernel.batch)])}")
+        return self._function("_place", [*self.values, "tile"], w)
+
+    def _ask(self) -> str:
+        """Ask for the blocks of a step of a tile."""
+        w = self._new_writer()
+        batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
+        place = {x.symbol: b for x, b in zip(self.kernel.batch, batch)}
+        w.line("arrived = ready.index(step)")
+        w.line(f"mbarrier.expect(arrived, {(ROWS + self.columns) * TERMS * 2}, pred=inside)")
+        for text in self._copies(place, "k_step"):
+            w.line(text[:-1] + ", pred=inside)")
+        parameters = [*self.values, *self.maps, "a_blocks", "b_blocks", "ready", "step", "k_step", "inside", "m_first",
+                      "n_first", *batch]
+        return self._function("_ask", parameters, w)
+
+    def _copies(self, place: dict[Symbol, str], step: str) -> list[str]:
+        """The requests for the blocks of a step."""
+        found: list[str] = []
+        for name, operand, outer, blocks in zip(self.maps, (self.a, self.b), ("m_first", "n_first"), "ab"):
+            at = [
+                d.coordinate(place[d.axis.symbol] if d.axis in self.kernel.batch else
+                             f"{step} * {self.terms}" if d.axis is self.kernel.k else outer)
+                for d in operand.dimensions
+            ]
+            given = f"{name}, [{', '.join(at)}], arrived, {blocks}_blocks.index(step)"
+            found.append(f"tma.async_copy_global_to_shared({given})")
+        return found
+
+    def _multiply_apart(self) -> str:
+        """The warps that ask for blocks and multiply them; ``next`` things are of the block that is asked for."""
+        w = self._new_writer()
+        name, element = self.head.name, self.a.dtype
+        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS, element.bits)}")
+        w.line(f"flat: tl.constexpr = tl.{shared_layout(SWIZZLE, element, 2)}")
+        w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
+        count = Expressions(w, self.head.sizes).text(self.count)
+        steps = w.assign("steps", f"({self._steps(w)}) + 0")
+        values = ", ".join(self.values)
+        at = [w.fresh("next_m"), w.fresh("next_n"), *(w.fresh("next_batch") for _ in self.kernel.batch)]
+        asked = f"{values}, {', '.join(self.maps)}, a_blocks, b_blocks, ready"
+
+        def ask(slot: str) -> None:
+            w.line(f"{name}_ask({asked}, {slot}, next_step, next_tile < {count}, {', '.join(at)})")
+            w.line("next_step += 1")
+            with w.block(f"if next_step == {steps}:"):
+                w.line("next_step = 0")
+                w.line("next_tile += tl.num_programs(0)")
+                w.line(f"{', '.join(at)} = {name}_place({values}, min(next_tile, {count} - 1))")
+
+        w.line("next_tile = tl.program_id(0)")
+        w.line("next_step = 0")
+        w.line(f"{', '.join(at)} = {name}_place({values}, next_tile)")
+        with w.block(f"for stage in range({self.stages - 1}):"):
+            ask("stage")
+        w.line("step, turn, lap = 0, 0, 1")
+        w.line(f"last = {self.stages - 1}")
+        with w.block(f"for tile in range(tl.program_id(0), {count}, tl.num_programs(0)):"):
+            w.line(f"total = hopper.warpgroup_mma_init(tl.zeros(({ROWS}, {self.columns}), tl.float32, layout))")
+            with w.block(f"for k_step in range({steps}):"):
+                self._blocks_of_a_step(w)
+                w.line("total = hopper.warpgroup_mma(left_block, right_block, total, is_async=True)")
+                w.line("total = hopper.warpgroup_mma_init(hopper.warpgroup_mma_wait(1, deps=(total,)))")
+                w.line("tl.thread_barrier()")
+                ask("last")
+                w.line("last = step")
+                self._advance(w)
+            w.line("result = hopper.warpgroup_mma_wait(0, deps=(total,))")
+            self._pieces(w, "result", self.columns, 0, [])
+            w.line("lap = lap ^ 1")
+        return self._function(
+            "_multiply", [*self.values, *self.maps, "a_blocks", "b_blocks", "ready", *_PIECES], w)
+
+    def _fetch(self) -> str:
+        """What the epilogue reads beside the product, for 64 rows of a piece."""
+        w = self._new_writer()
+        batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
+        epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
+        found = [w.assign("fetched", epilogue.raw(i)) for i in self.ahead]
+        w.line(f"return {', '.join(found)}")
+        return self._function("_fetch", [*self.values, "m_first", "n_first", *batch], w)
+
+    def _finish(self) -> str:
+        """The warps that run the epilogue: what they read for the next piece, if it is little, is on its way."""
+        w = self._new_writer()
+        height, name = self.height, self.head.name
+        count = self.columns // _PIECE * (ROWS // height)
+        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, _EPILOGUE_WARPS)}")
+        w.line("lap = 0")
+        fetched = [w.fresh("fetched") for _ in self.ahead]
+        following = [w.fresh("following") for _ in self.ahead]
+        with self._each_tile(w) as place:
+            batch = [place[x.symbol] for x in self.kernel.batch]
+
+            def at(half: str) -> str:
+                rows, column = f"{half} % {ROWS // height}", f"{half} // {ROWS // height}"
+                places = [f"m_first + {rows} * {height}", f"n_first + {column} * {_PIECE}"]
+                return ", ".join([*places, *batch])
+
+            values = ", ".join(self.values)
+            if fetched:
+                w.line(f"{', '.join(fetched)} = {name}_fetch({values}, {at('0')})")
+            with w.block(f"for half in range({count}):"):
+                if fetched:
+                    w.line(f"{', '.join(following)} = {name}_fetch({values}, {at(f'(half + 1) % {count}')})")
+                w.line(f"mbarrier.wait(given.index(half // {ROWS // height}), lap)")
+                total = w.assign("total", "halves.index(half).load(rows)")
+                last = f"half % {ROWS // height} == {ROWS // height - 1}"
+                w.line(f"mbarrier.arrive(taken.index(half // {ROWS // height}), count=1, pred={last})")
+                w.line(f"{name}_store({', '.join([values, total, *fetched, at('half')])})")
+                for old, new in zip(fetched, following):
+                    w.line(f"{old} = {new}")
+            w.line("lap = lap ^ 1")
+        return self._function("_finish", [*self.values, "halves", "given", "taken"], w)
+
+    def _allocate_pieces(self, w: Writer) -> None:
+        """Shared memory for a rounded tile, and its barriers."""
+        assert self.apart is not None
+        element, count = ELEMENTS[self.apart], self.columns // _PIECE
+        flat = f"tl.{shared_layout(SWIZZLE, self.apart, 2)}"
+        w.line(f"pieces = tl.allocate_shared_memory({element}, [{count}, {ROWS}, {_PIECE}], {flat})")
+        halves = [count * ROWS // self.height, self.height, _PIECE]
+        w.line(f"halves = pieces._reinterpret({element}, {halves}, {flat})")
+        for name in ("given", "taken"):
+            w.line(f"{name} = tl.allocate_shared_memory(tl.int64, [{count}, 1], mbarrier.MBarrierLayout())")
+        with w.block(f"for stage in tl.static_range({count}):"):
+            w.line("mbarrier.init(given.index(stage), count=1)")
+            w.line("mbarrier.init(taken.index(stage), count=1)")
 
     def _main(self) -> str:
         w = self.writer
@@ -190,17 +361,26 @@ class _Product:
             element = ELEMENTS[operand.dtype]
             w.line(f"{name}_blocks = tl.allocate_shared_memory({element}, [{self.stages}, "
                    f"{', '.join(map(str, block))}], {given}.layout)")
-        for name in ("ready", "free"):
+        names = ("ready",) if self.apart else ("ready", "free")
+        for name in names:
             w.line(f"{name} = tl.allocate_shared_memory(tl.int64, [{self.stages}, 1], mbarrier.MBarrierLayout())")
         with w.block(f"for stage in tl.static_range({self.stages}):"):
-            w.line("mbarrier.init(ready.index(stage), count=1)")
-            w.line("mbarrier.init(free.index(stage), count=1)")
+            for name in names:
+                w.line(f"mbarrier.init({name}.index(stage), count=1)")
+        if self.apart:
+            self._allocate_pieces(w)
         w.line("hopper.fence_async_shared()")
         values, name = ", ".join(self.values), self.head.name
+        maps = ", ".join(self.maps)
         w.line("tl.warp_specialize([")
-        w.line(f"    ({name}_multiply, ({values}, a_blocks, b_blocks, ready, free)),")
-        w.line(f"    ({name}_copy, ({values}, {', '.join(self.maps)}, a_blocks, b_blocks, ready, free)),")
-        w.line(f"], [1], [{_COPY_REGISTERS}])")
+        if self.apart:
+            w.line(f"    ({name}_multiply, ({values}, {maps}, a_blocks, b_blocks, ready, {', '.join(_PIECES)})),")
+            w.line(f"    ({name}_finish, ({values}, halves, given, taken)),")
+            w.line(f"], [{_EPILOGUE_WARPS}], [{_EPILOGUE_REGISTERS}])")
+        else:
+            w.line(f"    ({name}_multiply, ({values}, a_blocks, b_blocks, ready, free)),")
+            w.line(f"    ({name}_copy, ({values}, {maps}, a_blocks, b_blocks, ready, free)),")
+            w.line(f"], [1], [{_COPY_REGISTERS}])")
         return self._function("", self.head.parameters, w)
 
     # Pieces of text.
@@ -225,7 +405,7 @@ class _Product:
         """The block of an operand as the matrix units take it: rows by terms, or terms by columns."""
         sizes = [outer, self.terms] if operand.terms_inside else [self.terms, outer]
         text = f"{name}_blocks.index(step)"
-        if len(operand.axes) > 2:
+        if len(operand.dimensions) > 2:
             text += f"._reinterpret({ELEMENTS[operand.dtype]}, {sizes}, flat)"
         turned = operand.terms_inside if name == "b" else not operand.terms_inside
         return text + (".permute((1, 0))" if turned else "")
@@ -288,23 +468,26 @@ class _Epilogue(Block):
 
     def __init__(self, owner: _Product, w: Writer, first: tuple[str, str], batch: list[str]) -> None:
         self.tile = (ROWS, owner.columns)
+        self.fetched: dict[int, str] = {}
+        self.height, warps = owner.height, _EPILOGUE_WARPS if owner.apart else _WARPS
         kernel = self.kernel = owner.kernel
         loads = [op for op in kernel.epilogue if isinstance(op, Load)]
         varying = {kernel.m.symbol, kernel.n.symbol}
-        self.in_rows = any(varying <= _symbols(op) for op in loads) or any(
+        gathered = any(isinstance(e, Ref) for op in loads for e in op.index)
+        self.in_rows = bool(owner.apart) or gathered or any(varying <= _symbols(op) for op in loads) or any(
             isinstance(op, Store) and (op.mask is not None or not varying <= _symbols(op)) for op in kernel.epilogue)
-        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, _WARPS)}")
+        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, warps)}")
         if not self.in_rows:
             w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
         self.sizes = owner.head.sizes
         fixed = {x.symbol: AxisValue(b) for x, b in zip(kernel.batch, batch)}
         self.row_axes = {**owner.head.sizes, **fixed, **self._positions(w, "rows", first)}
         axes = self.row_axes if self.in_rows else {**owner.head.sizes, **fixed, **self._positions(w, "held", first)}
-        super().__init__(w, kernel.buffers, owner.head.pointers, axes, (str(ROWS), str(_PIECE)))
+        super().__init__(w, kernel.buffers, owner.head.pointers, axes, (str(self.height), str(_PIECE)))
 
     def _positions(self, w: Writer, layout: str, first: tuple[str, str]) -> dict[Symbol, AxisValue]:
         found: dict[Symbol, AxisValue] = {}
-        axes = ((self.kernel.m, ROWS, 0, "[:, None]"), (self.kernel.n, _PIECE, 1, "[None, :]"))
+        axes = ((self.kernel.m, self.height, 0, "[:, None]"), (self.kernel.n, _PIECE, 1, "[None, :]"))
         for axis, size, dim, subscript in axes:
             start = first[dim]
             wide = not fits(axis.extent, 1024)
@@ -318,11 +501,35 @@ class _Epilogue(Block):
 
     def emit(self) -> None:
         """Emit everything."""
+        if self.height < ROWS:
+            total = self.writer.assign("total", "total.to(tl.float32)")
+            self.values[Ref(3, 0)] = Variable(total, self.kernel.acc, frozenset({0, 1}))
+            self.run(2, self.kernel.epilogue)
+            return
         layout = "rows" if self.in_rows else "held"
         trivial = "" if self.in_rows else ", assert_trivial=True"
         total = self.writer.assign("total", f"tl.convert_layout(total, {layout}{trivial})")
         self.values[Ref(3, 0)] = Variable(total, self.kernel.acc, frozenset({0, 1}))
         self.run(2, self.kernel.epilogue)
+
+    def raw(self, number: int) -> str:
+        """The text of a load of the epilogue, of what is in memory."""
+        op = self.kernel.epilogue[number]
+        assert isinstance(op, Load)
+        address, dims = self.address(op.buffer, op.index)
+        masks = self.masks(dims, [s for d in op.index if isinstance(d, Expr) for s in symbols(d)])
+        return f"tl.load({address}{f', mask={all_of(masks)}, other=0' if masks else ''})"
+
+    def run(self, scope: int, ops: Sequence[Op]) -> Variable | None:
+        """Emit a body; what was loaded ahead is there."""
+        for number, name in self.fetched.items():
+            op = ops[number]
+            assert isinstance(op, Load)
+            address, dims = self.address(op.buffer, op.index)
+            dtype = self.buffers[op.buffer].dtype
+            text = self.writer.assign("x", from_memory(self.writer, dtype, name))
+            self.memo["load", op.buffer, address, None, repr(op.other)] = Variable(text, dtype, dims)
+        return super().run(scope, ops)
 
     def store(self, op: Store) -> None:
         """Write a value, in rows."""
@@ -345,6 +552,35 @@ class _Epilogue(Block):
 
 def _symbols(op: Load | Store) -> set[Symbol]:
     return {s for entry in op.index if not isinstance(entry, Ref) for s in symbols(entry)}
+
+
+def rounded_first(kernel: DotKernel) -> DType | None:
+    """The 16-bit float to which the product is rounded before anything else, where enough arithmetic follows."""
+    found: set[DType | None] = set()
+    work = 0
+    for op in kernel.epilogue:
+        if isinstance(op, Compute):
+            work += cost.function_work(op.function)
+            if Ref(3, 0) in op.args:
+                found.add(op.dtype if op.function == "cast" else None)
+        elif isinstance(op, Store) and Ref(3, 0) in (op.value, op.mask):
+            found.add(None)
+    first = found.pop() if len(found) == 1 else None
+    enough = work >= APART or (READ_APART and bool(_ahead(kernel)))
+    return first if first in ELEMENTS and first.bits == 16 and enough else None
+
+
+def _ahead(kernel: DotKernel) -> tuple[int, ...]:
+    """The loads of an epilogue, by number, of tensors of the result's size that nothing before them writes."""
+    both = {kernel.m.symbol, kernel.n.symbol}
+    written: set[int] = set()
+    found: list[int] = []
+    for i, op in enumerate(kernel.epilogue):
+        if isinstance(op, Store):
+            written |= {op.buffer, *kernel.buffers[op.buffer].may_alias}
+        elif isinstance(op, Load) and op.mask is None and both <= _symbols(op) and op.buffer not in written:
+            found.append(i)
+    return tuple(found)
 
 
 def suits(kernel: DotKernel, axis: Axis) -> bool:

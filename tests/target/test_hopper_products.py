@@ -1,0 +1,97 @@
+"""Products for Hopper: warps of their own for epilogues, heads read and stored in place."""
+
+from __future__ import annotations
+
+import pytest
+from tessera import op
+from tessera.ir.graph import Graph
+from tessera.ir.value import Value
+from tessera.schedule.machine import GPU
+from tessera.target.triton import dot
+from tessera.target.triton.build import compile_program
+from tessera.target.triton.head import Options
+from tessera.target.triton.hopper import Tile, rounded_first
+from tessera.target.triton.launch import Generated, TensorMapArgument
+from tessera.target.triton.operand import mapped
+from tessera.tile.ir import DotKernel
+from tessera.tile.plan import build_plan
+from tessera.transform.autodiff import gradients
+from tessera.transform.pipeline import to_gpu_operators
+
+SM_90A = Options("sm_90a")
+
+
+def product_of(**outputs: Value) -> DotKernel:
+    """The first product of a plan."""
+    return next(k for k in build_plan(to_gpu_operators(Graph(outputs)), None, GPU).kernels if isinstance(k, DotKernel))
+
+
+def tensors(**shapes: tuple[int, ...]) -> list[Value]:
+    """Inputs of bf16."""
+    return [op.tensor(shape, "bf16", name=name) for name, shape in shapes.items()]
+
+
+def generated(kernel: DotKernel, form: dot.Form | None = None) -> Generated:
+    """The launches, of which there are some."""
+    found = dot.generate(kernel, SM_90A, form)
+    assert found is not None
+    return found
+
+
+def gelu_kernel() -> DotKernel:
+    x, w, b = tensors(x=(1024, 768), w=(768, 512), b=(512,))
+    return product_of(y=op.gelu(op.matmul(x, w) + b))
+
+
+def gelu_gradient_kernel() -> DotKernel:
+    g, v, h = tensors(g=(1024, 768), v=(512, 768), h=(1024, 512))
+    return product_of(d=gradients([op.matmul(op.gelu(h), v)], [h], [g])[0])
+
+
+@pytest.mark.parametrize("make", [gelu_kernel, gelu_gradient_kernel])
+def test_arithmetic_after_rounding_has_warps_of_its_own(make: object) -> None:
+    kernel = make()  # type: ignore[operator]
+    assert rounded_first(kernel) is not None
+    program, = generated(kernel, dot.Form(Tile(256))).programs
+    assert f"{program.name}_finish, (" in program.source
+    ahead = f"{program.name}_fetch(" in program.source
+    assert ahead == (make is gelu_gradient_kernel)  # what else the epilogue reads is on its way before the product
+    binary = compile_program(program, "cuda", 90, 32)
+    assert binary.threads == 384 and b".local" not in binary.text and binary.shared <= 227 * 1024
+
+
+def test_short_epilogues_stay_with_the_product() -> None:
+    x, w, b = tensors(x=(1024, 768), w=(768, 512), b=(512,))
+    kernel = product_of(y=op.relu(op.matmul(x, w) + b))
+    assert rounded_first(kernel) is None and "_finish" not in generated(kernel).programs[0].source
+
+
+def test_epilogues_that_read_the_product_in_f32_stay_with_it() -> None:
+    x, w = tensors(x=(1024, 768), w=(768, 512))
+    wide = op.matmul(op.cast(x, "f32"), op.cast(w, "f32"))
+    assert rounded_first(product_of(y=op.gelu(wide))) is None
+
+
+def test_heads_are_read_in_place() -> None:
+    x, w, g = tensors(x=(4, 12, 1024, 64), w=(768, 768), g=(4096, 768))
+    rows = op.reshape(op.transpose(x, (0, 2, 1, 3)), (4096, 768))
+    as_rows = product_of(y=op.matmul(rows, w))
+    left = mapped(as_rows, as_rows.a, as_rows.m)
+    assert left is not None and left.terms_inside and left.argument(128, 64).block == (1, 1, 128, 64)
+    as_terms = product_of(y=op.matmul(op.transpose(g, (1, 0)), rows))
+    right = mapped(as_terms, as_terms.b, as_terms.n)
+    assert right is not None and not right.terms_inside and right.argument(256, 64).block == (1, 4, 64, 64)
+    program = generated(as_terms, dot.Form(Tile(256))).programs[0]
+    assert [d.coordinate("at") for d in right.dimensions] == [
+        "(at) // 1024", "(at) // 64", "(at) % 1024", "(at) % 64",
+    ]
+    assert sum(isinstance(a, TensorMapArgument) and len(a.block) == 4 for a in program.arguments) == 1
+    assert compile_program(program, "cuda", 90, 32).shared <= 227 * 1024
+
+
+def test_heads_are_stored_in_whole_vectors() -> None:
+    x, w = tensors(x=(4, 1024, 768), w=(768, 768))
+    y = op.transpose(op.reshape(op.matmul(x, w), (4, 1024, 12, 64)), (0, 2, 1, 3))
+    program, = generated(product_of(y=y)).programs
+    text = compile_program(program, "cuda", 90, 32).text
+    assert b"st.global.v4" in text and b"st.global.b16" not in text

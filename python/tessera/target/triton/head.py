@@ -12,7 +12,8 @@ from tessera.target.triton.library import function_names, module_text
 from tessera.target.triton.text import Writer, identifier
 from tessera.tile.ir import Axis, Kernel
 
-_FLAG = StatusArgument("flag")
+FLAG = StatusArgument("flag")
+"""Whether a check of the run has failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,7 @@ class Head:
             argument = SizeArgument(i, "i64" if wide else "i32", s.multiple_of)
             self.sizes[s] = AxisValue(self.parameter(s.name, argument), wide=wide)
         if options.guarded:
-            failed = self.parameter("failed", _FLAG)
+            failed = self.parameter("failed", FLAG)
             with self.writer.block(f"if tl.load({failed}) != 0:"):
                 self.writer.line("return")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 
-from tessera.ir.dims import bounds
+from tessera.ir.dims import Dim, bounds
 from tessera.ir.dtype import DType, i64
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import constant, register_type
@@ -25,6 +25,12 @@ from tessera.tile.ir import Axis, Load, LoopKernel, Reduce, Ref, Scan, Stage, St
 
 def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> Program:
     """The program of a loop kernel, with the blocks that suit it or those given."""
+    head, count, warps = written(kernel, options, blocks)
+    return head.program((count,), warps=warps)
+
+
+def written(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> tuple[Head, Dim, int]:
+    """The function of a loop kernel, how many programs run it, and of how many warps each."""
     blocks = blocks or choose(kernel)
     head = Head(kernel, options)
     found, count = grid_positions(head.writer, kernel.grid, blocks.sizes, blocks.rank, head.sizes)
@@ -32,7 +38,7 @@ def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None)
     block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
     _Stages(kernel, blocks, block).emit()
     most = 16 if options.architecture.startswith("gfx") else 32  # 1024 threads: a warp has 64 there
-    return head.program((count,), warps=min(blocks.warps, most))
+    return head, count, min(blocks.warps, most)
 
 
 @dataclass(slots=True)

@@ -24,6 +24,7 @@ from tessera.schedule.plan import (
     place,
     plain_instruction,
 )
+from tessera.target.triton import grouped
 from tessera.target.triton.candidates import Choice, Chooser, LibraryCall, choose_by_model
 from tessera.target.triton.check import COUNT, guarded_copy, range_check
 from tessera.target.triton.compile import Architecture, build_image
@@ -64,11 +65,27 @@ def compile_plan(
     guarded = _guarded(plan)
     options = [Options(architecture.name, g, deterministic, plan.tiles, plan.float32) for g in guarded]
     choices = choose(plan.kernels, options, plan.libraries)
-    generated = [c.candidate.generate(o) for c, o in zip(choices, options)]
+    runs = grouped.runs(plan)
+    used = _called_alone(plan, runs)
+    generated = [c.candidate.generate(o) if one else Generated(()) for c, o, one in zip(choices, options, used)]
     rests = [Generated(c.candidate.rest(o)) for c, o in zip(choices, options)]
     extra = _Extra(plan, len(generated) + len(rests))
-    image = build_image([*generated, *rests, *extra.programs], architecture)
+    first = len(generated) + len(rests) + len(extra.programs)
+    extra.runs = {run.instructions[0]: (first + n, run) for n, run in enumerate(runs)}
+    extra.inside = {at for run in runs for at in run.instructions}
+    together = [grouped.generate(plan, run, options) for run in runs]
+    image = build_image([*generated, *rests, *extra.programs, *together], architecture)
     return _Writer(plan, image, extra, choices).compiled(architecture)
+
+
+def _called_alone(plan: Plan, runs: Sequence[grouped.Run]) -> list[bool]:
+    """Per kernel, whether some call of it is in no run."""
+    inside = {at for run in runs for at in run.instructions}
+    found = [False] * len(plan.kernels)
+    for at, i in enumerate(plan.instructions):
+        if isinstance(i, KernelCall) and at not in inside:
+            found[i.kernel] = True
+    return found
 
 
 def _check_kernel(call: PortableCall, architecture: Architecture) -> None:
@@ -112,6 +129,8 @@ class _Extra:
     def __init__(self, plan: Plan, first: int) -> None:
         self.programs: list[Generated] = []
         self.numbers: dict[int, int] = {}
+        self.runs: dict[int, tuple[int, grouped.Run]] = {}
+        self.inside: set[int] = set()
         known: dict[Any, int] = {}
         checked = _checked(plan)
         for at, i in enumerate(plan.instructions):
@@ -180,6 +199,8 @@ class _Writer:
         )
 
     def _instruction(self, at: int, i: Instruction) -> list[dict[str, Any]]:
+        if at in self.extra.inside:
+            return self._run(at, i)
         if isinstance(i, KernelCall):
             return self._kernel(i)
         number = self.extra.numbers.get(at)
@@ -212,6 +233,14 @@ class _Writer:
         call = _library_call(self.plan, library, buffers, [*self.plan.buffers, *self.buffers], values)
         rest = launches(len(self.choices) + i.kernel)
         return [{**call, "then": rest, "otherwise": generated, "loc": place(i.loc)}]
+
+    def _run(self, at: int, i: Instruction) -> list[dict[str, Any]]:
+        """The launches of calls that run together, in the place of the first."""
+        if at not in self.extra.runs:
+            return []
+        number, run = self.extra.runs[at]
+        assert isinstance(i, KernelCall)
+        return [self._launch(k, run.buffers, (), {}, i.loc) for k in self.image.launches[number]]
 
     def _copy(self, kernel: int, source: int, target: int, size: Dim, loc: Any) -> dict[str, Any]:
         return self._launch(kernel, [source, target], (size,), {COUNT: size}, loc)

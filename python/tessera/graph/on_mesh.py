@@ -10,6 +10,7 @@ from typing import Any
 from tessera.artifact import layout
 from tessera.dist.blocks import in_blocks
 from tessera.dist.buckets import join_reductions
+from tessera.dist.chunks import in_chunks
 from tessera.dist.cost import MACHINES
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned, partition
@@ -36,6 +37,8 @@ def partition_for(graph: Graph, mesh: Mesh, schedule: Schedule | None = None) ->
     found = partition(primitives, mesh.layout, MACHINES[mesh.kind], exact)
     # Algebra may round in another way, and what it finds in one device's program depends on the mesh.
     simplified = run_passes(found.graph, ["cse", "dce"]) if exact else operators(found.graph)
+    if mesh.kind != "cpu" and not exact:  # the cores of a CPU do products and exchanges alike
+        simplified = in_chunks(simplified, MACHINES[mesh.kind])
     return replace(found, graph=join_reductions(simplified, MACHINES[mesh.kind]))
 
 

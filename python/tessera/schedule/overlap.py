@@ -56,7 +56,7 @@ class Overlap:
             extra = max(least // 8, sum(sorted(moved)[-2:]))
         # What is live is an estimate of the arena: values are overwritten in place, and memory has gaps.
         peak = self._peak(sequence)
-        for much in (extra, extra // 4, 0, -peak // 8):
+        for much in (extra, extra // 2, extra // 4, 0, -peak // 8):
             steps = self._with_waits(self._rearranged(sequence, peak + much))
             if arena(steps) <= least + extra:
                 return steps

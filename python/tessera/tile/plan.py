@@ -98,6 +98,8 @@ class _Builder:
     def build(self) -> Plan:
         """Order, memory, instructions."""
         stored = {id(a.root): a.root for d in self.drafts.values() for a in d.arguments if a.written}
+        portable = {root for g in self.order.groups if g.kind == PORTABLE for root in g.roots}
+        stored.update((id(v), v) for v in self.placement.values() if id(v) in portable)
         sizes = {key: typical_bytes(v) for key, v in stored.items() if key not in self.binding.of}
         sequence = self._steps(sizes)
         binding = self.binding

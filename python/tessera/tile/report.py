@@ -8,8 +8,9 @@ from tessera.ir.dims import Dim, add, evaluate, floordiv, mul, product, substitu
 from tessera.ir.provenance import Location
 from tessera.schedule.cost import typical
 from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck, Wait
-from tessera.tile.ir import AttentionKernel, Compute, DotKernel, Kernel, Random, Reduce, Scan
+from tessera.tile.ir import AttentionKernel, Compute, DotKernel, Kernel, Load, LoopKernel, Random, Reduce, Scan, Store
 from tessera.tile.printer import kind
+from tessera.tile.rewrite import bodies
 
 
 def kernel_grid(kernel: Kernel) -> tuple[Dim, ...]:
@@ -44,16 +45,34 @@ def _arithmetic(ops: tuple[object, ...]) -> int:
 
 
 def kernel_bytes(kernel: Kernel) -> tuple[Dim, Dim]:
-    """Bytes of the tensors that a kernel reads and writes, each counted once."""
+    """Bytes that a kernel reads and writes of its tensors, each counted once; of a part that it uses, the part."""
     read: Dim = 0
     written: Dim = 0
-    for buffer in kernel.buffers:
-        size = mul(product(buffer.shape), buffer.dtype.itemsize)
+    points = _points(kernel)
+    for number, buffer in enumerate(kernel.buffers):
+        elements = product(buffer.shape)
+        if points is not None and isinstance(elements, int):
+            uses = sum(op.buffer == number for body in bodies(kernel) for op in body if isinstance(op, (Load, Store)))
+            elements = min(elements, points * max(uses, 1))
+        size = mul(elements, buffer.dtype.itemsize)
         if buffer.role != "out":
             read = add(read, size)
         if buffer.role != "in":
             written = add(written, size)
     return read, written
+
+
+def _points(kernel: Kernel) -> int | None:
+    """The most places at which a loop kernel reads or writes; None for others, and for symbolic sizes."""
+    if not isinstance(kernel, LoopKernel):
+        return None
+    most = 0
+    for stage in kernel.stages:
+        points = mul(product(kernel_grid(kernel)), product(a.extent for a in stage.axes))
+        if not isinstance(points, int):
+            return None
+        most = max(most, points)
+    return most
 
 
 def report(plan: Plan, sizes: Mapping[str, int] | None = None) -> str:

@@ -49,20 +49,29 @@ CUBLASLT_LIBRARY = Variable(
     "TESSERA_CUBLASLT_LIBRARY", "",
     "File of cuBLASLt; empty: that of a package nvidia-cublas, or what the loader finds (libcublasLt.so.13, .12).",
 )
+NCCL_LIBRARY = Variable(
+    "TESSERA_NCCL_LIBRARY", "",
+    "File of NCCL; empty: that of a package nvidia-nccl, or what the loader finds (libnccl.so.2).",
+)
+RCCL_LIBRARY = Variable("TESSERA_RCCL_LIBRARY", "", "File of RCCL; empty: what the loader finds (librccl.so.1).")
 
 VARIABLES: tuple[Variable, ...] = (
     THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, MPI_LIBRARY, RENDEZVOUS,
-    CUDA_LIBRARY, HIP_LIBRARY, CUBLASLT_LIBRARY,
+    CUDA_LIBRARY, HIP_LIBRARY, CUBLASLT_LIBRARY, NCCL_LIBRARY, RCCL_LIBRARY,
 )
 """All settings, for ``tessera doctor`` and the documentation."""
 
-_VENDOR_FILES = {"cublaslt": (CUBLASLT_LIBRARY, "libcublasLt.so.*")}
+_VENDOR_FILES = {
+    "cublaslt": (CUBLASLT_LIBRARY, "libcublasLt.so.*"), "nccl": (NCCL_LIBRARY, "libnccl.so.*"),
+    "rccl": (RCCL_LIBRARY, "librccl.so.*"),
+}
 
 
 def vendor_library_files(library: str) -> list[str]:
-    """Files that a vendor library (``cublaslt``) is looked for in, the best last, before the loader's own places.
+    """Files that a vendor library (``cublaslt``, ``nccl``, ``rccl``) is looked for in before the loader's own places.
 
-    The one that its setting names; else those of packages ``nvidia-*`` of this Python, newer ones later.
+    The best is last: the one that its setting names; else those of packages ``nvidia-*`` of this Python, newer ones
+    later.
     """
     variable, pattern = _VENDOR_FILES[library]
     if variable.text():
@@ -79,6 +88,15 @@ _LAUNCHERS = (
     "SLURM_PROCID", "SLURM_NTASKS", "SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_STEP_NODELIST",
     "SLURM_JOB_NODELIST",
 )
+
+
+_LOCAL_RANKS = ("LOCAL_RANK", "MPI_LOCALRANKID", "OMPI_COMM_WORLD_LOCAL_RANK", "SLURM_LOCALID")
+
+
+def local_rank() -> int | None:
+    """Which of the processes on its host a launcher says that this one is; None where none says so."""
+    found = next((os.environ[name] for name in _LOCAL_RANKS if name in os.environ), None)
+    return None if found is None else int(found)
 
 
 def launcher_variables() -> dict[str, str]:

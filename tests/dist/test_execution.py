@@ -187,8 +187,6 @@ def test_one_graph_has_one_mesh():
         graph.compile(a + b)
     with pytest.raises(ArgumentError, match="use one mesh for all(.|\n)*test_execution.py"):
         graph.compile(dist.constrain(a * 2, layout, Mesh(["dp"], 4)))
-    with pytest.raises(UnsupportedError, match="meshes of CPU devices"):
-        graph.compile(dist.tensor((4, 4), layout=layout, mesh=Mesh(["dp"], 2, kind="cuda")) + 1)
 
 
 def test_budget_of_collectives():
@@ -281,9 +279,11 @@ def test_calls_from_several_threads_do_not_mix():
         assert all(threads.map(work, [1, 7, 8, 31]))
 
 
-def test_gpu_targets_are_refused():
-    with pytest.raises(UnsupportedError, match="use 'cpu' or 'portable'"):
+def test_targets_and_devices_of_a_mesh_fit():
+    with pytest.raises(UnsupportedError, match=r"target 'ptx': the graph is on Mesh\(dp=2, tp=2; 4 cpu.*kind='cuda'"):
         matmul_on(Mesh(["dp", "tp"], 4), target="ptx")
+    with pytest.raises(UnsupportedError, match=r"target 'cpu': the graph is on Mesh\(dp=2, tp=2; 4 cuda.*kind='cpu'"):
+        matmul_on(Mesh(["dp", "tp"], 4, kind="cuda"), target="cpu")
 
 
 def test_inputs_that_are_made_in_shards():

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from tessera import config
 from tessera.dist.world import world
 from tessera.errors import ArgumentError, DeviceError
 from tessera.ir.sharding import MeshShape
@@ -65,6 +66,13 @@ class Mesh:
     def spans_processes(self) -> bool:
         """Whether each device is a process of its own."""
         return world().size > 1
+
+    def gpu_index(self, rank: int) -> int:
+        """The number, on its host, of the GPU that is the device at position ``rank``, which is of this process."""
+        if not self.spans_processes:
+            return self.devices[rank]
+        local = config.local_rank()
+        return self.devices[rank] if local is None else local
 
     def submesh(self, **coordinates: int) -> Mesh:
         """The devices at given coordinates, as a mesh of the other axes: ``mesh.submesh(dp=0)``.

@@ -13,7 +13,7 @@ from tessera.dist.world import world
 from tessera.errors import DeviceError
 from tessera.ir.dims import evaluate
 from tessera.ir.sharding import Sharding, Split, concrete_range
-from tessera.op.parameter import Parameter, aligned_empty
+from tessera.op.parameter import Parameter, aligned_empty, count_move
 
 
 def shard_ranges(sharding: Sharding, shape: tuple[int, ...], rank: int) -> tuple[tuple[int, int], ...]:
@@ -81,6 +81,7 @@ class Placement:
         self.mesh, self.sharding = mesh, sharding
         self._shards: list[np.ndarray | None] = [None] * mesh.size
         self._arrays: dict[int, Any] = {}
+        self._on_devices: dict[int, Any] = {}
         self._lock = threading.RLock()
 
     def again(self) -> Placement:
@@ -92,8 +93,31 @@ class Placement:
         """Whether a shard exists already."""
         return any(s is not None for s in self._shards)
 
+    def move_to(self, rank: int, array: Any) -> None:
+        """From now on the shard of a device lives in ``array``, which lies on a GPU and holds it."""
+        self._on_devices[rank] = array
+        count_move()
+
+    def on_device(self, rank: int) -> Any:
+        """The array on a GPU where the shard of a device lives; None: in host memory."""
+        return self._on_devices.get(rank)
+
+    def _bring_back(self, rank: int, *, copy: bool) -> None:
+        """A shard that lives on a GPU comes back for good; it goes there again with the next run."""
+        array = self._on_devices.pop(rank, None)
+        if array is not None:
+            if copy:
+                found = self._shards[rank]
+                assert found is not None
+                found[...] = array.numpy()
+            count_move()
+
     def storage(self, parameter: Parameter, rank: int) -> np.ndarray:
-        """The live memory of device ``rank``, as long as a full block; initialised at the first call."""
+        """The live memory of device ``rank``, as long as a full block; initialised at the first call.
+
+        A shard that lives on a GPU comes back to the host for good.
+        """
+        self._bring_back(rank, copy=True)
         if rank not in self.mesh.local_ranks:
             raise DeviceError(f"parameter {parameter.name!r}: the shard of device {rank} lies in another process")
         found = self._shards[rank]
@@ -119,6 +143,7 @@ class Placement:
 
     def overwritten(self, parameter: Parameter, rank: int) -> np.ndarray:
         """The part that device ``rank`` holds, for a caller who writes all of it: no initial value is drawn for it."""
+        self._bring_back(rank, copy=False)
         if self._shards[rank] is None:
             self._shards[rank] = self._blank(parameter)
         return self.shard(parameter, rank)
@@ -143,9 +168,14 @@ class Placement:
 
     def gather(self, parameter: Parameter) -> np.ndarray:
         """The whole value, as a new array; on a mesh of processes all of them call this."""
-        return whole(
-            self.mesh, self.sharding, parameter.shape, parameter.dtype.numpy, lambda rank: self.shard(parameter, rank)
-        )
+
+        def part(rank: int) -> np.ndarray:
+            there = self._on_devices.get(rank)
+            if there is None:
+                return self.shard(parameter, rank)
+            return _used(there.numpy(), shard_ranges(self.sharding, parameter.shape, rank))
+
+        return whole(self.mesh, self.sharding, parameter.shape, parameter.dtype.numpy, part)
 
     def scatter(self, parameter: Parameter, value: np.ndarray) -> None:
         """Write a whole value into all shards of this process."""

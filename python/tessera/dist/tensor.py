@@ -102,15 +102,6 @@ def mesh_of(graph: Graph) -> Mesh | None:
     return mesh
 
 
-def check_runs(mesh: Mesh) -> None:
-    """Raise UnsupportedError for devices that this build cannot run on."""
-    if mesh.kind != "cpu":
-        raise UnsupportedError(
-            f"{mesh!r}: this build runs meshes of CPU devices, and simulates others (dist.simulate); use "
-            "Mesh(..., kind='cpu')"
-        )
-
-
 def _meshes(graph: Graph) -> Iterable[Mesh]:
     placed = [
         n.payload.placement.mesh for n in graph.nodes()

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from tessera.dist.tensor import check_runs, mesh_of
+from tessera.dist.tensor import mesh_of
 from tessera.errors import ArgumentError
 from tessera.graph import tree
 from tessera.graph.compiled import Compiled
-from tessera.graph.on_mesh import build_in_blocks, compile_on_mesh
+from tessera.graph.on_mesh import build_in_blocks, compile_on_mesh, for_devices
 from tessera.graph.pipeline import GPU_TARGETS, Options, build, gpu_architectures
 from tessera.graph.prepare import constants_of, parameters_of, prepare
 from tessera.graph.signature import NamedSignature, Signature, TreeSignature
@@ -132,7 +132,7 @@ def compile_graph(graph: Graph, signature: Signature, options: Options) -> Compi
     mesh = mesh_of(ready)
     if mesh is not None:
         if not options.planned_only:
-            check_runs(mesh)
+            options = for_devices(mesh, options)
         return compile_on_mesh(ready, mesh, signature, options)
     built = build_in_blocks(ready, options) if options.schedule.same_on_meshes else build(ready, options)
     return Compiled(built, signature, parameters_of(ready), constants_of(ready))

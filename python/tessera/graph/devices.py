@@ -5,20 +5,36 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
 from typing import Any
-from weakref import WeakValueDictionary
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 from tessera import config
 from tessera._core import Communicator, LocalGroup, Runtime
 from tessera.dist.mesh import Mesh
 from tessera.dist.world import world
 from tessera.errors import DeviceError, TesseraError
+from tessera.op.parameter import Parameter
 
 _FOLLOWS = "another device failed: "  # how the runtime's message begins where a device stops because of another
 
 
+@dataclass(slots=True)
+class Replicas:
+    """Values of a parameter that every GPU holds whole, but of the first device, whose is the parameter's."""
+
+    array: Any
+    assigned: int
+    arrays: dict[int, Any] = field(default_factory=dict)
+
+
+def _on_gpu(communicator: Communicator, mesh: Mesh, index: int) -> Communicator:
+    """The end of a GPU, whose host meets the others by ``communicator``."""
+    return communicator.on_gpu(mesh.kind, index, config.COLLECTIVE_TIMEOUT.integer() * 1000)
+
+
 class Devices:
-    """Virtual CPU devices: ``run(f)`` calls ``f(rank)`` for every device, each on its own thread.
+    """Virtual CPU devices, or GPUs: ``run(f)`` calls ``f(rank)`` for every device, each on its own thread.
 
     One run at a time; when it fails on a device, all devices stop, and the error of the first that failed is raised.
     """
@@ -27,6 +43,9 @@ class Devices:
         self.mesh = mesh
         self._group = LocalGroup(list(mesh.axes), list(mesh.shape), config.COLLECTIVE_TIMEOUT.integer() * 1000)
         self.communicators: dict[int, Communicator] = {r: self._group.communicator(r) for r in range(mesh.size)}
+        if mesh.kind != "cpu":
+            self.communicators = {r: _on_gpu(c, mesh, mesh.gpu_index(r)) for r, c in self.communicators.items()}
+        self.replicas: WeakKeyDictionary[Parameter, Replicas] = WeakKeyDictionary()
         # The devices share the cores: one thread for each is what a mesh on one machine can use.
         self.runtimes = {r: Runtime(1) for r in range(mesh.size)}
         self._threads = ThreadPoolExecutor(mesh.size, thread_name_prefix="tessera-device")
@@ -79,6 +98,9 @@ class ProcessDevice:
         self.mesh = mesh
         self.rank = mesh.local_ranks[0]
         self.communicators = {self.rank: here.communicator(mesh.axes, mesh.shape, mesh.devices)}
+        if mesh.kind != "cpu":
+            self.communicators = {r: _on_gpu(c, mesh, mesh.gpu_index(r)) for r, c in self.communicators.items()}
+        self.replicas: WeakKeyDictionary[Parameter, Replicas] = WeakKeyDictionary()
         self.runtimes = {self.rank: Runtime(config.THREADS.integer())}
         self._lock = threading.Lock()
 
@@ -107,7 +129,9 @@ _lock = threading.Lock()
 
 
 def devices_of(mesh: Mesh) -> Devices | ProcessDevice:
-    """The devices of a mesh; the same ones for every program on it. DeviceError when there are too few processes."""
+    """The devices of a mesh; the same ones for every program on it. DeviceError when there are too few processes, and
+    on GPUs without NCCL (RCCL) or where there is no such device.
+    """
     with _lock:
         found = _devices.get(mesh)
         if found is None:

@@ -12,6 +12,7 @@ from tessera.dist.blocks import in_blocks
 from tessera.dist.buckets import join_reductions
 from tessera.dist.chunks import in_chunks
 from tessera.dist.cost import MACHINES
+from tessera.dist.leading import along_the_first_dimension
 from tessera.dist.mesh import Mesh
 from tessera.dist.partition import Partitioned, partition
 from tessera.dist.report import CollectivePlan, collective_plan
@@ -62,22 +63,37 @@ def with_sums_in_blocks(graph: Graph) -> Graph:
 
 def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Options) -> ShardedCompiled:
     """Compile a prepared graph for every device of a mesh; they run the same program."""
-    for target in options.targets:
-        if target in GPU_TARGETS:
-            raise UnsupportedError(
-                f"compile: target {target!r}: graphs on a mesh run on CPU devices in this build; use 'cpu' or "
-                "'portable'"
-            )
     part = partition_for(graph, mesh, options.schedule)
     plan = collective_plan(part.graph, part.mesh, MACHINES[mesh.kind].link.name)
     _check_budget(plan, options.max_collective_bytes)
-    built = build(part.graph, options)
+    built = build(part.graph if mesh.kind == "cpu" else along_the_first_dimension(part.graph), options)
     # What the file says about whole tensors; the build itself is of one device's part.
     about = json.dumps(description(part, mesh, plan))
     metadata = {**built.metadata, layout.GRAPH: print_graph(graph), layout.MESH: about}
     return ShardedCompiled(
         replace(built, metadata=metadata), signature, parameters_of(graph), constants_of(part.graph), part, mesh, plan
     )
+
+
+_TARGETS = {"cuda": "ptx", "hip": "hsaco"}
+"""The target of each kind of GPU in a mesh."""
+
+
+def for_devices(mesh: Mesh, options: Options) -> Options:
+    """The options with the target of the mesh's devices; UnsupportedError for another target."""
+    target = _TARGETS.get(mesh.kind)
+    if target is None:
+        wrong = next((t for t in options.targets if t in GPU_TARGETS), None)
+        fix = next((k for k, t in _TARGETS.items() if t == wrong), "cuda")
+    else:
+        wrong = next((t for t in options.targets if t != target), None)
+        fix = "cpu"
+    if wrong is not None:
+        raise UnsupportedError(
+            f"compile: target {wrong!r}: the graph is on {mesh!r}; leave the target out, or make a mesh of other "
+            f"devices: Mesh({list(mesh.axes)!r}, {mesh.size}, kind={fix!r})"
+        )
+    return options if target is None else replace(options, targets=(target,))
 
 
 def _check_budget(plan: CollectivePlan, budget: int | None) -> None:

@@ -18,14 +18,14 @@ from tessera.dist.report import CollectivePlan
 from tessera.dist.world import world
 from tessera.errors import ArgumentError, DeviceError, DTypeError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.compiled import Compiled
-from tessera.graph.devices import devices_of
-from tessera.graph.pipeline import Built, TensorInfo
+from tessera.graph.devices import Replicas, devices_of
+from tessera.graph.pipeline import GPU_TARGETS, Built, TensorInfo
 from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.signature import Signature
 from tessera.interop.array import as_array, to_numpy
 from tessera.interop.parameters import shared_array
 from tessera.ir.dims import Dim, Expr, Symbol, add, evaluate, mul, sym, symbols
-from tessera.op.parameter import Parameter
+from tessera.op.parameter import Parameter, moves
 
 
 class ShardedCompiled(Compiled):
@@ -51,6 +51,7 @@ class ShardedCompiled(Compiled):
         self._part = part
         self._programs: dict[int, Program] = {}
         self._compared = False
+        self._gpu = next((t for t in built.targets if t in GPU_TARGETS), None)
         self._copies: list[tuple[Parameter, dict[int, Array]]] = []
 
     @property
@@ -95,7 +96,7 @@ class ShardedCompiled(Compiled):
         given = [x if isinstance(x, ShardedArray) else self._array(i, x) for i, x in enumerate(arrays)]
         sizes = self._bind(given)
         parts = [self._parts(info.name, x) for info, x in zip(self.inputs, given, strict=True)]
-        devices = devices_of(self.mesh)
+        devices = self._devices
         if self.mesh.spans_processes and not self._compared:
             self._compare_parameters()
             self._compared = True
@@ -110,7 +111,9 @@ class ShardedCompiled(Compiled):
             for name, size in sizes.items():
                 program.set_size(name, size)
             communicator.reset_traffic()
-            return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
+            out = program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
+            devices.runtimes[rank].wait()  # of a GPU: what failed on the device is known then
+            return out
 
         found = devices.run(one)
         self._last = [c.traffic() for c in devices.communicators.values()]
@@ -172,19 +175,74 @@ class ShardedCompiled(Compiled):
     def programs(self) -> dict[int, Program]:
         """The loaded program of each device of this process, by rank; made at the first use, its state the shards."""
         with self._lock:
+            if self._programs and self._gpu is not None and self._moves != moves():
+                self._bind_on_gpus(self._programs)
             if not self._programs:
                 devices = devices_of(self.mesh)
-                data = writer.to_bytes(self._built.metadata, self._built.kernel_sections())
                 self._devices = devices  # keeps the threads as long as the program
-                made = {rank: Program.load_bytes(data) for rank in self.mesh.local_ranks}
+                data = writer.to_bytes(self._built.metadata, self._built.kernel_sections())
+                made = {rank: Program.load_bytes(data, target=self._target_of(rank)) for rank in self.mesh.local_ranks}
+                if self._gpu is not None:
+                    self._bind_on_gpus(made)
                 for rank, program in made.items():
-                    self._bind_state(program, rank)
+                    if self._gpu is None:
+                        self._bind_state(program, rank)
                     for name, _, _ in program.constants():
                         constant = self._constants[name]
                         program.set_constant(name, as_array(np.ascontiguousarray(constant).reshape(constant.shape)))
                     program.set_communicator(devices.communicators[rank])
                 self._programs = made
             return self._programs
+
+    def _target_of(self, rank: int) -> str | None:
+        """The target of a device's program, with the number of its GPU; None: the best that runs here."""
+        return None if self._gpu is None else f"{self._gpu}:{self.mesh.gpu_index(rank)}"
+
+    def _bind_on_gpus(self, programs: Mapping[int, Program]) -> None:
+        """State lives on the GPUs that change it: shards, or replicas of which the first is the parameter."""
+        first = self.mesh.local_ranks[0]
+        for name, _, _ in programs[first].state():
+            parameter = self._parameters[name]
+            if isinstance(parameter.placement, Placement):
+                self._bind_shards(name, parameter, parameter.placement, programs)
+            else:
+                self._bind_replicas(name, parameter, programs)
+        self._moves = moves()
+
+    def _bind_shards(
+        self, name: str, parameter: Parameter, placement: Placement, programs: Mapping[int, Program]
+    ) -> None:
+        for rank, program in programs.items():
+            there = placement.on_device(rank)
+            if there is not None and there.device == program.device:
+                program.bind_state(name, there)
+            else:
+                program.bind_state(name, placement.array(parameter, rank, Array.from_numpy))
+                placement.move_to(rank, program.state_array(name))
+
+    def _bind_replicas(self, name: str, parameter: Parameter, programs: Mapping[int, Program]) -> None:
+        first = self.mesh.local_ranks[0]
+        devices = self._devices
+        kept = devices.replicas.get(parameter)
+        stays = parameter.device == programs[first].device
+        if kept is None or not stays or kept.array is not parameter.array or kept.assigned != parameter.assigned:
+            kept = None
+        value = parameter.value if kept is None and len(programs) > 1 else None
+        if stays:
+            programs[first].bind_state(name, parameter.array)
+        else:
+            programs[first].bind_state(name, shared_array(parameter))
+            parameter.move_to(programs[first].state_array(name))
+        if kept is None:
+            kept = devices.replicas[parameter] = Replicas(parameter.array, parameter.assigned)
+        for rank, program in programs.items():
+            if rank == first:
+                continue
+            if rank not in kept.arrays:
+                program.bind_state(name, Array.from_numpy(value))
+                kept.arrays[rank] = program.state_array(name)
+            else:
+                program.bind_state(name, kept.arrays[rank])
 
     def _bind_state(self, program: Program, rank: int) -> None:
         mutated = {leaf.node.attrs["name"] for leaf in self._part.graph.updates}

@@ -31,6 +31,13 @@ def set_initial_seed(seed: int) -> None:
     _seed = seed
 
 
+def count_move() -> None:
+    """A value has gone to another place, or was replaced: programs look where it is before their next run."""
+    global _moves
+    with _lock:
+        _moves += 1
+
+
 def moves() -> int:
     """How often a parameter's value went from one device to another in this process."""
     return _moves
@@ -109,6 +116,7 @@ class Parameter:
             _check_array(name, self.initializer, self.shape, self.dtype, "init")
         self.array: Any = None
         self._on_device = False
+        self.assigned = 0  # how often the value on a GPU was replaced from outside
         self._seed = _seed
         self._data: np.ndarray | None = None
         node = Node(
@@ -211,6 +219,8 @@ class Parameter:
             return
         if self._on_device:
             self.array[...] = array
+            self.assigned += 1
+            count_move()
             return
         if self._data is None:
             self._data = aligned_empty(self.shape, self.dtype)

@@ -552,6 +552,11 @@ TSR_API void tsr_communicator_release(tsr_communicator *communicator);
  * on the CPU; the result is overwritten. */
 TSR_API tsr_status tsr_communicator_run(tsr_communicator *communicator, const char *op, const char *attributes,
                                         tsr_tensor *operand, tsr_tensor *result);
+/* An end for a GPU (TSR_CUDA, TSR_ROCM), whose host meets the other hosts by `host`: collectives on the devices go through NCCL
+ * or RCCL. `nccl`: an ncclComm_t of the caller's over all devices of the mesh, in order, which stays the caller's; NULL:
+ * communicators are made when they are first needed. `timeout_ms`: how long a run may take before a device is taken for dead. */
+TSR_API tsr_status tsr_communicator_create_gpu(tsr_communicator *host, int32_t device_type, int32_t device_index, void *nccl,
+                                               int64_t timeout_ms, tsr_communicator **communicator);
 /* The device's place in the mesh, row-major, and the mesh's number of devices. */
 TSR_API tsr_status tsr_communicator_place(const tsr_communicator *communicator, int64_t *rank, int64_t *devices);
 /* Makes a graph with collectives the program of the communicator's device: runs use it from now on. */
@@ -679,7 +684,7 @@ TSR_API tsr_status tsr_graph_text_gradient(const char *text, size_t bytes, const
 /* Uses this file as the driver library of a kind of device (TSR_CUDA, TSR_ROCM) in place of the system's; before that
  * kind is used for the first time. For tests and unusual installations. */
 TSR_API tsr_status tsr_device_library(int32_t device_type, const char *file);
-/* A file to look for a vendor library in ("cublaslt"), before those named earlier and before the places where the system
+/* A file to look for a vendor library in ("cublaslt", "nccl", "rccl"), before those named earlier and before the places where the system
  * looks; "" forgets all that were named. TSR_ARGUMENT_ERROR when the library is loaded already. */
 TSR_API tsr_status tsr_vendor_library(const char *library, const char *file);
 /* The version of a vendor library as it numbers itself (130100: 13.1); 0 where it cannot be loaded. */

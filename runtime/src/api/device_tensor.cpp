@@ -1,6 +1,7 @@
 // Tensors on GPUs: copies there and back, and the order between their work and other libraries' streams.
 #include "api/graph_handle.h"
 #include "api/handles.h"
+#include "collective/nccl/library.h"
 #include "core/transfer.h"
 #include "device/cuda/cublaslt.h"
 #include "device/gpu/gpu_backend.h"
@@ -23,9 +24,13 @@ tsr_status tsr_vendor_library(const char *library, const char *file) {
     return guarded([&] {
         require(library, "library");
         require(file, "file");
-        if (std::string(library) != "cublaslt")
-            fail(Code::Argument, "the vendor library '%s' is not known; use 'cublaslt'", shown(library).c_str());
-        gpu::add_cublaslt_file(file);
+        const std::string name = library;
+        if (name == "cublaslt")
+            gpu::add_cublaslt_file(file);
+        else if (name == "nccl" || name == "rccl")
+            add_nccl_file(name == "nccl" ? DeviceType::CUDA : DeviceType::ROCM, file);
+        else
+            fail(Code::Argument, "the vendor library '%s' is not known; use 'cublaslt', 'nccl' or 'rccl'", shown(library).c_str());
     });
 }
 

@@ -3,6 +3,7 @@
 #include "api/handles.h"
 #include "collective/local/group.h"
 #include "collective/mpi/transport.h"
+#include "collective/nccl/communicator.h"
 #include "collective/process/communicator.h"
 #include "collective/tcp/transport.h"
 #include "graph/parser.h"
@@ -163,6 +164,20 @@ tsr_status tsr_communicator_run(tsr_communicator *communicator, const char *op, 
             communicator->communicator->fail(error.what());
             throw;
         }
+    });
+}
+
+tsr_status tsr_communicator_create_gpu(tsr_communicator *host, int32_t device_type, int32_t device_index, void *nccl,
+                                       int64_t timeout_ms, tsr_communicator **communicator) {
+    return guarded([&] {
+        require(host, "host");
+        require(communicator, "communicator");
+        check_timeout(timeout_ms);
+        const DeviceId device{static_cast<DeviceType>(device_type), device_index};
+        if (device.type != DeviceType::CUDA && device.type != DeviceType::ROCM)
+            fail(Code::Argument, "device type %d is no GPU: use TSR_CUDA or TSR_ROCM", device_type);
+        *communicator = new tsr_communicator(
+            std::make_shared<NcclCommunicator>(host->communicator, device, nccl, timeout_ms));
     });
 }
 

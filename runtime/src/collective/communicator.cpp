@@ -161,7 +161,7 @@ std::string MeshAxes::place_text(int64_t rank) const {
     return out;
 }
 
-void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result) {
+void check_alone(const Collective &collective, const TensorView &operand, const TensorView &result) {
     if (collective.members != 1)
         fail(Code::Device,
              "[%s] this program is one device's part of a mesh, in groups of %lld devices here; run it with a "
@@ -170,6 +170,10 @@ void run_alone(const Collective &collective, const TensorView &operand, const Te
     if (operand.shape != result.shape)
         fail(Code::Shape, "[%s] the operand has shape %s and the result %s", collective.name.c_str(),
              shape_text(operand.shape).c_str(), shape_text(result.shape).c_str());
+}
+
+void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result) {
+    check_alone(collective, operand, result);
     const size_t bytes = static_cast<size_t>(operand.size()) * item_size(operand.dtype);
     if (bytes && collective.kind == CollectiveKind::Permute && collective.source(0) < 0)
         std::memset(result.data, 0, bytes);

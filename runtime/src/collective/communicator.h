@@ -65,6 +65,8 @@ class Communicator {
     // names the first that differs. Devices of one process share theirs.
     using Describe = std::function<std::vector<std::string>()>;
     virtual void compare(const Describe &describe) { (void)describe; }
+    // DeviceError when another device is known to have failed; for those who wait for something else meanwhile.
+    virtual void check() {}
     // This device's run has failed.
     virtual void fail(const std::string &message) noexcept = 0;
     // Bytes received from other devices, and collectives done, since the last `reset_traffic`.
@@ -74,5 +76,6 @@ class Communicator {
 
 // Without a communicator: a copy for a group of one device, else DeviceError.
 void run_alone(const Collective &collective, const TensorView &operand, const TensorView &result);
+void check_alone(const Collective &collective, const TensorView &operand, const TensorView &result);
 
 } // namespace tessera::core

@@ -14,11 +14,17 @@ Along::Along(const TensorView &t, int64_t dim) {
 }
 
 void copy_along(const char *source, const Along &from, int64_t first, char *target, const Along &to, int64_t at,
-                int64_t count) {
+                int64_t count, const CopyBytes &copy) {
     for (int64_t o = 0; o < from.outer; ++o)
         if (count * from.inner > 0)
-            std::memcpy(target + (o * to.size + at) * to.inner, source + (o * from.size + first) * from.inner,
-                        static_cast<size_t>(count * from.inner));
+            copy(target + (o * to.size + at) * to.inner, source + (o * from.size + first) * from.inner,
+                 static_cast<size_t>(count * from.inner));
+}
+
+void copy_along(const char *source, const Along &from, int64_t first, char *target, const Along &to, int64_t at,
+                int64_t count) {
+    copy_along(source, from, first, target, to, at, count,
+               [](void *t, const void *s, size_t bytes) { std::memcpy(t, s, bytes); });
 }
 
 void copy_box(const TensorView &part, const TensorView &result, int64_t dim, int64_t split, int64_t first, int64_t at) {

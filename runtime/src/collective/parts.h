@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "collective/communicator.h"
@@ -15,7 +16,12 @@ struct Along {
     Along(const TensorView &t, int64_t dim);
 };
 
+// Copies bytes that lie together: std::memcpy in host memory.
+using CopyBytes = std::function<void(void *target, const void *source, size_t bytes)>;
+
 // Copies `count` elements along a dimension for each outer index.
+void copy_along(const char *source, const Along &from, int64_t first, char *target, const Along &to, int64_t at,
+                int64_t count, const CopyBytes &copy);
 void copy_along(const char *source, const Along &from, int64_t first, char *target, const Along &to, int64_t at,
                 int64_t count);
 

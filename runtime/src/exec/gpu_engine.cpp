@@ -47,6 +47,16 @@ Libraries find_libraries(const Plan &plan, DeviceId device, const std::string &w
     return out;
 }
 
+// What a run on a mesh waits for, for messages.
+std::string exchanges_text(const Plan &plan) {
+    std::string out = "a run on GPUs";
+    size_t count = 0;
+    for (const Instruction &in : plan.instructions)
+        if (in.kind == InstructionKind::Collective && ++count <= 3)
+            out += (count == 1 ? " with " : ", ") + in.collective->name;
+    return count > 3 ? out + format(" and %zu more exchanges", count - 3) : out;
+}
+
 bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
 gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
 
@@ -68,7 +78,7 @@ struct GpuEngine::Submission {
 GpuEngine::GpuEngine(Plan plan, std::string_view image, DeviceId device, const std::string &where)
     : plan_(std::make_shared<const Plan>(std::move(plan))), device_(device), backend_(gpu::gpu_backend(device)),
       driver_(backend_.driver()), code_(*plan_, image, device, where),
-      libraries_(find_libraries(*plan_, device, where)), checks_(count_checks(*plan_)) {}
+      libraries_(find_libraries(*plan_, device, where)), checks_(count_checks(*plan_)), exchanges_(exchanges_text(*plan_)) {}
 
 GpuEngine::~GpuEngine() = default; // each frame waits for its last run
 
@@ -202,6 +212,24 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     }
     mark(s);
     s.context.pending = s.run;
+    if (plan_->has_collectives())
+        if (NcclCommunicator *group = devices(context)) // a device that fails would leave the others waiting for ever
+            group->await([&] { return s.run->reached(); }, exchanges_);
+}
+
+// The communicator of a run on several devices; null: there is one.
+NcclCommunicator *GpuEngine::devices(const RunContext &context) const {
+    if (!context.communicator || context.communicator->mesh().devices() == 1)
+        return nullptr;
+    auto *found = dynamic_cast<NcclCommunicator *>(context.communicator);
+    if (!found)
+        fail(Code::Device, "the program runs on %s and its communicator is between hosts; give it one between GPUs "
+                           "(tsr_communicator_create_gpu)",
+             text(device_).c_str());
+    if (found->device() != device_)
+        fail(Code::Device, "the program runs on %s and its communicator is that of %s", text(device_).c_str(),
+             text(found->device()).c_str());
+    return found;
 }
 
 void GpuEngine::fill_in_addresses(Submission &s) const {
@@ -465,6 +493,11 @@ void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::s
 
 gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
     const gpu::Functions &call = driver_.call();
+    if (step.agrees) {
+        if (NcclCommunicator *group = devices(s.context))
+            group->put_largest(s.frame->status(), stream);
+        return gpu::success;
+    }
     BoundPlan &b = *s.bound;
     void *const *addresses = b.addresses.data() + step.first_slot;
     switch (step.source->kind) {
@@ -477,6 +510,9 @@ gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle
         return gpu::success;
     case InstructionKind::Library:
         run_library(s, step, stream);
+        return gpu::success;
+    case InstructionKind::Collective:
+        run_collective(s, step, stream);
         return gpu::success;
     default:
         return driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
@@ -495,6 +531,25 @@ void GpuEngine::run_custom(const Submission &s, const GpuStep &step, gpu::Handle
     } catch (const Error &e) {
         throw Error(e.code(), e.message() + at_line(*step.source));
     }
+}
+
+void GpuEngine::run_collective(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
+    const Collective &collective = *step.source->collective;
+    TensorView operand = step.operand, result = step.result;
+    operand.data = s.bound->addresses[step.first_slot];
+    result.data = s.bound->addresses[step.first_slot + 1];
+    NcclCommunicator *group = devices(s.context);
+    if (!group) {
+        check_alone(collective, operand, result);
+        if (operand.size())
+            driver_.check(driver_.call().copy_within(address_of(result.data), address_of(operand.data),
+                                                     static_cast<size_t>(operand.size()) * item_size(operand.dtype), stream),
+                          collective.name.c_str());
+        return;
+    }
+    if (!step.exchange->known)
+        *step.exchange = group->exchange(collective, operand, result);
+    group->put(collective, *step.exchange, operand, result, s.frame->scratch(), stream);
 }
 
 void GpuEngine::run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const {

@@ -50,6 +50,8 @@ class GpuEngine final : public Engine {
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
     void run_custom(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
+    void run_collective(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
+    NcclCommunicator *devices(const RunContext &context) const;
     void run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     gpu::Result put(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     // `marks`: receives an event behind each step.
@@ -69,6 +71,7 @@ class GpuEngine final : public Engine {
     GpuCode code_;
     Libraries libraries_;
     size_t checks_ = 0;
+    std::string exchanges_;
     std::mutex lock_; // of all below; held while a run is put on its stream
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first
     std::vector<std::unique_ptr<GpuFrame>> frames_;

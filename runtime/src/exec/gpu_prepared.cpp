@@ -41,8 +41,18 @@ int tensor_map_type(DType dtype) {
 GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given, const Libraries &libraries)
     : SizedBuffers(plan, std::move(given)) {
     size_t checks = 0;
-    for (const Instruction &in : plan.instructions)
+    size_t left = static_cast<size_t>(std::count_if(plan.instructions.begin(), plan.instructions.end(), [](const Instruction &in) {
+        return in.kind == InstructionKind::CheckRange;
+    }));
+    for (const Instruction &in : plan.instructions) {
         add_step(plan, in, checks, libraries);
+        if (in.kind == InstructionKind::CheckRange && --left == 0 && plan.has_collectives()) {
+            GpuStep step; // at the same place of all devices' programs, whatever is empty on some
+            step.source = &in;
+            step.agrees = true;
+            steps.push_back(step);
+        }
+    }
     for (size_t slot = 0; slot < slot_buffers.size(); ++slot) {
         const PlanBuffer &b = plan.buffers[static_cast<size_t>(slot_buffers[slot])];
         if (b.kind == BufferKind::Input)
@@ -85,12 +95,29 @@ void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &chec
     case InstructionKind::Custom:
         add_custom(plan, in, step);
         return;
+    case InstructionKind::Collective:
+        add_collective(plan, in, step);
+        return;
+    case InstructionKind::Wait: // an exchange is done where it is started
+        return;
     case InstructionKind::Library:
         add_library(plan, in, step, libraries);
         return;
     default:
         fail(Code::Unsupported, "an instruction of the plan cannot run on a GPU%s", at_line(in).c_str());
     }
+}
+
+void GpuPrepared::add_collective(const Plan &plan, const Instruction &in, GpuStep &step) {
+    step.operand = views(plan, in.operands, in).front();
+    step.result = views(plan, in.results, in).front();
+    step.exchange = std::make_shared<GpuExchange>();
+    scratch_bytes = std::max(scratch_bytes, NcclCommunicator::scratch(*in.collective, step.operand, step.result));
+    step.first_slot = slot_buffers.size();
+    const std::vector<int> buffers = buffers_of(in);
+    slot_buffers.insert(slot_buffers.end(), buffers.begin(), buffers.end());
+    calls_custom = true;
+    steps.push_back(std::move(step));
 }
 
 void GpuPrepared::add_custom(const Plan &plan, const Instruction &in, GpuStep &step) {

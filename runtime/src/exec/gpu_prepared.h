@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "collective/nccl/communicator.h"
 #include "device/gpu/driver.h"
 #include "exec/library_call.h"
 #include "exec/prepared.h"
@@ -37,6 +38,9 @@ struct GpuStep {
     size_t check = 0;                             // check_range: its number
     std::shared_ptr<const custom::Call> call;     // custom
     std::shared_ptr<LibraryCall> library;         // library; used by one thread at a time
+    TensorView operand, result;                   // collective: without addresses
+    std::shared_ptr<GpuExchange> exchange;        // collective: made at the first run
+    bool agrees = false;                          // no instruction: devices of a mesh tell each other of failed checks
 };
 
 struct GpuPrepared : SizedBuffers {
@@ -53,11 +57,12 @@ struct GpuPrepared : SizedBuffers {
     std::vector<Patch> input_patches, output_patches;
     std::vector<GpuSize> check_limits; // low and high of each check
     int64_t scratch_bytes = 0;
-    bool calls_custom = false; // some step runs what a library does
+    bool calls_custom = false; // some step runs what a library does, or what other devices take part in
 
   private:
     void add_step(const Plan &plan, const Instruction &in, size_t &checks, const Libraries &libraries);
     void add_launch(const Plan &plan, const Instruction &in, GpuStep &step);
+    void add_collective(const Plan &plan, const Instruction &in, GpuStep &step);
     void add_custom(const Plan &plan, const Instruction &in, GpuStep &step);
     void add_library(const Plan &plan, const Instruction &in, GpuStep &step, const Libraries &libraries);
     void add_launches(const Plan &plan, const std::vector<Instruction> &launches);

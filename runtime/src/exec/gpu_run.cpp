@@ -88,6 +88,7 @@ void GpuRun::throw_failure() {
              in.ignore ? format(", and is not %lld, which is ignored", static_cast<long long>(*in.ignore)).c_str() : "",
              in.loc.empty() ? "" : "\n  at ", in.loc.c_str());
     }
+    fail(Code::Device, "another device failed: a range check of its run");
 }
 
 } // namespace tessera::core

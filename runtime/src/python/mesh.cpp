@@ -87,6 +87,15 @@ void bind_mesh(nb::module_ &m) {
                  return std::make_pair(bytes, calls);
              },
              "(bytes received from other devices, collectives done) since the last reset.")
+        .def("on_gpu",
+             [](const Communicator &c, const std::string &kind, int32_t index, int64_t timeout_ms) {
+                 Communicator out;
+                 check(tsr_communicator_create_gpu(c.handle.get(), kind == "cuda" ? TSR_CUDA : TSR_ROCM, index, nullptr,
+                                                   timeout_ms, out.handle.out()));
+                 return out;
+             },
+             nb::arg("kind"), nb::arg("index"), nb::arg("timeout_ms"),
+             "The end of a GPU (kind cuda or hip), whose host meets the others by this one.")
         .def("reset_traffic", [](Communicator &c) { check(tsr_communicator_reset_traffic(c.handle.get())); },
              "Counts from zero again.")
         .def("run",

@@ -52,8 +52,9 @@ void read_settings() {
         if (!file.empty())
             set_device_library(kind, file);
     }
-    for (nb::handle file : config.attr("vendor_library_files")("cublaslt"))
-        check(tsr_vendor_library("cublaslt", nb::cast<std::string>(file).c_str()));
+    for (const char *library : {"cublaslt", "nccl", "rccl"})
+        for (nb::handle file : config.attr("vendor_library_files")(library))
+            check(tsr_vendor_library(library, nb::cast<std::string>(file).c_str()));
 }
 
 int64_t vendor_library_version(const std::string &library) {

@@ -80,6 +80,12 @@ void LocalGroup::fail(const std::string &message) noexcept {
     }
 }
 
+void LocalGroup::check() {
+    std::lock_guard<std::mutex> hold(lock_);
+    if (failed_)
+        core::fail(Code::Device, "another device failed: %s", message_.c_str());
+}
+
 void LocalGroup::reset() {
     std::lock_guard<std::mutex> hold(lock_);
     failed_ = false;
@@ -98,6 +104,7 @@ class LocalCommunicator : public Communicator {
     const MeshAxes &mesh() const override { return group_->mesh(); }
     int64_t rank() const override { return rank_; }
     void fail(const std::string &message) noexcept override { group_->fail(message); }
+    void check() override { group_->check(); }
     std::pair<uint64_t, uint64_t> traffic() const override { return {received_, calls_}; }
     void reset_traffic() override { received_ = calls_ = 0; }
 

@@ -24,6 +24,8 @@ class LocalGroup : public std::enable_shared_from_this<LocalGroup> {
     const MeshAxes &mesh() const { return mesh_; }
     // All devices that wait fail with this message, and all that come later, until `reset`.
     void fail(const std::string &message) noexcept;
+    // DeviceError after a failure.
+    void check();
     // Ready for the next run, when no device is in one.
     void reset();
 

@@ -34,6 +34,13 @@ void Transport::check(const std::string &what) const {
         core::fail(Code::Device, "%s: the connections between the processes are closed", what.c_str());
 }
 
+void Transport::watch(const std::string &what) {
+    std::lock_guard<std::mutex> hold(lock_);
+    grow_tables();
+    poll();
+    check(what);
+}
+
 void Transport::grow_tables() {
     left_.resize(static_cast<size_t>(size()));
     left_at_.resize(static_cast<size_t>(size()));

@@ -42,6 +42,8 @@ class Transport {
     // the connections. Later exchanges fail.
     void close() noexcept;
     bool failed() const { return failed_; }
+    // Sees to what others say meanwhile; DeviceError when one of them has failed. For waits of another kind.
+    void watch(const std::string &what);
     // Memory for what arrives, when it is not needed any more.
     virtual void keep(std::shared_ptr<void> memory) noexcept { memory.reset(); }
 

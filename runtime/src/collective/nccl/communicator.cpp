@@ -1,0 +1,389 @@
+#include "collective/nccl/communicator.h"
+
+#include <algorithm>
+#include <chrono>
+#include <numeric>
+#include <thread>
+
+#include "collective/parts.h"
+#include "core/error.h"
+#include "device/gpu/gpu_backend.h"
+
+namespace tessera::core {
+
+namespace {
+
+using Number = long long;
+
+constexpr int bytes_type = 1, i64_type = 4, largest = 2; // ncclUint8, ncclInt64, ncclMax
+constexpr int in_progress = 7;                           // ncclInProgress
+
+// ncclDataType_t of what can be reduced; -1: NCCL does not know it.
+int reduced_type(DType dtype, Combine combine) {
+    switch (dtype) {
+    case DType::F64:
+        return 8;
+    case DType::F32:
+        return 7;
+    case DType::BF16:
+        return 9;
+    case DType::F16:
+        return 6;
+    case DType::I64:
+        return 4;
+    case DType::I32:
+        return 2;
+    case DType::I8:
+        return 0;
+    case DType::U8:
+        return 1;
+    case DType::Bool:
+        return combine == Combine::Sum ? -1 : 1;
+    default:
+        return -1;
+    }
+}
+
+int combine_of(Combine combine) { return static_cast<int>(combine); } // ncclSum, ncclProd, ncclMax, ncclMin
+
+int64_t bytes_of(const TensorView &t) { return t.size() * static_cast<int64_t>(item_size(t.dtype)); }
+
+int64_t sum(const std::vector<int64_t> &values) { return std::accumulate(values.begin(), values.end(), int64_t{0}); }
+
+bool all_equal(const std::vector<int64_t> &values) {
+    return std::all_of(values.begin(), values.end(), [&](int64_t v) { return v == values.front(); });
+}
+
+TensorView with_size(TensorView t, int64_t dim, int64_t size) {
+    t.shape[static_cast<size_t>(dim)] = size;
+    return t;
+}
+
+const gpu::Driver &driver_of(DeviceId device) {
+    backend(device); // DeviceError when there is no driver or no such device
+    return gpu::gpu_backend(device).driver();
+}
+
+char *offset(void *base, int64_t bytes) { return static_cast<char *>(base) + bytes; }
+
+} // namespace
+
+NcclCommunicator::NcclCommunicator(std::shared_ptr<Communicator> host, DeviceId device, void *existing, int64_t timeout_ms)
+    : host_(std::move(host)), device_(device), driver_(driver_of(device)), library_(nccl(device.type)),
+      existing_(existing), timeout_ms_(timeout_ms) {
+    if (!existing)
+        return;
+    int members = 0, member = 0;
+    library_.check(library_.count(existing, &members), "the communicator handed in");
+    library_.check(library_.member(existing, &member), "the communicator handed in");
+    if (members != mesh().devices() || member != rank())
+        core::fail(Code::Device, "the %s communicator handed in is that of member %d of %d, the device has rank %lld in a mesh of %lld",
+                   library_.name(), member, members, Number(rank()), Number(mesh().devices()));
+}
+
+NcclCommunicator::~NcclCommunicator() {
+    for (auto &[axes, team] : teams_)
+        if (team.communicator && team.communicator != existing_)
+            library_.destroy(team.communicator);
+}
+
+void NcclCommunicator::fail(const std::string &message) noexcept {
+    host_->fail(message);
+    abort();
+}
+
+// Ends what waits on the device. The others do the same when they learn of the failure.
+void NcclCommunicator::abort() noexcept {
+    try {
+        std::lock_guard<std::mutex> hold(lock_);
+        for (auto &[axes, team] : teams_)
+            if (team.communicator && team.communicator != existing_)
+                library_.abort(team.communicator);
+        teams_.clear();
+    } catch (...) {
+    }
+}
+
+std::pair<uint64_t, uint64_t> NcclCommunicator::traffic() const {
+    const auto [bytes, calls] = host_->traffic();
+    return {bytes + received_, calls + calls_};
+}
+
+void NcclCommunicator::reset_traffic() {
+    host_->reset_traffic();
+    received_ = calls_ = 0;
+}
+
+const NcclCommunicator::Team &NcclCommunicator::team(const std::vector<std::string> &axes) {
+    std::lock_guard<std::mutex> hold(lock_);
+    auto found = teams_.find(axes);
+    if (found != teams_.end())
+        return found->second;
+    Team made;
+    connect(made, axes);
+    return teams_.emplace(axes, made).first->second;
+}
+
+// All members of the team come here at the same place of their programs.
+void NcclCommunicator::connect(Team &team, const std::vector<std::string> &axes) {
+    const std::vector<int64_t> ranks = mesh().team(axes, rank());
+    team.members = static_cast<int64_t>(ranks.size());
+    team.member = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
+    bool whole = team.members == mesh().devices();
+    for (int64_t i = 0; whole && i < team.members; ++i)
+        whole = ranks[static_cast<size_t>(i)] == i;
+    if (existing_ && whole) {
+        team.communicator = existing_;
+        return;
+    }
+    NcclId id{};
+    if (team.member == 0)
+        library_.check(library_.get_id(&id), "a communicator between GPUs");
+    std::vector<NcclId> ids(ranks.size());
+    Collective meeting;
+    meeting.kind = CollectiveKind::AllGather;
+    meeting.axes = axes;
+    meeting.members = team.members;
+    meeting.name = "the first meeting of GPUs";
+    const auto size = static_cast<int64_t>(sizeof(NcclId));
+    host_->run(meeting, {DType::U8, {size}, &id}, {DType::U8, {size * team.members}, ids.data()});
+    gpu::Current current(driver_, device_.index);
+    library_.check(library_.connect(&team.communicator, static_cast<int>(team.members), ids.front(), static_cast<int>(team.member)),
+                   "a communicator between GPUs");
+}
+
+GpuExchange NcclCommunicator::exchange(const Collective &c, const TensorView &operand, const TensorView &result) {
+    GpuExchange out;
+    const int64_t members = c.members;
+    const auto rank_of = static_cast<int64_t>(operand.shape.size());
+    if (operand.dtype != result.dtype || operand.shape.size() != result.shape.size() || c.dim >= std::max<int64_t>(rank_of, 1) ||
+        c.split_dim >= std::max<int64_t>(rank_of, 1))
+        core::fail(Code::Shape, "[%s] the operand is %s, the result %s", c.name.c_str(), type_text(operand.dtype, operand.shape).c_str(),
+                   type_text(result.dtype, result.shape).c_str());
+    if (c.kind == CollectiveKind::AllReduce) {
+        if (operand.shape != result.shape)
+            misfit(c, result);
+        out.known = true;
+        return out;
+    }
+    const bool all_to_all = c.kind == CollectiveKind::AllToAll;
+    const auto of = [](const TensorView &t, int64_t d) { return t.shape[static_cast<size_t>(d)]; };
+    const int64_t split = all_to_all ? c.split_dim : c.dim;
+    const int64_t own[2] = {of(operand, c.dim), of(result, split)};
+    std::vector<int64_t> all(static_cast<size_t>(2 * members));
+    Collective sizes;
+    sizes.kind = CollectiveKind::AllGather;
+    sizes.axes = c.axes;
+    sizes.members = members;
+    sizes.name = c.name;
+    host_->run(sizes, {DType::I64, {2}, const_cast<int64_t *>(own)}, {DType::I64, {2 * members}, all.data()});
+    for (int64_t m = 0; m < members; ++m) {
+        out.brought.push_back(all[static_cast<size_t>(2 * m)]);
+        out.got.push_back(all[static_cast<size_t>(2 * m + 1)]);
+    }
+    const bool gathers = c.kind == CollectiveKind::AllGather;
+    if (!same_but(operand.shape, result.shape, c.dim, split) || (gathers && sum(out.brought) != of(result, c.dim)) ||
+        (!gathers && sum(out.got) != of(operand, split)) || (all_to_all && sum(out.brought) != of(result, c.dim)))
+        misfit(c, result);
+    out.known = true;
+    return out;
+}
+
+int64_t NcclCommunicator::scratch(const Collective &c, const TensorView &operand, const TensorView &result) {
+    switch (c.kind) {
+    case CollectiveKind::AllReduce:
+        return 0;
+    case CollectiveKind::AllGather:
+        return Along(result, c.dim).outer == 1 ? 0 : bytes_of(result);
+    case CollectiveKind::ReduceScatter:
+        return Along(operand, c.dim).outer == 1 ? 0 : bytes_of(operand);
+    case CollectiveKind::AllToAll:
+        break;
+    }
+    return bytes_of(operand) + bytes_of(result);
+}
+
+void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
+                           void *scratch, gpu::Handle stream) {
+    const Team &t = team(c.axes);
+    if (t.members != c.members)
+        core::fail(Code::Device, "[%s] the program is for groups of %lld devices; here are %lld", c.name.c_str(),
+                   Number(c.members), Number(t.members));
+    ++calls_;
+    switch (c.kind) {
+    case CollectiveKind::AllReduce: {
+        const int type = t.members == 1 ? bytes_type : reduced_type(operand.dtype, c.combine);
+        if (type < 0)
+            core::fail(Code::Unsupported, "[%s] %s does not combine elements of %s; cast them to i32 or f32", c.name.c_str(),
+                       library_.name(), core::name(operand.dtype));
+        const int64_t count = t.members == 1 ? bytes_of(operand) : operand.size(), chunk = (count + t.members - 1) / t.members;
+        if (count == 0)
+            return;
+        library_.check(library_.all_reduce(operand.data, result.data, static_cast<size_t>(count), type, combine_of(c.combine),
+                                           t.communicator, stream),
+                       c.name);
+        const int64_t first = std::min(t.member * chunk, count), last = std::min(first + chunk, count);
+        if (t.members > 1)
+            received_ += static_cast<uint64_t>((last - first) * (t.members - 1) + count - (last - first)) * item_size(operand.dtype);
+        return;
+    }
+    case CollectiveKind::AllGather:
+        return gather(t, c, e, operand, result, scratch, stream);
+    case CollectiveKind::ReduceScatter:
+        return scatter(t, c, e, operand, result, scratch, stream);
+    case CollectiveKind::AllToAll:
+        return swap(t, c, e, operand, result, scratch, stream);
+    }
+}
+
+void NcclCommunicator::gather(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,
+                              const TensorView &result, void *scratch, gpu::Handle stream) {
+    const Along to(result, c.dim);
+    const bool direct = to.outer == 1;
+    void *target = direct ? result.data : scratch;
+    const int64_t unit = to.outer * to.inner, own = bytes_of(operand);
+    received_ += static_cast<uint64_t>(bytes_of(result) - own);
+    if (all_equal(e.brought)) {
+        if (own)
+            library_.check(library_.all_gather(operand.data, target, static_cast<size_t>(own), bytes_type, t.communicator, stream), c.name);
+    } else {
+        library_.check(library_.group_begin(), c.name);
+        int64_t at = 0;
+        for (int64_t m = 0; m < t.members; at += e.brought[static_cast<size_t>(m++)] * unit) {
+            const auto bytes = static_cast<size_t>(e.brought[static_cast<size_t>(m)] * unit);
+            if (own)
+                library_.check(library_.send(operand.data, static_cast<size_t>(own), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+            if (bytes)
+                library_.check(library_.receive(offset(target, at), bytes, bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+        }
+        library_.check(library_.group_end(), c.name);
+    }
+    if (direct)
+        return;
+    int64_t at = 0, from = 0;
+    for (int64_t size : e.brought) {
+        const Along part(with_size(result, c.dim, size), c.dim);
+        copy_along(offset(scratch, from), part, 0, result.as<char>(), to, at, size, copier(stream));
+        at += size;
+        from += size * unit;
+    }
+}
+
+void NcclCommunicator::scatter(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,
+                               const TensorView &result, void *scratch, gpu::Handle stream) {
+    const int type = reduced_type(operand.dtype, c.combine);
+    if (type < 0)
+        core::fail(Code::Unsupported, "[%s] %s does not combine elements of %s; cast them to i32 or f32", c.name.c_str(),
+                   library_.name(), core::name(operand.dtype));
+    const Along from(operand, c.dim);
+    const void *source = operand.data;
+    const int64_t unit = from.outer * from.inner, item = static_cast<int64_t>(item_size(operand.dtype));
+    received_ += static_cast<uint64_t>(bytes_of(result) * (t.members - 1));
+    if (from.outer != 1) { // the members' parts one after the other
+        int64_t first = 0;
+        for (int64_t size : e.got) {
+            const Along part(with_size(operand, c.dim, size), c.dim);
+            copy_along(operand.as<char>(), from, first, offset(scratch, first * unit), part, 0, size, copier(stream));
+            first += size;
+        }
+        source = scratch;
+    }
+    if (all_equal(e.got)) {
+        if (result.size())
+            library_.check(library_.reduce_scatter(source, result.data, static_cast<size_t>(result.size()), type, combine_of(c.combine),
+                                                   t.communicator, stream),
+                           c.name);
+        return;
+    }
+    library_.check(library_.group_begin(), c.name);
+    int64_t at = 0;
+    for (int64_t m = 0; m < t.members; at += e.got[static_cast<size_t>(m++)] * unit)
+        if (const int64_t bytes = e.got[static_cast<size_t>(m)] * unit)
+            library_.check(library_.reduce(offset(const_cast<void *>(source), at), result.data, static_cast<size_t>(bytes / item), type,
+                                           combine_of(c.combine), static_cast<int>(m), t.communicator, stream),
+                           c.name);
+    library_.check(library_.group_end(), c.name);
+}
+
+void NcclCommunicator::swap(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,
+                            const TensorView &result, void *scratch, gpu::Handle stream) {
+    const Along from(operand, c.split_dim), to(result, c.dim);
+    const int64_t own = e.got[static_cast<size_t>(t.member)];
+    int64_t packed = 0, first = 0;
+    for (int64_t size : e.got) {
+        const Along part(with_size(operand, c.split_dim, size), c.split_dim);
+        copy_along(operand.as<char>(), from, first, offset(scratch, packed), part, 0, size, copier(stream));
+        first += size;
+        packed += size * from.outer * from.inner;
+    }
+    void *arrived = offset(scratch, packed);
+    const auto piece = [&](int64_t m) { return with_size(result, c.dim, e.brought[static_cast<size_t>(m)]); };
+    library_.check(library_.group_begin(), c.name);
+    int64_t at = 0, received = 0;
+    for (int64_t m = 0; m < t.members; ++m) {
+        const int64_t sent = e.got[static_cast<size_t>(m)] * from.outer * from.inner, bytes = own ? bytes_of(piece(m)) : 0;
+        if (sent)
+            library_.check(library_.send(offset(scratch, at), static_cast<size_t>(sent), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+        if (bytes)
+            library_.check(library_.receive(offset(arrived, received), static_cast<size_t>(bytes), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+        at += sent;
+        received += bytes;
+        received_ += m == t.member ? 0 : static_cast<uint64_t>(bytes);
+    }
+    library_.check(library_.group_end(), c.name);
+    int64_t place = 0, source = 0;
+    for (int64_t m = 0; m < t.members; ++m) {
+        const TensorView part = piece(m);
+        copy_along(offset(arrived, source), Along(part, c.dim), 0, result.as<char>(), to, place,
+                   e.brought[static_cast<size_t>(m)], copier(stream));
+        place += e.brought[static_cast<size_t>(m)];
+        source += bytes_of(part);
+    }
+}
+
+// Copies on the device, in the order of a stream.
+CopyBytes NcclCommunicator::copier(gpu::Handle stream) const {
+    return [this, stream](void *target, const void *source, size_t bytes) {
+        driver_.check(driver_.call().copy_within(reinterpret_cast<gpu::Address>(target), reinterpret_cast<gpu::Address>(source),
+                                                 bytes, stream),
+                      "a part of an exchange");
+    };
+}
+
+void NcclCommunicator::put_largest(void *word, gpu::Handle stream) {
+    std::vector<std::string> axes;
+    for (const auto &[name, size] : mesh().axes)
+        axes.push_back(name);
+    const Team &t = team(axes);
+    library_.check(library_.all_reduce(word, word, 1, i64_type, largest, t.communicator, stream), "agreeing on checks");
+}
+
+void NcclCommunicator::await(const std::function<bool()> &reached, const std::string &what) {
+    using Clock = std::chrono::steady_clock;
+    const auto start = Clock::now();
+    for (int64_t tries = 0; !reached(); ++tries) {
+        if (tries < 200) {
+            std::this_thread::yield();
+            continue;
+        }
+        try {
+            host_->check();
+            std::lock_guard<std::mutex> hold(lock_);
+            for (auto &[axes, team] : teams_) {
+                int error = 0;
+                library_.check(library_.async_error(team.communicator, &error), what);
+                if (error != in_progress)
+                    library_.check(error, what);
+            }
+            if (Clock::now() - start > std::chrono::milliseconds(timeout_ms_))
+                core::fail(Code::Device, "%s: after %.1f s the devices are not done; one of them hangs or is gone", what.c_str(),
+                           static_cast<double>(timeout_ms_) / 1000);
+        } catch (const Error &) {
+            abort();
+            throw;
+        }
+        std::this_thread::sleep_for(std::chrono::microseconds(20));
+    }
+}
+
+} // namespace tessera::core

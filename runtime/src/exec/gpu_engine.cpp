@@ -76,9 +76,14 @@ struct GpuEngine::Submission {
 };
 
 GpuEngine::GpuEngine(Plan plan, std::string_view image, DeviceId device, const std::string &where)
-    : plan_(std::make_shared<const Plan>(std::move(plan))), device_(device), backend_(gpu::gpu_backend(device)),
+    : changing_(std::make_shared<Plan>(std::move(plan))), plan_(changing_), device_(device), backend_(gpu::gpu_backend(device)),
       driver_(backend_.driver()), code_(*plan_, image, device, where),
       libraries_(find_libraries(*plan_, device, where)), checks_(count_checks(*plan_)), exchanges_(exchanges_text(*plan_)) {}
+
+void GpuEngine::give(std::string_view symbol, int64_t size) {
+    std::lock_guard<std::mutex> hold(lock_);
+    changing_->signature.give(symbol, size);
+}
 
 GpuEngine::~GpuEngine() = default; // each frame waits for its last run
 

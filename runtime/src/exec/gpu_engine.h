@@ -25,6 +25,7 @@ class GpuEngine final : public Engine {
     const Signature &signature() const override { return plan_->signature; }
     DeviceId device() const override { return device_; }
     const std::string &level() const { return plan_->level; }
+    void give(std::string_view symbol, int64_t size) override;
     void check(const Tensor *const *inputs, size_t input_count, const Tensor *outputs) override;
     // Puts the run on context.stream. Inputs and given outputs may lie on the device or in host memory; outputs that are
     // made lie on the device. What was computed is there, and a failed range check is thrown, when the outputs'
@@ -64,6 +65,7 @@ class GpuEngine final : public Engine {
     void copy_back(Submission &s) const;
     void mark(Submission &s) const;
 
+    std::shared_ptr<Plan> changing_; // the same: sizes may be given
     std::shared_ptr<const Plan> plan_;
     DeviceId device_;
     gpu::GpuBackend &backend_;

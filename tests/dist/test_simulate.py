@@ -207,8 +207,6 @@ def test_errors():
         dist.simulate({"y": y}, topology="ring")
     with pytest.raises(ArgumentError, match="simulate: no tensor of the graph is sharded"):
         dist.simulate({"y": op.tensor((3,), name="x") * 2})
-    with pytest.raises(UnsupportedError, match="runs meshes of CPU devices, and simulates others"):
-        graph.compile({"y": y})
     with pytest.raises(ArgumentError, match="the last tier must join all devices"):
         Topology("t", PLAIN, (Tier("wire", 8, 1e9, 0.0),))
     with pytest.raises(ArgumentError, match=r"units of 12 devices \(b\) do not consist of units of 8 \(a\)"):

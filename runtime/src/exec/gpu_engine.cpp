@@ -546,7 +546,11 @@ void GpuEngine::run_collective(const Submission &s, const GpuStep &step, gpu::Ha
     NcclCommunicator *group = devices(s.context);
     if (!group) {
         check_alone(collective, operand, result);
-        if (operand.size())
+        if (operand.size() && collective.kind == CollectiveKind::Permute && collective.source(0) < 0)
+            driver_.check(driver_.call().fill(address_of(result.data), 0, static_cast<size_t>(operand.size()) * item_size(operand.dtype),
+                                              stream),
+                          collective.name.c_str());
+        else if (operand.size())
             driver_.check(driver_.call().copy_within(address_of(result.data), address_of(operand.data),
                                                      static_cast<size_t>(operand.size()) * item_size(operand.dtype), stream),
                           collective.name.c_str());

@@ -160,7 +160,7 @@ GpuExchange NcclCommunicator::exchange(const Collective &c, const TensorView &op
         c.split_dim >= std::max<int64_t>(rank_of, 1))
         core::fail(Code::Shape, "[%s] the operand is %s, the result %s", c.name.c_str(), type_text(operand.dtype, operand.shape).c_str(),
                    type_text(result.dtype, result.shape).c_str());
-    if (c.kind == CollectiveKind::AllReduce) {
+    if (c.kind == CollectiveKind::AllReduce || c.kind == CollectiveKind::Permute) {
         if (operand.shape != result.shape)
             misfit(c, result);
         out.known = true;
@@ -192,6 +192,7 @@ GpuExchange NcclCommunicator::exchange(const Collective &c, const TensorView &op
 int64_t NcclCommunicator::scratch(const Collective &c, const TensorView &operand, const TensorView &result) {
     switch (c.kind) {
     case CollectiveKind::AllReduce:
+    case CollectiveKind::Permute:
         return 0;
     case CollectiveKind::AllGather:
         return Along(result, c.dim).outer == 1 ? 0 : bytes_of(result);
@@ -233,7 +234,28 @@ void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const Tens
         return scatter(t, c, e, operand, result, scratch, stream);
     case CollectiveKind::AllToAll:
         return swap(t, c, e, operand, result, scratch, stream);
+    case CollectiveKind::Permute:
+        return permute(t, c, operand, result, stream);
     }
+}
+
+void NcclCommunicator::permute(const Team &t, const Collective &c, const TensorView &operand, const TensorView &result,
+                               gpu::Handle stream) {
+    const auto bytes = static_cast<size_t>(bytes_of(operand));
+    if (!bytes)
+        return;
+    const int64_t source = c.source(t.member);
+    if (source < 0)
+        driver_.check(driver_.call().fill(reinterpret_cast<gpu::Address>(result.data), 0, bytes, stream), "an exchange");
+    else
+        received_ += source == t.member ? 0 : bytes;
+    library_.check(library_.group_begin(), c.name);
+    for (int64_t m = 0; m < t.members; ++m)
+        if (c.source(m) == t.member)
+            library_.check(library_.send(operand.data, bytes, bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+    if (source >= 0)
+        library_.check(library_.receive(result.data, bytes, bytes_type, static_cast<int>(source), t.communicator, stream), c.name);
+    library_.check(library_.group_end(), c.name);
 }
 
 void NcclCommunicator::gather(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,

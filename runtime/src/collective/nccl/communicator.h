@@ -68,6 +68,7 @@ class NcclCommunicator final : public Communicator {
                 void *scratch, gpu::Handle stream);
     void scatter(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
                  void *scratch, gpu::Handle stream);
+    void permute(const Team &t, const Collective &c, const TensorView &operand, const TensorView &result, gpu::Handle stream);
     void swap(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
               void *scratch, gpu::Handle stream);
 

@@ -192,3 +192,14 @@ def test_a_scalar_parameter_on_a_mesh():
     np.testing.assert_array_equal(program(x=np.ones(3, np.float32))["y"], np.full(3, 3, np.float32))
     op.parameter_of(scale).value = 5
     np.testing.assert_array_equal(program(x=np.ones(3, np.float32))["y"], np.full(3, 5, np.float32))
+
+
+def test_zeros_and_subnormals_of_bf16_are_combined_as_they_are():
+    """Zeros came back negative and subnormals as huge numbers from exchanges of bf16."""
+    values = np.array([0, 1, 0x80, 0x8001, 0x7F, 0x8000] * 2, np.uint16).view(np.dtype(op.tensor((1,), "bf16").dtype.numpy))
+    x = dist.constrain(op.tensor((12,), "bf16", name="x"), ShardSpec((0,), ("dp",)), Mesh(["dp"], 2))
+    parts = op.reshape(x, (2, 6))
+    found = graph.compile({"max": op.max(parts, axis=0), "sum": op.sum(parts[:, :2], axis=0)})(x=values)
+    np.testing.assert_array_equal(np.asarray(found["max"]).view(np.uint16), values[:6].view(np.uint16))
+    expected = (values[:2].astype(np.float32) * 2).astype(values.dtype)
+    np.testing.assert_array_equal(np.asarray(found["sum"]).view(np.uint16), expected.view(np.uint16))

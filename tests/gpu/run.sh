@@ -2,12 +2,12 @@
 # Builds the runtime and runs the tests of the GPU on this machine's device: as CUDA, as HIP through the shim, under
 # compute-sanitizer, and from Python. Needs CMake, ninja, nanobind, pytest and PyTorch; JAX where it is installed.
 #
-#   tests/gpu/run.sh [build | native | sanitize | python | operators]...     without arguments: all
+#   tests/gpu/run.sh [build | native | sanitize | python | nccl | operators]...     without arguments: all
 set -uo pipefail
 cd "$(dirname "$0")/../.."
 python=$(command -v "${PYTHON:-python3}")
 build=build/gpu
-parts=${*:-build native sanitize python operators}
+parts=${*:-build native sanitize python nccl operators}
 failed=0
 
 run() {
@@ -43,6 +43,10 @@ for part in $parts; do
         run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_examples.py tests/gpu/check_faults.py tests/gpu/check_libraries.py
         TESSERA_HIP_LIBRARY=$PWD/$build/tests/gpu/libtessera_hip_shim.so TESSERA_TEST_DEVICE=rocm:0 \
             run timeout 300 "$python" -m pytest -q tests/gpu/check_arrays.py tests/gpu/check_custom.py tests/gpu/check_faults.py
+        ;;
+    nccl) # meshes of GPUs, where there are two
+        export PYTHONPATH=python
+        run timeout 300 "$python" -m pytest -q -W ignore tests/gpu/check_nccl.py
         ;;
     operators) # every operator and gradient; with pytest-xdist in several processes
         export PYTHONPATH=$PWD/python

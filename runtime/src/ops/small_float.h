@@ -18,6 +18,12 @@ template <int exponent_bits, int mantissa_bits, bool has_infinity> struct SmallF
     static constexpr uint32_t largest = has_infinity ? infinity - 1 : magnitude_mask - 1;
 
     static float decode(uint32_t code) {
+        if constexpr (exponent_bits == 8) { // the exponents of float itself, and its subnormals
+            const uint32_t wide = code << (32 - bits);
+            float value;
+            std::memcpy(&value, &wide, 4);
+            return value;
+        }
         const uint32_t sign = code >> (bits - 1) << 31;
         const uint32_t magnitude = code & magnitude_mask;
         const uint32_t exponent = magnitude >> mantissa_bits;

@@ -1,0 +1,240 @@
+// Collectives between GPUs against those between threads of the host: even and uneven parts, failures, communicators handed in.
+#include <functional>
+#include <thread>
+
+#include "collective/local/group.h"
+#include "collective/nccl/communicator.h"
+#include "core/transfer.h"
+#include "device/gpu/gpu_backend.h"
+#include "gpu_test.h"
+
+using namespace gpu_test;
+
+namespace {
+
+constexpr int64_t long_enough = 20000;
+int64_t members = 2;
+
+std::shared_ptr<LocalGroup> group_of(int64_t timeout_ms = long_enough) {
+    return std::make_shared<LocalGroup>(MeshAxes{{{"dp", members}}}, timeout_ms);
+}
+
+// Calls `work` for every device, each on a thread; the errors by device, empty where there was none.
+std::vector<std::string> together(const std::function<void(int64_t)> &work) {
+    std::vector<std::string> errors(static_cast<size_t>(members));
+    std::vector<std::thread> threads;
+    for (int64_t r = 0; r < members; ++r)
+        threads.emplace_back([&, r] {
+            try {
+                work(r);
+            } catch (const Error &e) {
+                errors[static_cast<size_t>(r)] = e.message();
+            }
+        });
+    for (std::thread &t : threads)
+        t.join();
+    return errors;
+}
+
+std::vector<int64_t> parts_of(int64_t size) { // in blocks, the last ones smaller or empty
+    const int64_t block = (size + members - 1) / members;
+    std::vector<int64_t> out;
+    for (int64_t m = 0; m < members; ++m)
+        out.push_back(std::min((m + 1) * block, size) - std::min(m * block, size));
+    return out;
+}
+
+Tensor drawn(DType dtype, std::vector<int64_t> shape, int64_t seed) {
+    Tensor t = Tensor::empty(dtype, std::move(shape));
+    for (int64_t i = 0; i < t.size(); ++i) {
+        const int64_t value = (i * 7 + seed * 5) % 5 - (dtype == DType::U8 ? 0 : 2);
+        if (dtype == DType::F32)
+            static_cast<float *>(t.data())[i] = static_cast<float>(value);
+        else if (dtype == DType::F64)
+            static_cast<double *>(t.data())[i] = static_cast<double>(value);
+        else if (dtype == DType::I32)
+            static_cast<int32_t *>(t.data())[i] = static_cast<int32_t>(value);
+        else if (dtype == DType::I64)
+            static_cast<int64_t *>(t.data())[i] = value;
+        else if (dtype == DType::U8)
+            static_cast<uint8_t *>(t.data())[i] = static_cast<uint8_t>(value);
+        else { // bf16: small integers
+            const auto wide = static_cast<float>(value);
+            uint32_t bits;
+            std::memcpy(&bits, &wide, sizeof bits);
+            static_cast<uint16_t *>(t.data())[i] = static_cast<uint16_t>(bits >> 16);
+        }
+    }
+    return t;
+}
+
+TensorView view(const Tensor &t) { return {t.dtype(), t.shape(), const_cast<void *>(t.data())}; }
+
+// One collective on the devices and on the host, of the same operands: the same bytes, and the same traffic.
+void same(const Collective &c, DType dtype, const std::vector<int64_t> &whole) {
+    auto group = group_of();
+    auto shapes = [&](int64_t r, std::vector<int64_t> &in, std::vector<int64_t> &out) {
+        in = out = whole;
+        const auto dim = static_cast<size_t>(c.dim), split = static_cast<size_t>(c.split_dim);
+        if (c.kind == CollectiveKind::AllGather || c.kind == CollectiveKind::AllToAll)
+            in[dim] = parts_of(whole[dim])[static_cast<size_t>(r)];
+        if (c.kind == CollectiveKind::ReduceScatter)
+            out[dim] = parts_of(whole[dim])[static_cast<size_t>(r)];
+        if (c.kind == CollectiveKind::AllToAll)
+            out[split] = parts_of(whole[split])[static_cast<size_t>(r)];
+    };
+    std::vector<std::string> errors = together([&](int64_t r) {
+        auto host = group->communicator(r);
+        NcclCommunicator gpu(host, device(static_cast<int32_t>(r)), nullptr, long_enough);
+        std::vector<int64_t> in, out;
+        shapes(r, in, out);
+        const Tensor operand = drawn(dtype, in, r), expected = Tensor::empty(dtype, out);
+        host->run(c, view(operand), view(expected));
+        const auto traffic = host->traffic();
+        gpu.reset_traffic();
+
+        const DeviceId here = device(static_cast<int32_t>(r));
+        auto stream = backend(here).create_stream(here.index);
+        const Tensor there = to_device(operand, here), result = to_device(drawn(dtype, out, 99), here);
+        const auto bytes = static_cast<int64_t>(NcclCommunicator::scratch(c, view(there), view(result)));
+        const Tensor scratch = to_device(Tensor::empty(DType::U8, {std::max<int64_t>(bytes, 1)}), here);
+        for (int again = 0; again < 2; ++again) {
+            const GpuExchange exchange = gpu.exchange(c, view(there), view(result));
+            const gpu::Driver &driver = gpu::gpu_backend(here).driver();
+            gpu::Current current(driver, here.index);
+            const uint64_t before = gpu.traffic().first - host->traffic().first;
+            gpu.put(c, exchange, view(there), view(result), const_cast<void *>(scratch.data()), stream->native());
+            CHECK(gpu.traffic().first - host->traffic().first - before == traffic.first);
+            gpu.await([&] { return stream->idle(); }, "a test");
+        }
+        const Tensor found = to_device(result, {});
+        CHECK(std::memcmp(found.data(), expected.data(), expected.bytes()) == 0);
+    });
+    for (const std::string &error : errors)
+        if (!error.empty())
+            std::printf("%s\n", error.c_str());
+    CHECK(std::count(errors.begin(), errors.end(), "") == members);
+}
+
+Collective collective(CollectiveKind kind, Combine combine = Combine::Sum, int64_t dim = 0, int64_t split = 0) {
+    Collective c;
+    c.kind = kind;
+    c.axes = {"dp"};
+    c.members = members;
+    c.combine = combine;
+    c.dim = dim;
+    c.split_dim = split;
+    c.name = "a collective at test.py:7";
+    return c;
+}
+
+void as_on_the_host() {
+    const std::vector<std::vector<int64_t>> shapes{{4, 6}, {3, 5}, {1, 7}, {0, 4}};
+    for (const auto &shape : shapes) {
+        for (Combine combine : {Combine::Sum, Combine::Prod, Combine::Max, Combine::Min})
+            same(collective(CollectiveKind::AllReduce, combine), DType::I32, shape);
+        for (int64_t dim : {0, 1}) {
+            same(collective(CollectiveKind::AllGather, Combine::Sum, dim), DType::BF16, shape);
+            same(collective(CollectiveKind::ReduceScatter, Combine::Sum, dim), DType::F32, shape);
+            same(collective(CollectiveKind::AllToAll, Combine::Sum, dim, 1 - dim), DType::F64, shape);
+        }
+    }
+    for (DType dtype : {DType::F32, DType::BF16, DType::F64, DType::I64, DType::U8})
+        same(collective(CollectiveKind::AllReduce, Combine::Max), dtype, {3, 4});
+    Collective permute = collective(CollectiveKind::Permute);
+    permute.pairs = {{1, 0}}; // the second gets what the first has, the first zeros
+    same(permute, DType::F32, {3, 4});
+}
+
+void a_failed_device_ends_the_others() {
+    auto group = group_of();
+    const std::vector<std::string> errors = together([&](int64_t r) {
+        NcclCommunicator gpu(group->communicator(r), device(static_cast<int32_t>(r)), nullptr, long_enough);
+        if (r == 0) {
+            gpu.fail("the disk is full");
+            return;
+        }
+        gpu.await([] { return false; }, "a run on GPUs");
+    });
+    CHECK(errors[0].empty() && contains(errors[1], "another device failed: the disk is full"));
+}
+
+void a_device_that_does_not_come() {
+    auto group = group_of();
+    const std::vector<std::string> errors = together([&](int64_t r) {
+        NcclCommunicator gpu(group->communicator(r), device(static_cast<int32_t>(r)), nullptr, 50);
+        if (r == 1)
+            gpu.await([] { return false; }, "a run on GPUs with all_reduce at model.py:3");
+    });
+    CHECK(contains(errors[1], "all_reduce at model.py:3: after 0.1 s the devices are not done; one of them hangs or is gone"));
+}
+
+void wrong_parts_and_elements() {
+    auto group = group_of();
+    std::vector<std::string> errors = together([&](int64_t r) {
+        NcclCommunicator gpu(group->communicator(r), device(static_cast<int32_t>(r)), nullptr, long_enough);
+        const Tensor in = Tensor::empty(DType::F32, {2}), out = Tensor::empty(DType::F32, {5});
+        gpu.exchange(collective(CollectiveKind::AllGather), view(in), view(out));
+    });
+    CHECK(contains(errors[0], "the parts of the devices do not make") && contains(errors[1], "test.py:7"));
+    group = group_of();
+    errors = together([&](int64_t r) {
+        const DeviceId here = device(static_cast<int32_t>(r));
+        NcclCommunicator gpu(group->communicator(r), here, nullptr, long_enough);
+        const Tensor in = to_device(Tensor::empty(DType::I16, {2}), here);
+        auto stream = backend(here).create_stream(here.index);
+        const Collective c = collective(CollectiveKind::AllReduce);
+        gpu.put(c, gpu.exchange(c, view(in), view(in)), view(in), view(in), nullptr, stream->native());
+    });
+    CHECK(contains(errors[0], "does not combine elements of i16; cast them to i32 or f32"));
+}
+
+void a_communicator_handed_in() {
+    auto group = group_of();
+    NcclId id{};
+    nccl(device_type).get_id(&id);
+    const std::vector<std::string> errors = together([&](int64_t r) {
+        const DeviceId here = device(static_cast<int32_t>(r));
+        gpu::gpu_backend(here);
+        gpu::Current current(gpu::gpu_backend(here).driver(), here.index);
+        gpu::Handle made = nullptr;
+        nccl(device_type).connect(&made, static_cast<int>(members), id, static_cast<int>(r));
+        {
+            NcclCommunicator gpu(group->communicator(r), here, made, long_enough);
+            Tensor word = to_device(drawn(DType::I64, {1}, r), here);
+            auto stream = backend(here).create_stream(here.index);
+            gpu.put_largest(const_cast<void *>(word.data()), stream->native());
+            stream->wait();
+        }
+        std::string wrong;
+        try {
+            NcclCommunicator gpu(group->communicator(members - 1 - r), here, made, long_enough);
+        } catch (const Error &e) {
+            wrong = e.message();
+        }
+        CHECK(contains(wrong, "is that of member"));
+        nccl(device_type).destroy(made);
+    });
+    CHECK(std::count(errors.begin(), errors.end(), "") == members);
+}
+
+} // namespace
+
+int main(int argc, char **argv) {
+    choose(argc, argv);
+    if (on_model)
+        add_nccl_file(device_type, FAKE_NCCL);
+    if (device_type == DeviceType::ROCM && !on_model)
+        return finish(); // RCCL does not run on an NVIDIA device
+    if (backend(device()).count() < members) {
+        std::printf("SKIPPED: needs %lld devices\n", static_cast<long long>(members));
+        return finish();
+    }
+    as_on_the_host();
+    a_failed_device_ends_the_others();
+    a_device_that_does_not_come();
+    wrong_parts_and_elements();
+    a_communicator_handed_in();
+    CHECK(misuses() == "");
+    return finish();
+}

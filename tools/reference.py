@@ -38,6 +38,7 @@ FORMS = {
     "tessera.op.index": "Indexing",
     "tessera.op.tensor": "Inputs and symbolic sizes",
     "tessera.op.matmul": "Matrix products",
+    "tessera.op.grouped_matmul": "Products of groups of rows",
     "tessera.op.einsum": "Contractions",
     "tessera.op.activation": "Activations",
     "tessera.op.softmax": "Softmax",

@@ -10,6 +10,7 @@ import pytest
 import torch
 from tessera import graph, op, optim
 from tessera._core import gpu_levels
+from tessera.errors import IndexRangeError
 from tessera.transform.autodiff import gradients
 
 pytestmark = pytest.mark.skipif(not gpu_levels("ptx"), reason="needs an NVIDIA device")
@@ -58,6 +59,30 @@ def test_scaled_products(m: int, n: int, k: int, kinds: tuple[str, str]) -> None
     scales = np.linspace(0.5, 2, m, dtype=np.float32).reshape(m, 1)
     right = x.astype(np.float64) @ w.T.astype(np.float64) * scales * 3
     assert_near(program(a=x, b=w, rows=scales, one=np.float32(3))["y"], right)
+
+
+@pytest.mark.parametrize(("rows", "sizes", "k", "n"), [
+    (2048, [700, 0, 1, 1347], 256, 384), (1000, [300, 200, 100], 72, 40), (5, [0, 2, 0, 1, 0, 1, 0, 0], 64, 64),
+])
+def test_products_of_groups(rows: int, sizes: list[int], k: int, n: int) -> None:
+    x, w = op.tensor((rows, k), "bf16", name="x"), op.tensor((len(sizes), k, n), "bf16", name="w")
+    c = op.tensor((rows, n), "bf16", name="c")
+    y = op.grouped_matmul(x, w, op.tensor((len(sizes),), "i64", name="sizes"))
+    dx, dw = graph.backward(op.sum(y * c), [x, w])
+    program = graph.compile({"y": y, "dx": dx, "dw": dw}, target="ptx")
+    a, b, g = (drawn(*t.shape).astype(t.dtype.numpy) for t in (x, w, c))
+    found = program(x=a, w=b, sizes=np.array(sizes), c=g)
+    right = [np.zeros(t.shape) for t in (y, x, w)]
+    ends = np.cumsum(sizes)
+    a, b, g = (v.astype(np.float64) for v in (a, b, g))
+    for i, part in enumerate(slice(e - s, e) for s, e in zip(sizes, ends, strict=True)):
+        right[0][part], right[1][part] = a[part] @ b[i], g[part] @ b[i].T
+        right[2][i] = a[part].T @ g[part]
+    for name, value in zip(("y", "dx", "dw"), right, strict=True):
+        assert_near(found[name], value)
+    with pytest.raises(IndexRangeError, match="rows of this group and those before"):
+        program(x=a.astype(x.dtype.numpy), w=b.astype(w.dtype.numpy), sizes=np.full(len(sizes), rows),
+                c=g.astype(c.dtype.numpy))
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f16"])

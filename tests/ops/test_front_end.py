@@ -96,6 +96,9 @@ def symbolic_graph() -> Graph:
         "one_hot": op.one_hot(ids, b) * 2.5,
         "part": op.flip(op.split(m, 2, 1)[0], 1) + op.take(m, ids, axis=0)[:, 4:],
         "mse": op.mse(x, op.tile(x[:, :, :1], (1, 1, 8))),
+        "groups": op.grouped_matmul(
+            op.reshape(x, (-1, 8)), op.tensor((3, 8, 5), name="w"), op.tensor((3,), "i32", name="sizes")
+        ),
         "prod": op.prod(op.pad(m, ((1, 0), (0, 2)), value=1), 1),
     })
 

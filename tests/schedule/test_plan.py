@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,6 +15,7 @@ from tessera.ir.dims import Symbol, sym
 from tessera.ir.dims import evaluate as evaluate_dim
 from tessera.ir.dtype import bf16, bool_, f16, f64, i8, i32, i64, u8
 from tessera.ir.graph import Graph
+from tessera.ir.value import Value
 from tessera.op.opdef import build
 from tessera.schedule.options import Schedule
 from tessera.schedule.plan import Copy, Instruction, KernelCall, Plan, RangeCheck
@@ -197,16 +199,27 @@ def test_unproven_indices_are_checked() -> None:
         run_plan(plan, {"x": np.zeros((5, 2), np.float32), "i": np.array([0, 5, 1, 1])})
 
 
-@pytest.mark.parametrize("case", ["checked", "iota", "argmax", "ignored"])
+@pytest.mark.parametrize("case", ["checked", "iota", "argmax", "ignored", "clipped"])
 def test_proven_indices_are_not_checked_again(case: str) -> None:
     x, i = tensor("x", 5, 2), tensor("i", 4, dtype=i64)
     checked = build("check_range", i, low=0, high=4, ignore=-1 if case == "ignored" else None, what="label")
     index = {
         "checked": op.reshape(checked, [2, 2]), "iota": op.flip(build("iota", shape=[5], axis=0, dtype=i64), [0]),
         "argmax": op.argmax(x, axis=0), "ignored": op.where(checked != -1, checked, op.full([], 0, "i64")),
+        "clipped": op.clip(i * 3, 0, 4),
     }[case]
     plan = plan_of(Graph({"y": build("take", x, index, axis=0)}, inputs=[x, i]))
     assert sum(isinstance(k, RangeCheck) for k in plan.instructions) == (case in ("checked", "ignored"))
+
+
+@pytest.mark.parametrize("index", [
+    lambda i: op.clip(i, 0, 5), lambda i: op.clip(i, -1, 4), lambda i: op.minimum(i, 4), lambda i: op.maximum(i, 0),
+    lambda i: op.minimum(op.maximum(i, 0), i), lambda i: op.maximum(op.minimum(i, 4), i),
+])
+def test_indices_with_one_end_open_are_checked(index: Callable[[Value], Value]) -> None:
+    x, i = tensor("x", 5, 2), tensor("i", 4, dtype=i64)
+    plan = plan_of(Graph({"y": build("take", x, index(i), axis=0)}, inputs=[x, i]))
+    assert sum(isinstance(k, RangeCheck) for k in plan.instructions) == 1
 
 
 def test_indices_out_of_range_never_touch_other_memory() -> None:

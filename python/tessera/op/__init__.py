@@ -164,6 +164,9 @@ from tessera.op.matmul import (
     outer,
     scaled_matmul,
 )
+from tessera.op.grouped_matmul import (
+    grouped_matmul,
+)
 from tessera.op.einsum import (
     einsum,
 )

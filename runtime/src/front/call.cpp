@@ -200,6 +200,7 @@ void add_layers(Table &table) {
     table["scaled_matmul"] = one([](C c) {
         return scaled_matmul(c.operand(0), c.operand(1), c.operand(2), c.operand(3), c.dtype("out_dtype"));
     });
+    table["grouped_matmul"] = one([](C c) { return grouped_matmul(c.operand(0), c.operand(1), c.operand(2)); });
     table["linear"] = one([](C c) { return linear(c.operand(0), c.operand(1), c.operand(2)); });
     table["einsum"] = one([](C c) { return einsum(c.text("equation"), c.operands()); });
     table["relu"] = one([](C c) { return relu(c.operand(0)); });

@@ -69,7 +69,7 @@ const std::map<std::string, Definition, std::less<>> &definitions() {
     static const std::map<std::string, Definition, std::less<>> all = [] {
         Registry registry;
         for (auto define : {define_pointwise, define_reductions, define_shapes, define_indexing, define_products,
-                            define_einsum, define_activations, define_softmax, define_normalization, define_losses,
+                            define_grouped_matmul, define_einsum, define_activations, define_softmax, define_normalization, define_losses,
                             define_cross_entropy, define_attention, define_random})
             define(registry);
         define_collectives(registry);

@@ -71,6 +71,7 @@ void define_reductions(Registry &registry);
 void define_shapes(Registry &registry);
 void define_indexing(Registry &registry);
 void define_products(Registry &registry);
+void define_grouped_matmul(Registry &registry);
 void define_einsum(Registry &registry);
 void define_activations(Registry &registry);
 void define_softmax(Registry &registry);

@@ -147,6 +147,7 @@ Value matmul(const Operand &a, const Operand &b);
 Value dot(const Operand &a, const Operand &b);
 Value outer(const Operand &a, const Operand &b);
 Value scaled_matmul(const Operand &a, const Operand &b, const Operand &scale_a, const Operand &scale_b, DType out_dtype);
+Value grouped_matmul(const Operand &x, const Operand &w, const Operand &group_sizes);
 Value linear(const Operand &x, const Operand &w, const Operand &b);
 Value einsum(const std::string &equation, const std::vector<Operand> &operands);
 Value swap_last(const Value &x);

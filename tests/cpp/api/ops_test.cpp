@@ -239,6 +239,13 @@ void test_products() {
     CHECK_ERROR(op::scaled_matmul(a, small), Error, TSR_DTYPE_ERROR, "[scaled_matmul] a is f32; expected f8e4m3 or f8e5m2");
     CHECK_ERROR(op::scaled_matmul(small, small, vector<float>({1, 2, 3})), Error, TSR_SHAPE_ERROR,
                 "scale_a has shape (3,), which does not broadcast to the product's (2, 2)");
+    const Tensor matrices = op::reshape(op::iota({8}, 0, DType::F32), {2, 2, 2}), rows = vector<float>({1, 1, 1, 0, 0, 1});
+    const Tensor grouped = op::grouped_matmul(op::reshape(rows, {3, 2}), matrices, vector<int64_t>({1, 1}));
+    CHECK(close(grouped, {2, 4, 4, 5, 0, 0}) && grouped.shape() == Shape({3, 2}));
+    CHECK_ERROR(op::grouped_matmul(a, matrices, vector<int64_t>({1, 1, 0})), Error, TSR_SHAPE_ERROR,
+                "[grouped_matmul] group_sizes has shape (3,); expected (2,), one per group of w");
+    CHECK_ERROR(op::grouped_matmul(a, a, vector<int64_t>({2})), Error, TSR_SHAPE_ERROR,
+                "expected x (rows, in) and w (groups, in, out)");
     const Tensor batch = op::reshape(op::iota({8}, 0, DType::F32), {2, 2, 2});
     CHECK(close(op::matmul(batch, v), {-1, -1, -1, -1}) && op::matmul(v, batch).shape() == Shape({2, 2}));
     CHECK(op::matmul(a, vector<double>({1, 1})).dtype() == DType::F64);

@@ -21,6 +21,12 @@ inline Tensor scaled_matmul(const Operand &a, const Operand &b, const Operand &s
                             DType out_dtype = DType::BF16) {
     return detail::Call("scaled_matmul", {a, b, scale_a, scale_b}).set("out_dtype", out_dtype).result();
 }
+// Groups of rows, each times its own matrix: x (rows, in) with the rows of a group side by side, w (groups, in, out),
+// group_sizes (groups,) integers. Rows after the last group give zeros; sizes that are negative or add up to more than the
+// rows make the run fail.
+inline Tensor grouped_matmul(const Operand &x, const Operand &w, const Operand &group_sizes) {
+    return detail::Call("grouped_matmul", {x, w, group_sizes}).result();
+}
 // x @ w + b: x (…, in), w (in, out), b (out,).
 inline Tensor linear(const Operand &x, const Operand &w, const Operand &b = std::nullopt) {
     return detail::Call("linear", {x, w, b}).result();

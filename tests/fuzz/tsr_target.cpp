@@ -99,7 +99,7 @@ void use(Program &program, int64_t wanted_size) {
 
 // The last device's part of a program and of the weights.
 void load_shards(const std::shared_ptr<Mapping> &bytes, const LoadOptions &options) {
-    auto connect = [](const MeshAxes &mesh) {
+    auto connect = [](const MeshAxes &mesh, DeviceId) {
         if (mesh.devices() > 64)
             fail(Code::Unsupported, "more devices than this test has");
         return std::make_shared<LocalGroup>(mesh, 1000)->communicator(mesh.devices() - 1);

@@ -591,7 +591,8 @@ TSR_API void tsr_world_retain(tsr_world *world);
 TSR_API void tsr_world_release(tsr_world *world);
 
 /* The program of this process's device, from a .tsr file of a graph that was compiled for a mesh. Of its whole weights only
- * the device's shards are read. `ranks`: the process of each device of the mesh, row-major; NULL: 0, 1, ... */
+ * the device's shards are read. `ranks`: the process of each device of the mesh, row-major; NULL: 0, 1, ... A file for GPUs runs
+ * on the one that the options' target names ("ptx:1"), the first by default, and exchanges go through NCCL. */
 TSR_API tsr_status tsr_graph_load_sharded(const char *path, const tsr_load_options *options, tsr_world *world,
                                           const int64_t *ranks, int32_t rank_count, tsr_graph **graph);
 /* The communicator of a graph that has one. */

@@ -327,12 +327,15 @@ tsr_status tsr_graph_load_sharded(const char *path, const tsr_load_options *opti
         require(world, "world");
         require(graph, "graph");
         const LoadOptions load = read_load_options(options);
-        auto connect = [&](const MeshAxes &mesh) {
+        auto connect = [&](const MeshAxes &mesh, DeviceId device) -> std::shared_ptr<Communicator> {
             const size_t devices = static_cast<size_t>(mesh.devices());
             if (ranks && static_cast<size_t>(std::max(rank_count, 0)) != devices)
                 fail(Code::Argument, "the mesh (%s) has %zu devices, but %d ranks are given", mesh.text().c_str(), devices,
                      rank_count);
-            return std::make_shared<ProcessCommunicator>(world->transport, mesh, ranks_of(ranks, devices));
+            auto host = std::make_shared<ProcessCommunicator>(world->transport, mesh, ranks_of(ranks, devices));
+            if (device.is_cpu())
+                return host;
+            return std::make_shared<NcclCommunicator>(std::move(host), device, nullptr, world->transport->timeout_ms());
         };
         *graph = new tsr_graph(Program::load_sharded(load.map ? Mapping::map_file(path) : Mapping::read_file(path), path,
                                                      load, connect));

@@ -114,7 +114,7 @@ std::shared_ptr<Program> Program::load_sharded(std::shared_ptr<Mapping> bytes, c
     if (options.verify_hashes)
         file.verify_hashes(true, [](const TensorEntry &entry) { return entry.name.compare(0, 8, "tessera.") == 0; });
     std::shared_ptr<Program> program = open(file, options);
-    program->set_communicator(connect(program->layout_->mesh()));
+    program->set_communicator(connect(program->layout_->mesh(), program->device()));
     program->read_tensors(file, true);
     return program;
 }

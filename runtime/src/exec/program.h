@@ -28,7 +28,7 @@ class Program {
                                          const LoadOptions &options, bool complete);
     // The program of one device of the mesh that the artefact was compiled for, for which `connect` gives a communicator:
     // of its whole weights only the device's shards are read (and their hashes not compared, which would read all).
-    using Connect = std::function<std::shared_ptr<Communicator>(const MeshAxes &)>;
+    using Connect = std::function<std::shared_ptr<Communicator>(const MeshAxes &, DeviceId)>;
     static std::shared_ptr<Program> load_sharded(std::shared_ptr<Mapping> bytes, const std::string &where,
                                                  const LoadOptions &options, const Connect &connect);
 

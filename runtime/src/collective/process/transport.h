@@ -42,6 +42,7 @@ class Transport {
     // the connections. Later exchanges fail.
     void close() noexcept;
     bool failed() const { return failed_; }
+    int64_t timeout_ms() const { return timeout_ms_; }
     // Sees to what others say meanwhile; DeviceError when one of them has failed. For waits of another kind.
     void watch(const std::string &what);
     // Memory for what arrives, when it is not needed any more.

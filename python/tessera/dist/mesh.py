@@ -21,9 +21,10 @@ KINDS = ("cpu", "cuda", "hip")
 class Mesh:
     """Devices arranged along named axes: ``Mesh(axes=["dp", "tp"], devices=range(8))``.
 
-    ``axes``: names. ``devices``: how many, numbers, or names such as ``"cpu:3"``; numbers are devices of ``kind``. CPU
-    devices are virtual (threads of this process, each with memory of its own) unless ``dist.init`` has connected several
-    processes: then each number is the rank of a process. ``shape``: devices per axis; sizes left
+    ``axes``: names. ``devices``: how many, numbers, or names such as ``"cpu:3"``; numbers are devices of ``kind``
+    (``"cpu"``, ``"cuda"``, ``"hip"``). CPU devices are virtual (threads of this process, each with memory of its own),
+    GPUs are those of this process, unless ``dist.init`` has connected several processes: then each number is the rank of
+    a process, whose GPU is the one of its local rank. ``shape``: devices per axis; sizes left
     out (None for all, or None or -1 for some) are inferred, as nearly equal as possible and later axes larger.
 
     Raises ArgumentError for axes or a shape that make no sense, for repeated or mixed devices, and DeviceError when

@@ -239,6 +239,7 @@ class ShardedCompiled(Compiled):
             if rank == first:
                 continue
             if rank not in kept.arrays:
+                assert value is not None
                 program.bind_state(name, Array.from_numpy(value))
                 kept.arrays[rank] = program.state_array(name)
             else:

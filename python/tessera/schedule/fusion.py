@@ -221,7 +221,8 @@ class Fusion:
                 step = mul(step, extent)
             if isinstance(step, Expr) and len(digits) > 1:
                 return None
-            if len(digits) == 1 and symbol_of(place) is not None and self.axes.extents[symbol_of(place)] != step:
+            along = symbol_of(place)
+            if len(digits) == 1 and along is not None and self.axes.extents[along] != step:
                 return None  # a pad or a slice reads along the same axis and has another extent
         return found
 

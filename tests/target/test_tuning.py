@@ -290,3 +290,18 @@ def test_files_of_vendor_libraries(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     assert [Path(f).name for f in found] == ["libcublasLt.so.12", "libcublasLt.so.13"]  # the best last
     monkeypatch.setenv("TESSERA_CUBLASLT_LIBRARY", "/opt/libcublasLt.so")
     assert config.vendor_library_files("cublaslt") == ["/opt/libcublasLt.so"]
+
+
+@pytest.mark.parametrize(
+    ("m", "n", "k", "library"),
+    [(768, 3072, 16384, True), (768, 768, 16384, True), (768, 3072, 4096, False), (8192, 4096, 8192, False),
+     (64, 3072, 16384, False)],
+)
+def test_few_results_of_many_terms_call_the_library(m: int, n: int, k: int, library: bool) -> None:
+    a, b = op.tensor((k, m), "bf16", name="a"), op.tensor((k, n), "bf16", name="b")
+    graph = Graph({"y": op.matmul(op.transpose(a, [1, 0]), b)})
+    kernel, = build_plan(to_gpu_operators(graph), None, GPU).kernels
+    choice, = choose_by_model([kernel], [Options("sm_90a")], ["cublaslt"])
+    assert (choice.candidate.library is not None) == library
+    choice, = choose_by_model([kernel], [Options("sm_90a")], [])
+    assert choice.candidate.library is None

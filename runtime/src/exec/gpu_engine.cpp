@@ -13,6 +13,7 @@ namespace {
 constexpr size_t max_prepared = 64; // size tuples whose evaluation is kept
 constexpr size_t max_graphs = 8;    // captured graphs of one size tuple
 constexpr size_t max_under_way = 256; // runs that were put on streams; the next one waits for the device
+constexpr int64_t at_once = -1; // the number of exchanges that are waited for where they are put
 constexpr uintptr_t alignment = 16; // that kernels count on
 
 size_t count_checks(const Plan &plan) {
@@ -499,7 +500,10 @@ void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::s
 gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle stream) const {
     const gpu::Functions &call = driver_.call();
     if (step.agrees) {
-        if (NcclCommunicator *group = devices(s.context))
+        NcclCommunicator *group = devices(s.context);
+        if (group && s.prepared->exchanges_beside)
+            put_beside(s, stream, at_once, true, [&](gpu::Handle beside) { group->put_largest(s.frame->status(), beside); });
+        else if (group)
             group->put_largest(s.frame->status(), stream);
         return gpu::success;
     }
@@ -518,6 +522,9 @@ gpu::Result GpuEngine::put(const Submission &s, const GpuStep &step, gpu::Handle
         return gpu::success;
     case InstructionKind::Collective:
         run_collective(s, step, stream);
+        return gpu::success;
+    case InstructionKind::Wait:
+        wait_for_exchange(s, *step.source->exchange, stream);
         return gpu::success;
     default:
         return driver_.launch(code_.function(step.kernel), step.launch, stream, b.arguments.data() + step.first_argument);
@@ -558,7 +565,41 @@ void GpuEngine::run_collective(const Submission &s, const GpuStep &step, gpu::Ha
     }
     if (!step.exchange->known)
         *step.exchange = group->exchange(collective, operand, result);
-    group->put(collective, *step.exchange, operand, result, s.frame->scratch(), stream);
+    if (!s.prepared->exchanges_beside) {
+        group->put(collective, *step.exchange, operand, result, s.frame->scratch(), stream);
+        return;
+    }
+    put_beside(s, stream, step.source->exchange.value_or(at_once), !step.beside, [&](gpu::Handle beside) {
+        group->put(collective, *step.exchange, operand, result, s.frame->scratch(), beside);
+    });
+}
+
+// All exchanges are put on one stream, so that they are done in the order in which all devices put them.
+void GpuEngine::put_beside(const Submission &s, gpu::Handle stream, int64_t number, bool waits,
+                           const std::function<void(gpu::Handle)> &put) const {
+    const gpu::Functions &call = driver_.call();
+    ExchangeLane &lane = s.frame->lane;
+    if (!lane.stream) {
+        lane.stream = backend_.create_stream(device_.index);
+        lane.begin = backend_.create_plain_event(device_.index);
+    }
+    std::shared_ptr<gpu::GpuEvent> &end = lane.ends[number];
+    if (!end)
+        end = backend_.create_plain_event(device_.index);
+    const gpu::Handle beside = lane.stream->native();
+    driver_.check(call.event_record(lane.begin->handle(), stream), "an exchange");
+    driver_.check(call.stream_wait_event(beside, lane.begin->handle(), 0), "an exchange");
+    put(beside);
+    driver_.check(call.event_record(end->handle(), beside), "an exchange");
+    if (waits)
+        driver_.check(call.stream_wait_event(stream, end->handle(), 0), "an exchange");
+}
+
+void GpuEngine::wait_for_exchange(const Submission &s, int64_t number, gpu::Handle stream) const {
+    const auto found = s.frame->lane.ends.find(number);
+    if (found != s.frame->lane.ends.end()) // without a communicator it was done at once
+        driver_.check(driver_.call().stream_wait_event(stream, found->second->handle(), 0),
+                      "an exchange");
 }
 
 void GpuEngine::run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const {

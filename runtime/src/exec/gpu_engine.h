@@ -51,6 +51,11 @@ class GpuEngine final : public Engine {
     void order_after(Submission &s, const Tensor &tensor) const;
     void execute(Submission &s);
     void run_custom(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
+    // `put` on the stream of exchanges when `stream` has come here; `waits`: and `stream` goes on when it is done.
+    void put_beside(const Submission &s, gpu::Handle stream, int64_t number, bool waits,
+                    const std::function<void(gpu::Handle)> &put) const;
+    // The stream goes on when exchange `number` of the plan is done.
+    void wait_for_exchange(const Submission &s, int64_t number, gpu::Handle stream) const;
     void run_collective(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     NcclCommunicator *devices(const RunContext &context) const;
     void run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const;

@@ -4,10 +4,12 @@
 
 #include <cstdint>
 #include <memory>
+#include <unordered_map>
 #include <vector>
 
 #include "core/allocator.h"
 #include "device/gpu/gpu_backend.h"
+#include "device/gpu/stream.h"
 #include "exec/engine.h"
 #include "exec/gpu_code.h"
 #include "exec/gpu_run.h"
@@ -38,6 +40,13 @@ struct CapturedGraph {
     std::vector<void *> addresses; // of inputs and outputs
     gpu::Handle executable = nullptr;
     uint64_t used = 0;
+};
+
+// Exchanges beside computation: their stream, in the order of the plan, and where the other one waits for them.
+struct ExchangeLane {
+    std::shared_ptr<Stream> stream;
+    std::shared_ptr<gpu::GpuEvent> begin;
+    std::unordered_map<int64_t, std::shared_ptr<gpu::GpuEvent>> ends; // by the number of the exchange
 };
 
 // What launches of one size tuple need, in a frame.
@@ -81,6 +90,7 @@ class GpuFrame {
     void *scratch() const { return scratch_.data(); }
     const void *clean_status() const { return static_cast<char *>(status_.data()) + status_bytes(); }
 
+    ExchangeLane lane;
     std::shared_ptr<GpuRun> last; // the last run put on a stream; null: none yet
 
   private:

@@ -98,7 +98,8 @@ void GpuPrepared::add_step(const Plan &plan, const Instruction &in, size_t &chec
     case InstructionKind::Collective:
         add_collective(plan, in, step);
         return;
-    case InstructionKind::Wait: // an exchange is done where it is started
+    case InstructionKind::Wait:
+        steps.push_back(step);
         return;
     case InstructionKind::Library:
         add_library(plan, in, step, libraries);
@@ -112,7 +113,11 @@ void GpuPrepared::add_collective(const Plan &plan, const Instruction &in, GpuSte
     step.operand = views(plan, in.operands, in).front();
     step.result = views(plan, in.results, in).front();
     step.exchange = std::make_shared<GpuExchange>();
-    scratch_bytes = std::max(scratch_bytes, NcclCommunicator::scratch(*in.collective, step.operand, step.result));
+    const int64_t scratch = NcclCommunicator::scratch(*in.collective, step.operand, step.result);
+    scratch_bytes = std::max(scratch_bytes, scratch);
+    // Scratch is memory of all steps: who uses it is waited for at once.
+    step.beside = in.exchange && scratch == 0;
+    exchanges_beside = exchanges_beside || in.exchange;
     step.first_slot = slot_buffers.size();
     const std::vector<int> buffers = buffers_of(in);
     slot_buffers.insert(slot_buffers.end(), buffers.begin(), buffers.end());

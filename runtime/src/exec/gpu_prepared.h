@@ -40,6 +40,7 @@ struct GpuStep {
     std::shared_ptr<LibraryCall> library;         // library; used by one thread at a time
     TensorView operand, result;                   // collective: without addresses
     std::shared_ptr<GpuExchange> exchange;        // collective: made at the first run
+    bool beside = false;                          // collective: the plan goes on while it is under way
     bool agrees = false;                          // no instruction: devices of a mesh tell each other of failed checks
 };
 
@@ -56,6 +57,7 @@ struct GpuPrepared : SizedBuffers {
     std::vector<int> slot_buffers; // the buffer of each slot
     std::vector<Patch> input_patches, output_patches;
     std::vector<GpuSize> check_limits; // low and high of each check
+    bool exchanges_beside = false; // whether there is a stream of exchanges
     int64_t scratch_bytes = 0;
     bool calls_custom = false; // some step runs what a library does, or what other devices take part in
 

@@ -6,7 +6,9 @@
 #include "collective/nccl/communicator.h"
 #include "core/transfer.h"
 #include "device/gpu/gpu_backend.h"
-#include "gpu_test.h"
+#include "device/allocators.h"
+#include "exec/gpu_engine.h"
+#include "plan_builder.h"
 
 using namespace gpu_test;
 
@@ -218,6 +220,62 @@ void a_communicator_handed_in() {
     CHECK(std::count(errors.begin(), errors.end(), "") == members);
 }
 
+// a = 2x; its sum over the devices beside c = x + a; a change of a behind the wait; out = sum + c.
+PlanText a_sum_beside_a_kernel() {
+    PlanText p;
+    p.dims = "[]";
+    p.inputs = R"({"name": "x", "dtype": "f32", "shape": [256], "buffer": 0})";
+    p.outputs = R"({"name": "out", "dtype": "f32", "shape": [256], "buffer": 1})";
+    p.buffers = R"({"kind": "input", "bytes": 1024, "label": "x"}, {"kind": "output", "bytes": 1024, "label": "out"},
+                   {"kind": "arena", "bytes": 1024, "offset": 0, "label": "a"}, {"kind": "arena", "bytes": 1024, "offset": 1024, "label": "b"},
+                   {"kind": "arena", "bytes": 1024, "offset": 2048, "label": "c"})";
+    p.arena = "3072";
+    p.kernels = kernel("add", add_arguments);
+    auto add = [](const char *buffers) {
+        return std::string(R"({"kernel": 0, "buffers": )") + buffers + R"(, "sizes": [256], "grid": [2, 1, 1]})";
+    };
+    p.instructions = add("[0, 0, 2]") + R"(, {"collective": "all_reduce", "axes": ["dp"],
+        "attrs": "{axes = [\"dp\"], sizes = [2], combine = \"sum\"}", "operands": [{"buffer": 2, "dtype": "f32", "shape": [256]}],
+        "results": [{"buffer": 3, "dtype": "f32", "shape": [256]}], "bytes": 1024, "start": 5, "loc": "model.py:3"}, )" +
+                     add("[0, 2, 4]") + R"(, {"wait": 5}, )" + add("[0, 0, 2]") + ", " + add("[3, 4, 1]");
+    return p;
+}
+
+void an_exchange_beside_a_kernel() {
+    auto group = group_of();
+    const std::string code = image(), text = a_sum_beside_a_kernel().text();
+    const std::vector<std::string> errors = together([&](int64_t r) {
+        const DeviceId here = device(static_cast<int32_t>(r));
+        NcclCommunicator gpu(group->communicator(r), here, nullptr, long_enough);
+        GpuEngine engine(Plan::parse(text, "test.tsr", code, target()), code, here, "test.tsr");
+        ThreadPool pool{1};
+        auto stream = backend(here).create_stream(here.index);
+        RunContext context{pool, make_backend_allocator()};
+        context.stream = stream.get();
+        context.own_stream = stream;
+        context.communicator = &gpu;
+        for (int again = 0; again < 3; ++again) {
+            Tensor x = Tensor::empty(DType::F32, {256}), out;
+            for (int64_t i = 0; i < 256; ++i)
+                static_cast<float *>(x.data())[i] = static_cast<float>(i + r * 1000 + again);
+            x = to_device(x, here);
+            const Tensor *inputs[] = {&x};
+            engine.run(context, {}, inputs, 1, &out);
+            const Tensor found = to_device(out, {});
+            bool right = true;
+            for (int64_t i = 0; i < 256; ++i) {
+                const auto own = static_cast<float>(i + r * 1000 + again), other = static_cast<float>(i + (1 - r) * 1000 + again);
+                right = right && static_cast<const float *>(found.data())[i] == 2 * (own + other) + 3 * own;
+            }
+            CHECK(right);
+        }
+    });
+    for (const std::string &error : errors)
+        if (!error.empty())
+            std::printf("%s\n", error.c_str());
+    CHECK(std::count(errors.begin(), errors.end(), "") == members);
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
@@ -235,6 +293,7 @@ int main(int argc, char **argv) {
     a_device_that_does_not_come();
     wrong_parts_and_elements();
     a_communicator_handed_in();
+    an_exchange_beside_a_kernel();
     CHECK(misuses() == "");
     return finish();
 }

@@ -65,6 +65,15 @@ bool meet(Shared &s) {
     return !s.aborted;
 }
 
+// Tells the others where this member's operand lies, and waits for theirs.
+bool show(Member &m, const void *from) {
+    {
+        std::lock_guard<std::mutex> hold(lock);
+        m.shared->from[static_cast<size_t>(m.number)] = from;
+    }
+    return meet(*m.shared);
+}
+
 template <class T> T combined(T a, T b, int combine) {
     return combine == 0 ? static_cast<T>(a + b) : combine == 1 ? static_cast<T>(a * b) : combine == 2 ? (a > b ? a : b) : (a < b ? a : b);
 }
@@ -105,11 +114,7 @@ int reduced(const void *from, void *to, size_t first, size_t count, int type, in
         return invalid;
     finish(stream);
     Shared &s = *m->shared;
-    {
-        std::lock_guard<std::mutex> hold(lock);
-        s.from[static_cast<size_t>(m->number)] = from;
-    }
-    if (!meet(s))
+    if (!show(*m, from))
         return aborted;
     std::vector<char> result(count * static_cast<size_t>(sizes[type]));
     switch (keeps ? type : -1) {
@@ -254,11 +259,7 @@ int ncclReduce(const void *from, void *to, size_t count, int type, int combine, 
 int ncclAllGather(const void *from, void *to, size_t count, int type, Member *m, void *stream) {
     finish(stream);
     Shared &s = *m->shared;
-    {
-        std::lock_guard<std::mutex> hold(lock);
-        s.from[static_cast<size_t>(m->number)] = from;
-    }
-    if (!meet(s))
+    if (!show(*m, from))
         return aborted;
     const size_t bytes = count * static_cast<size_t>(sizes[type]);
     for (int k = 0; k < s.members; ++k)

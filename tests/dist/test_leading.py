@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import numpy as np
 import pytest
 from tessera import dist, graph, op
@@ -41,3 +44,27 @@ def test_the_same_results(
     np.testing.assert_array_equal(found["z"], values @ weights)
     assert all(dim == 0 or shape[0] == 1 for dim in seen)
     assert program.traffic() == [program.collectives.bytes_of(rank) for rank in range(3)]
+
+
+def test_what_an_exchange_gives_goes_to_outputs_behind_the_checks() -> None:
+    """On GPUs exchanges take place whatever a check found, so that no device waits; results that outlive the run do not."""
+    mesh = dist.Mesh(["dp"], 2, kind="cuda")
+    x = dist.constrain(op.tensor((8, 4), name="x"), ShardSpec((0,), ("dp",)), mesh)
+    whole = dist.replicate(x, mesh)
+    taken = op.take(op.parameter((5, 4), "f32", name="t"), op.tensor((3,), "i64", name="rows"))
+
+    def steps(outputs: dict[str, Any]) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        compiled = graph.compile(outputs, target="ptx", arch="sm_90a", schedule=graph.Schedule(overlap=True))
+        plan, = (json.loads(v) for k, v in compiled._built.metadata.items() if k.startswith("tessera.plan."))
+        return plan["instructions"], plan
+
+    checked, plan = steps({"whole": whole, "taken": taken})
+    at = next(k for k, i in enumerate(checked) if "collective" in i)
+    (result,) = checked[at]["results"]
+    copy = checked[at + 1]
+    assert plan["buffers"][result["buffer"]]["kind"] == "arena" and "start" not in checked[at]
+    assert plan["kernels"][copy["kernel"]]["name"] == "copy_unless_failed"
+    assert copy["buffers"][0] == result["buffer"] and plan["buffers"][copy["buffers"][1]]["kind"] == "output"
+    assert not any("wait" in i for i in checked)
+    (free,), plan = steps({"whole": whole})
+    assert plan["buffers"][free["results"][0]["buffer"]]["kind"] == "output"

@@ -12,6 +12,7 @@ from tessera.ir.dims import Dim, Symbol, add, ceildiv, dmax, floordiv, mul, subs
 from tessera.ir.dtype import DType, f32
 from tessera.op.custom_ops import CUSTOM
 from tessera.schedule.plan import (
+    CollectiveCall,
     Copy,
     CustomCall,
     Instruction,
@@ -20,6 +21,7 @@ from tessera.schedule.plan import (
     PlanBuffer,
     PortableCall,
     RangeCheck,
+    Wait,
     dim,
     place,
     plain_instruction,
@@ -118,8 +120,10 @@ def _guarded(plan: Plan) -> list[bool]:
     return found
 
 
-def _targets(i: Copy | CustomCall) -> list[int]:
+def _targets(i: Copy | CustomCall | CollectiveCall) -> list[int]:
     """The buffers that an instruction without code of ours writes."""
+    if isinstance(i, CollectiveCall):
+        return [i.result.buffer]
     return [i.target] if isinstance(i, Copy) else [r.buffer for r in i.results]
 
 
@@ -136,7 +140,7 @@ class _Extra:
         for at, i in enumerate(plan.instructions):
             if isinstance(i, RangeCheck):
                 key: Any = (i.dtype, i.ignore)
-            elif isinstance(i, (Copy, CustomCall)) and checked and any(map(plan.outlives, _targets(i))):
+            elif isinstance(i, (Copy, CustomCall, CollectiveCall)) and checked and any(map(plan.outlives, _targets(i))):
                 key = "copy"
             else:
                 continue
@@ -157,6 +161,9 @@ class _Writer:
             if isinstance(i, KernelCall):
                 workspace = dmax(workspace, self._workspace(i))
         self.workspace = None if workspace == 0 else self._temporary(workspace, "workspace")
+        self.at_once = {i.start for at, i in enumerate(plan.instructions)
+                        if isinstance(i, CollectiveCall) and at in extra.numbers}
+        """Exchanges whose results go on by a guarded copy: they are waited for where they start."""
 
     def _temporary(self, size: Dim, label: str) -> int:
         """A buffer behind those of the plan."""
@@ -205,13 +212,15 @@ class _Writer:
             return self._kernel(i)
         number = self.extra.numbers.get(at)
         if number is None:
-            return [plain_instruction(i)]
+            return [] if isinstance(i, Wait) and i.start in self.at_once else [plain_instruction(i)]
         kernel, = self.image.launches[number]
         if isinstance(i, RangeCheck):
             launch = self._launch(kernel, [i.buffer], (i.count, i.low, i.high), {COUNT: i.count}, i.loc)
             return [{**plain_instruction(i), **launch}]
         if isinstance(i, CustomCall):
             return self._guarded_call(i, kernel)
+        if isinstance(i, CollectiveCall):
+            return self._guarded_exchange(i, kernel)
         assert isinstance(i, Copy)
         return [self._copy(kernel, i.source, i.target, i.bytes, i.loc)]
 
@@ -244,6 +253,13 @@ class _Writer:
 
     def _copy(self, kernel: int, source: int, target: int, size: Dim, loc: Any) -> dict[str, Any]:
         return self._launch(kernel, [source, target], (size,), {COUNT: size}, loc)
+
+    def _guarded_exchange(self, i: CollectiveCall, kernel: int) -> list[dict[str, Any]]:
+        """As a library's call: an exchange takes place whatever a check found."""
+        target = self.plan.buffers[i.result.buffer]
+        own = self._temporary(target.bytes, target.label)
+        exchange = replace(i, result=replace(i.result, buffer=own), start=None)
+        return [plain_instruction(exchange), self._copy(kernel, own, i.result.buffer, target.bytes, i.loc)]
 
     def _guarded_call(self, i: CustomCall, kernel: int) -> list[dict[str, Any]]:
         """What a library computes knows nothing of failed checks: results that outlive the run go there by a copy."""

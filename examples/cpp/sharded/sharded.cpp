@@ -19,14 +19,17 @@ std::string text(const std::vector<int64_t> &numbers) {
     return "[" + out + "]";
 }
 
+// A line in one write: other processes print too.
+void say(const std::string &line) { std::fputs((line + "\n").c_str(), stdout); }
+
 void run(const World &world, const std::string &path) {
     // docs: load
     ShardedGraph graph = ShardedGraph::load(path, world);
     // This process's shard of the weights; the file holds them whole.
     for (const ValueInfo &state : graph.local().state()) {
         const Shard shard = graph.state_shard(state.name);
-        std::printf("rank %d holds %s%s from %s of %s\n", static_cast<int>(world.rank()), state.name.c_str(),
-                    text(shard.shape()).c_str(), text(shard.start).c_str(), text(shard.whole).c_str());
+        say("rank " + std::to_string(world.rank()) + " holds " + state.name + text(shard.shape()) + " from " + text(shard.start) +
+            " of " + text(shard.whole));
     }
     // docs: end
 
@@ -43,14 +46,16 @@ void run(const World &world, const std::string &path) {
         const Tensor whole = graph.gather(output); // all processes together
         if (world.rank() != 0)
             continue;
-        std::printf("%s%s:", output.name.c_str(), text(output.shard.whole).c_str());
-        for (int64_t i = 0; i < whole.size() && i < 7; ++i)
-            std::printf(" %.5f", static_cast<double>(whole.data<const float>()[i]));
-        std::printf("\n");
+        std::string line = output.name + text(output.shard.whole) + ":";
+        for (int64_t i = 0; i < whole.size() && i < 7; ++i) {
+            char value[32];
+            std::snprintf(value, sizeof value, " %.5f", static_cast<double>(whole.data<const float>()[i]));
+            line += value;
+        }
+        say(line);
     }
-    std::printf("rank %d received %llu bytes in %lld runs\n", static_cast<int>(world.rank()),
-                static_cast<unsigned long long>(graph.received_bytes()),
-                static_cast<long long>(graph.local().state("calls").data<const int64_t>()[0]));
+    say("rank " + std::to_string(world.rank()) + " received " + std::to_string(graph.received_bytes()) + " bytes in " +
+        std::to_string(graph.local().state("calls").data<const int64_t>()[0]) + " runs");
 }
 
 } // namespace

@@ -42,7 +42,8 @@ def free_port() -> int:
 def environment(**more: str) -> dict[str, str]:
     package = str(Path(tessera.__file__).resolve().parents[1])
     path = os.pathsep.join(p for p in (package, os.environ.get("PYTHONPATH", "")) if p)
-    return {**os.environ, "PYTHONPATH": path, "TESSERA_THREADS": "1", **more}
+    # Unbuffered, a line and its end are two writes, and lines of processes mix.
+    return {**os.environ, "PYTHONPATH": path, "TESSERA_THREADS": "1", "PYTHONUNBUFFERED": "", **more}
 
 
 def launch(by: str, count: int, *command: str, seconds: float = 100) -> list[subprocess.CompletedProcess[str]]:

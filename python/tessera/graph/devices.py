@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
@@ -28,9 +28,12 @@ class Replicas:
     arrays: dict[int, Any] = field(default_factory=dict)
 
 
-def _on_gpu(communicator: Communicator, mesh: Mesh, index: int) -> Communicator:
-    """The end of a GPU, whose host meets the others by ``communicator``."""
-    return communicator.on_gpu(mesh.kind, index, config.COLLECTIVE_TIMEOUT.integer() * 1000)
+def _on_devices(mesh: Mesh, hosts: Mapping[int, Communicator]) -> dict[int, Communicator]:
+    """The ends of the mesh's devices by rank: those of the hosts, or of GPUs whose hosts meet by them."""
+    if mesh.kind == "cpu":
+        return dict(hosts)
+    timeout = config.COLLECTIVE_TIMEOUT.integer() * 1000
+    return {rank: host.on_gpu(mesh.kind, mesh.gpu_index(rank), timeout) for rank, host in hosts.items()}
 
 
 class Devices:
@@ -42,9 +45,7 @@ class Devices:
     def __init__(self, mesh: Mesh) -> None:
         self.mesh = mesh
         self._group = LocalGroup(list(mesh.axes), list(mesh.shape), config.COLLECTIVE_TIMEOUT.integer() * 1000)
-        self.communicators: dict[int, Communicator] = {r: self._group.communicator(r) for r in range(mesh.size)}
-        if mesh.kind != "cpu":
-            self.communicators = {r: _on_gpu(c, mesh, mesh.gpu_index(r)) for r, c in self.communicators.items()}
+        self.communicators = _on_devices(mesh, {r: self._group.communicator(r) for r in range(mesh.size)})
         self.replicas: WeakKeyDictionary[Parameter, Replicas] = WeakKeyDictionary()
         # The devices share the cores: one thread for each is what a mesh on one machine can use.
         self.runtimes = {r: Runtime(1) for r in range(mesh.size)}
@@ -97,9 +98,7 @@ class ProcessDevice:
             )
         self.mesh = mesh
         self.rank = mesh.local_ranks[0]
-        self.communicators = {self.rank: here.communicator(mesh.axes, mesh.shape, mesh.devices)}
-        if mesh.kind != "cpu":
-            self.communicators = {r: _on_gpu(c, mesh, mesh.gpu_index(r)) for r, c in self.communicators.items()}
+        self.communicators = _on_devices(mesh, {self.rank: here.communicator(mesh.axes, mesh.shape, mesh.devices)})
         self.replicas: WeakKeyDictionary[Parameter, Replicas] = WeakKeyDictionary()
         self.runtimes = {self.rank: Runtime(config.THREADS.integer())}
         self._lock = threading.Lock()

@@ -112,7 +112,8 @@ class ShardedCompiled(Compiled):
                 program.set_size(name, size)
             communicator.reset_traffic()
             out = program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
-            devices.runtimes[rank].wait()  # of a GPU: what failed on the device is known then
+            if self._gpu is not None:
+                devices.runtimes[rank].wait()  # what failed on the device is known then
             return out
 
         found = devices.run(one)

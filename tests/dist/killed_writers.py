@@ -137,7 +137,7 @@ def training(folder: str, seed: int) -> None:
     assert status_of(fork(lambda: run(whole, 0.0))) == 0
     kills, starts = 0, set[int]()
     while True:
-        pid = fork(lambda: run(killed, 0.002))
+        pid = fork(lambda: run(killed, 0.04))  # too slow to end before the third kill
         time.sleep(draw.uniform(0.02, 0.1 + 0.01 * kills))  # longer and longer: it gets on even on a busy machine
         os.kill(pid, signal.SIGKILL)
         status = status_of(pid)

@@ -15,7 +15,7 @@ sources := pyproject.toml CMakeLists.txt README.md \
 		-not -path 'python/tessera/lib/*' -not -path 'python/tessera/include/*' 2>/dev/null)
 export CMAKE_BUILD_PARALLEL_LEVEL ?= $(JOBS)
 
-.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp bench-dist bench-gpu dev clean help
+.PHONY: setup setup-demo demo test test-cpp test-fuzz test-python test-sanitize fuzz fuzzers lint docs bench-cpu bench-cpp bench-dist bench-dist-gpu bench-gpu dev clean help
 help:
 	@sed -n 's/^# make/make/p' Makefile
 
@@ -109,6 +109,11 @@ bench-dist: $(venv)/.bench
 # PYTHON has to have PyTorch with CUDA, JAX where its rows are wanted, Triton and nanobind.
 bench-gpu: dev
 	PYTHONPATH=python:. $(dev_python) -m benchmarks.gpu.run $(ROWS)
+
+# make bench-dist-gpu   meshes of this machine's GPUs, beside JAX and PyTorch; DEVICES=4, WORKS="matmul mlp gpt2"
+DEVICES ?= 2
+bench-dist-gpu: dev
+	PYTHONPATH=python:. $(dev_python) -m benchmarks.dist.gpu $(WORKS) --devices $(DEVICES)
 
 dev_python := $(if $(filter-out python3,$(PYTHON)),$(PYTHON),$(if $(wildcard $(bin)/python),$(bin)/python,python3))
 dev:

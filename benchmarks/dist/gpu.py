@@ -110,7 +110,7 @@ def kept(folder: Path) -> list[Found]:
 def main() -> None:
     """Measure, and write the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", nargs="*", choices=[[], *WORKS], default=list(WORKS))
+    parser.add_argument("work", nargs="*", help=f"of {', '.join(WORKS)}; all without")
     parser.add_argument("--by", nargs="*")
     parser.add_argument("--devices", type=int, default=2)
     parser.add_argument("--results", type=Path, default=ROOT / "build" / "bench-dist-gpu")

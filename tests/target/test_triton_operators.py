@@ -13,7 +13,7 @@ from tessera.ir.graph import Graph
 from tessera.op.opdef import REGISTRY
 from tessera.op.reference import evaluate
 from tessera.schedule.machine import GPU
-from tessera.target.triton import scatter
+from tessera.target.triton import loops, points, scatter
 from tessera.target.triton.check import COUNT, guarded_copy, range_check
 from tessera.tile import interpret
 from tessera.tile.ir import Kernel
@@ -46,8 +46,8 @@ def run(graph: Graph, feeds: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
     return interpret.run_plan(build_plan(primitives, None, GPU), feeds, constants=constants)[0]
 
 
-def check(name: str, dtype: str) -> None:
-    group = cases(REGISTRY[name], dtype)[:_MOST]
+def check(name: str, dtype: str, most: int = _MOST) -> None:
+    group = cases(REGISTRY[name], dtype)[:most]
     if not group:
         return
     graph, feeds = joined(group)
@@ -139,3 +139,21 @@ def test_nothing_is_copied_after_a_failed_check() -> None:
         grid = [interpret.evaluate(d, {COUNT.name: 9000}) for d in program.grid]
         triton_interpreter.launch(program, [source, target], [9000], grid, {"flag": np.array([failed])})
         assert np.array_equal(target, source if not failed else np.zeros_like(target))
+
+
+def test_picks_at_the_label(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels, weights, smoothing, ignored rows: what depends on the label computed at the label."""
+    monkeypatch.setattr(points, "SHORTEST", 2)
+    calls: list[bool] = []
+    whole = points.at_points
+    monkeypatch.setattr(loops, "at_points", lambda k: (calls.append(whole(k) is not k), whole(k))[1])
+    for dtype in ("f32", "bf16"):
+        check("cross_entropy", dtype, most=30)
+    for case in cases(REGISTRY["cross_entropy"], "f32", gradient=True):
+        wrt = [v for v in case.leaves if v.dtype.is_float]
+        found = gradients(list(case.results), wrt, [r * 0.5 + 1.0 for r in case.results])
+        graph = Graph({f"g{i}": g for i, g in enumerate(found)}, inputs=case.leaves)
+        expected = evaluate(graph, case.feeds)
+        for output, array in run(graph, case.feeds).items():
+            assert_close(array, expected[output], 100.0, f"{case.sample} {output}")
+    assert sum(calls) > 10

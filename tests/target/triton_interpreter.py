@@ -109,6 +109,15 @@ def _dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> A
     return interpreter.TensorHandle(left @ right + d.data, d.dtype.scalar)
 
 
+def _assembly(self: Any, text: str, constraints: str, values: Sequence[Any], kinds: Any, pure: bool, pack: int) -> Any:
+    """As InterpreterBuilder.create_inline_asm, for the one instruction that generated loop kernels have."""
+    assert text.startswith("ex2.approx.ftz.f32 "), text
+    value, = values
+    power = np.exp2(value.data)
+    flushed = np.where(power < np.finfo(np.float32).tiny, np.float32(0), power)
+    return SimpleNamespace(get_result=lambda _: interpreter.TensorHandle(flushed, tl.float32))
+
+
 def _patched_tensor(original: Callable[..., None]) -> Callable[..., None]:
     """As the interpreter's patch of tensors, whose conversion to integers newer versions of NumPy refuse."""
 
@@ -138,6 +147,7 @@ def interpreted() -> Iterator[None]:
     put(interpreter, "_patch_lang_tensor", _patched_tensor(interpreter._patch_lang_tensor))
     put(interpreter.InterpreterBuilder, "cast_impl", _cast)
     put(interpreter.InterpreterBuilder, "create_dot", _dot)
+    put(interpreter.InterpreterBuilder, "create_inline_asm", _assembly)
     interpret = triton.knobs.runtime.interpret
     triton.knobs.runtime.interpret = True
     before = [(place, dict(vars(place))) for place in (tl, tl.core, tl.math, tl.core.tensor, tl.core.dtype)]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tessera.ir.dims import Dim, Expr, Symbol, add, bounds, mul, product, symbols
-from tessera.ir.dtype import DType, i64
+from tessera.ir.dtype import DType, i32, i64
 from tessera.target.triton.compute import evaluate
 from tessera.target.triton.convert import constant, from_memory, to_memory
 from tessera.target.triton.expression import AxisValue, Expressions
@@ -44,6 +44,7 @@ class Block:
         self.inside: list[Symbol] = list(axes)
         self.values: dict[Ref, Variable] = {}
         self.memo: dict[Any, Variable] = {}
+        self._narrow: dict[str, str] = {}
 
     def run(self, scope: int, ops: Sequence[Op]) -> Variable | None:
         """Emit a body; the value of its last op, if it has one."""
@@ -93,7 +94,10 @@ class Block:
         if isinstance(d, int):
             return self._once(("const", repr(d), i64), "c", constant(d, i64), i64)
         text = self.expressions.text(d)
-        return self._once(("index", text), "index", f"({text}).to(tl.int64)", i64, self.expressions.dims(d))
+        found = self._once(("index", text), "index", f"({text}).to(tl.int64)", i64, self.expressions.dims(d))
+        if self.expressions.is_small(d):
+            self._narrow[found.text] = text
+        return found
 
     def _compute(self, op: Compute) -> Variable:
         args = [self.values[a] for a in op.args]
@@ -103,6 +107,8 @@ class Block:
             dims = frozenset().union(*(a.dims for a in args))
             if op.function == "cast" and args[0].dtype == op.dtype:
                 return args[0]
+            if op.function == "cast" and op.dtype == i32 and args[0].text in self._narrow:
+                return self._once(key, "cast_", self._narrow[args[0].text], i32, dims)  # the compiler does not see it
             text = evaluate(self.writer, op.function, [a.text for a in args], args[-1].dtype, op.dtype)
             found = self.memo[key] = Variable(self.writer.assign(op.function + "_", text), op.dtype, dims)
         return found
@@ -220,6 +226,10 @@ class Block:
         self.writer.line("tl.debug_barrier()")
         self.writer.line(f"tl.store({address}, {to_memory(self.writer, b.dtype, summed)}{mask})")
         self.writer.line("tl.debug_barrier()")
+
+    def leave(self, memo: Mapping[Any, Variable]) -> None:
+        """After a loop: of what was known before it (``memo``), all that was not overwritten; nothing from inside."""
+        self.memo = {k: v for k, v in memo.items() if k in self.memo}
 
     def forget(self, buffer: int) -> None:
         """What was read from a buffer, or from one that may be the same memory, must be read again."""

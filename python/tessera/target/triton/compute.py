@@ -75,6 +75,7 @@ _FLOAT: dict[str, Callable[..., str]] = {
     "rsqrt": lambda w, d, x: _quotient(w, d, "1.0", _root(w, d, x)) if d == f64 else f"libdevice.rsqrt({x})",
     "reciprocal": lambda w, d, x: _quotient(w, d, f"tl.full((), 1.0, {register_type(d)})", x),
     "sigmoid": lambda w, d, x: w.call("sigmoid_of", x),
+    "exp_of_difference": lambda w, d, x: w.call("exp_of_difference", x),
     "isnan": lambda w, d, x: f"{x} != {x}",
     "isinf": lambda w, d, x: f'tl.abs({x}) == float("inf")',
     "isfinite": lambda w, d, x: f'tl.abs({x}) < float("inf")',

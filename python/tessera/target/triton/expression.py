@@ -45,10 +45,10 @@ class Expressions:
         """An expression, in i64 if ``wide`` (None: if 32 bits are not certainly enough)."""
         if isinstance(d, int):
             return str(d)
-        wide = not self._small(d) if wide is None else wide
+        wide = not self.is_small(d) if wide is None else wide
         return self._sum(d.terms, lambda a: self._atom(a, wide))
 
-    def _small(self, d: Dim) -> bool:
+    def is_small(self, d: Dim) -> bool:
         """Whether the expression and all that it is made of are certainly i32, outside the axes' ranges too."""
         return fits(d) and all(not self.values[s].wide for s in symbols(d)) and isinstance(d, Expr) and all(
             fits(part) for part in _parts(d)

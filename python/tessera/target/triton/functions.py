@@ -165,6 +165,13 @@ def sigmoid_of(x):
 
 
 @triton.jit
+def exp_of_difference(x):
+    """exp of an f32 that is at most 0, by the machine's power of 2: error up to |x| · 2^-23; below 2^-126: 0."""
+    power = x * 1.4426950408889634
+    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [power], tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def erf_of(x):
     """The error function in f32, without branches: x + x·p(x²) up to 1, beyond it 1 - 2^q(|x|). Errors up to 2 ulp."""
     size = tl.abs(x)

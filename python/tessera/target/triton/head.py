@@ -100,11 +100,13 @@ def block_numbers(
 
 
 def positions(
-    writer: Writer, axis: Axis, first: str, size: int, dim: int, rank: int, sizes: Mapping[Symbol, AxisValue]
+    writer: Writer, axis: Axis, first: str, size: int, dim: int, rank: int, sizes: Mapping[Symbol, AxisValue],
+    masked: bool | None = None,
 ) -> AxisValue:
     """The positions along an axis of a block that begins at ``first`` (text, "" for 0), and their mask.
 
-    ``first`` is an i64 where the axis is longer than an i32 can tell.
+    ``first`` is an i64 where the axis is longer than an i32 can tell. ``masked``: whether the block may reach over the
+    end of the axis (None: unless the extent is a multiple of the size).
     """
     wide = bool(first) and not fits(axis.extent, 2 * size)
     if size == 1:
@@ -112,7 +114,7 @@ def positions(
     lanes = f"tl.arange(0, {size}){subscript(dim, rank)}"
     text = writer.assign(axis.symbol.name, f"{first} + {lanes}" if first else lanes)
     mask = None
-    if not is_multiple(axis.extent, size):
+    if not is_multiple(axis.extent, size) if masked is None else masked:
         mask = writer.assign(f"{axis.symbol.name}_inside", f"{text} < {Expressions(writer, sizes).text(axis.extent)}")
     return AxisValue(text, frozenset({dim}), wide, mask)
 

@@ -7,17 +7,18 @@ before they are combined across the block: the order is fixed, so results are th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, bounds
+from tessera.ir.dims import Dim, bounds, is_multiple
 from tessera.ir.dtype import DType, i64
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import constant, register_type
-from tessera.target.triton.expression import fits
+from tessera.target.triton.exponentials import of_differences
+from tessera.target.triton.expression import AxisValue, fits
 from tessera.target.triton.head import Head, Options, grid_positions, positions
 from tessera.target.triton.launch import Program
+from tessera.target.triton.points import at_points
 from tessera.target.triton.reduce import LAST, Combination
 from tessera.target.triton.tiles import Blocks, choose
 from tessera.tile.ir import Axis, Load, LoopKernel, Reduce, Ref, Scan, Stage, Store
@@ -25,19 +26,24 @@ from tessera.tile.ir import Axis, Load, LoopKernel, Reduce, Ref, Scan, Stage, St
 
 def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> Program:
     """The program of a loop kernel, with the blocks that suit it or those given."""
+    blocks = blocks or choose(kernel)
     head, count, warps = written(kernel, options, blocks)
-    return head.program((count,), warps=warps)
+    return head.program((count,), warps=warps, registers=blocks.registers)
 
 
 def written(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> tuple[Head, Dim, int]:
     """The function of a loop kernel, how many programs run it, and of how many warps each."""
     blocks = blocks or choose(kernel)
+    kernel = at_points(kernel)
+    nvidia = options.architecture.startswith("sm_")
+    if nvidia:
+        kernel = of_differences(kernel)
     head = Head(kernel, options)
     found, count = grid_positions(head.writer, kernel.grid, blocks.sizes, blocks.rank, head.sizes)
     shape = [str(n) for n in blocks.shape()]
     block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
     _Stages(kernel, blocks, block).emit()
-    most = 16 if options.architecture.startswith("gfx") else 32  # 1024 threads: a warp has 64 there
+    most = 32 if nvidia else 16  # 1024 threads: a warp has 64 on AMD's
     return head, count, min(blocks.warps, most)
 
 
@@ -101,19 +107,20 @@ class _Stages:
             accumulators = {i: self._start(op, number) for i, op in enumerate(stage.ops) if isinstance(op, Reduce)}
             carries = {i: self._carry(op, number) for i, op in enumerate(stage.ops) if isinstance(op, Scan)}
             memo = dict(self.block.memo)
-        inside = list(self.block.inside)
-        with ExitStack() as stack:
-            # What needs no loop stands before the loops, where later stages reach it.
-            for axis in sorted(stage.axes, key=lambda a: not _is_whole(a, self._size(a))):
-                stack.enter_context(self._axis(axis))
-            if scans and len(stage.axes) != 1:
-                raise AssertionError("a scan runs along one axis")
+        if scans and len(stage.axes) != 1:
+            raise AssertionError("a scan runs along one axis")
+
+        def body() -> None:
             self._ops(number, stage, accumulators, carries)
             if not whole and self._in_place(stage):
                 self.writer.line("tl.debug_barrier()")
+
+        inside = list(self.block.inside)
+        # What needs no loop stands before the loops, where later stages reach it.
+        self._nest(sorted(stage.axes, key=lambda a: not _is_whole(a, self._size(a))), body)
         self.block.inside = inside
         if not whole:
-            self.block.memo = memo  # what is computed in a loop is out of reach after it
+            self.block.leave(memo)
         for i, accumulator in accumulators.items():
             op = stage.ops[i]
             assert isinstance(op, Reduce)
@@ -122,26 +129,56 @@ class _Stages:
     def _size(self, axis: Axis) -> int:
         return self.blocks.sizes.get(axis.symbol, (0, 1))[1]
 
-    @contextmanager
-    def _axis(self, axis: Axis) -> Iterator[None]:
-        """The part of a stage for one axis: a loop over its blocks unless one block is enough."""
-        dim, size = self.blocks.sizes.get(axis.symbol, (0, 1))
-        block, rank = self.block, self.blocks.rank
-        sizes = {s: v for s, v in block.axes.items() if s in self.kernel.sizes}
-        block.inside.append(axis.symbol)
-        if _is_whole(axis, size):
-            if axis.symbol not in block.axes:
-                block.axes[axis.symbol] = positions(self.writer, axis, "", size, dim, rank, sizes)
-            yield
+    def _nest(self, axes: Sequence[Axis], body: Callable[[], None]) -> None:
+        """A body once for every point of these axes, in loops over their blocks."""
+        if not axes:
+            body()
             return
+        axis, *rest = axes
+        size = self._size(axis)
+        self.block.inside.append(axis.symbol)
+        if _is_whole(axis, size):
+            if axis.symbol not in self.block.axes:
+                self.block.axes[axis.symbol] = self._positions(axis, "")
+            self._nest(rest, body)
+            return
+        masked = not is_multiple(axis.extent, size)
         wide = not fits(axis.extent, 2 * size)
-        first = self.writer.fresh(f"{axis.symbol.name}_first")
-        extent = block.expressions.text(axis.extent, wide or None)
+        extent = self.block.expressions.text(axis.extent, wide or None)
         start = "tl.full((), 0, tl.int64)" if wide else "0"
-        with self.writer.block(f"for {first} in range({start}, {extent}, {size}):"):
-            block.axes[axis.symbol] = positions(self.writer, axis, first, size, dim, rank, sizes)
-            yield
+        if masked and not rest and size > 1:
+            # Whole blocks need no masks; one more block, with masks, holds what is left.
+            whole = self._whole_blocks(axis.extent, extent, size, wide)
+            if whole is not None:
+                self._blocks(axis, (start, whole), rest, body, masked=False)
+                start = whole
+        self._blocks(axis, (start, extent), rest, body, masked=masked)
+
+    def _whole_blocks(self, extent: Dim, text: str, size: int, wide: bool) -> str | None:
+        """How many elements of an axis are in whole blocks; None where there are certainly none."""
+        if not isinstance(extent, int):
+            return self.writer.assign("whole", f"({text}) // {size} * {size}")
+        count = extent // size * size
+        return None if count == 0 else f"tl.full((), {count}, tl.int64)" if wide else str(count)
+
+    def _blocks(
+        self, axis: Axis, ends: tuple[str, str], rest: Sequence[Axis], body: Callable[[], None], masked: bool
+    ) -> None:
+        """A loop over the blocks of an axis from one position to another."""
+        block = self.block
+        first = self.writer.fresh(f"{axis.symbol.name}_first")
+        memo, inside = dict(block.memo), list(block.inside)
+        with self.writer.block(f"for {first} in range({ends[0]}, {ends[1]}, {self._size(axis)}):"):
+            block.axes[axis.symbol] = self._positions(axis, first, masked)
+            self._nest(rest, body)
         del block.axes[axis.symbol]
+        block.leave(memo)
+        block.inside = inside
+
+    def _positions(self, axis: Axis, first: str, masked: bool | None = None) -> AxisValue:
+        dim, size = self.blocks.sizes.get(axis.symbol, (0, 1))
+        sizes = {s: v for s, v in self.block.axes.items() if s in self.kernel.sizes}
+        return positions(self.writer, axis, first, size, dim, self.blocks.rank, sizes, masked)
 
     def _ops(
         self, number: int, stage: Stage, accumulators: dict[int, _Accumulator], carries: dict[int, str]

@@ -21,6 +21,8 @@ ROW_ELEMENTS = 32
 LONG_ROW_ELEMENTS = 4
 """Elements of a piece of a row that is too long for the chip: with 32 warps two rows fill a multiprocessor, whose first
 cache holds them for the passes that follow (8192 rows of 50304 words: 852 µs, with 16 warps 1124)."""
+LONG_ROW_REGISTERS = 32
+"""Of each thread, so that two such rows do fit."""
 COLUMNS, COLUMN_ROWS = 64, 64
 """The block of a reduction over rows: columns, and rows at a time."""
 SIDE, LARGE = 64, 1 << 24
@@ -30,11 +32,15 @@ twice as long."""
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """Per axis that is worked on in blocks, the dimension of the block and its size there (a power of two)."""
+    """Per axis that is worked on in blocks, the dimension of the block and its size there (a power of two).
+
+    ``registers``: the most that a thread may have.
+    """
 
     sizes: dict[Symbol, tuple[int, int]]
     rank: int
     warps: int
+    registers: int | None = None
 
     def shape(self) -> tuple[int, ...]:
         """The size of the block in each dimension."""
@@ -145,7 +151,8 @@ def _rows(kernel: LoopKernel, every: dict[Symbol, Axis], looped: dict[Symbol, Ax
     each = ROW_ELEMENTS if size * count > 4096 else LONG_ROW_ELEMENTS if extent > LONGEST_ROW else 8
     warps = warps_for(size * count, each, 16 if whole else 32)
     if second is None or count == 1:
-        return Blocks({best: (0, size)}, 1, warps)
+        registers = LONG_ROW_REGISTERS if warps == 32 and rows <= 2 else None
+        return Blocks({best: (0, size)}, 1, warps, registers)
     return Blocks({second: (0, count), best: (1, size)}, 2, warps)
 
 

@@ -1,0 +1,166 @@
+"""Kernels over rows too long for registers: loops without masks, what labels pick, the instructions that come out."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+import triton
+from tessera import op
+from tessera.ir.graph import Graph
+from tessera.ir.value import Value
+from tessera.schedule.machine import GPU
+from tessera.target.triton import exponentials, loops, points
+from tessera.target.triton.build import compile_program
+from tessera.target.triton.head import Options
+from tessera.target.triton.tiles import Blocks
+from tessera.tile.interpret import run_kernel
+from tessera.tile.ir import Compute, Load, LoopKernel, Store
+from tessera.tile.plan import build_plan
+from tessera.transform.autodiff import gradients
+from tessera.transform.pipeline import to_primitives
+
+from tests.target import triton_interpreter
+
+
+def largest(outputs: dict[str, Value]) -> LoopKernel:
+    """The kernel of most stages of a plan."""
+    kernels = build_plan(to_primitives(Graph(outputs)), None, GPU).kernels
+    return max((k for k in kernels if isinstance(k, LoopKernel)), key=lambda k: len(k.stages))
+
+
+def cross_entropy(rows: int, columns: int, dtype: str = "bf16") -> LoopKernel:
+    """Loss and gradient of logits, in f32."""
+    logits, labels = op.tensor((rows, columns), dtype, name="logits"), op.tensor((rows,), "i64", name="labels")
+    loss = op.cross_entropy(op.cast(logits, "f32"), labels)
+    gradient, = gradients([loss], [logits])
+    return largest({"loss": loss, "gradient": gradient})
+
+
+def in_place(kernel: LoopKernel) -> LoopKernel:
+    """The kernel with its gradient in the place of the logits."""
+    wide = next(i for i, b in enumerate(kernel.buffers) if b.role == "out" and len(b.shape) == 2)
+    stages = tuple(
+        replace(s, ops=tuple(replace(o, buffer=0) if isinstance(o, Store) and o.buffer == wide else o for o in s.ops))
+        for s in kernel.stages)
+    return replace(kernel, stages=stages, buffers=(replace(kernel.buffers[0], role="inout"), *kernel.buffers[1:]))
+
+
+def arrays_of(kernel: LoopKernel, seed: int) -> list[np.ndarray]:
+    """Logits with rows of NaN and infinities, labels at both ends, between, and ignored."""
+    random = np.random.default_rng(seed)
+    found: list[np.ndarray] = []
+    for b in kernel.buffers:
+        shape = tuple(int(d) for d in b.shape)  # type: ignore[arg-type]
+        if b.dtype.is_integer:
+            array = random.integers(0, int(kernel.buffers[0].shape[1]), shape)  # type: ignore[arg-type]
+            array[:4] = [0, -100, int(kernel.buffers[0].shape[1]) - 1, 5]  # type: ignore[arg-type]
+        elif b.role == "out":
+            array = np.full(shape, 77).astype(b.dtype.numpy)
+        else:
+            array = np.asarray(random.standard_normal(shape) * 4).astype(b.dtype.numpy)
+        found.append(array)
+    logits = found[0]
+    logits[3, 5], logits[4], logits[5, 1], logits[6, ::3], logits[7] = np.nan, -np.inf, np.inf, -np.inf, -1e30
+    return found
+
+
+def assert_same(found: Sequence[np.ndarray], right: Sequence[np.ndarray]) -> None:
+    for a, b in zip(found, right, strict=True):
+        rtol = 1e-2 if a.dtype == ml_dtypes.bfloat16 else 1e-5
+        np.testing.assert_allclose(a.astype(np.float64), b.astype(np.float64), rtol=rtol, atol=1e-6)
+
+
+@pytest.mark.parametrize("written_over", [False, True])
+def test_picks_at_the_label(written_over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rewritten kernel means the same, and compares no positions with labels."""
+    monkeypatch.setattr(points, "SHORTEST", 2)
+    kernel = cross_entropy(17, 70)
+    kernel = in_place(kernel) if written_over else kernel
+    other = points.at_points(kernel)
+    looped = [o for s in other.stages if s.axes for o in s.ops]
+    assert not any(isinstance(o, Compute) and o.function in ("eq", "where") for o in looped)
+    assert sum(isinstance(o, Store) and o.mask is not None for s in other.stages for o in s.ops) == 1
+    found, right = arrays_of(kernel, 1), arrays_of(kernel, 1)
+    run_kernel(other, found, {})
+    run_kernel(kernel, right, {})
+    assert_same(found, right)
+
+
+def test_what_is_no_pick_stays() -> None:
+    """Short rows, sums of something else elsewhere, positions that are not the axis."""
+    x, labels = op.tensor((64, 4096), "f32", name="x"), op.tensor((64, 1), "i64", name="labels")
+    places = op.arange(4096)
+    for y in (
+        op.sum(op.where(places == labels, x, 1.0), axis=1), op.max(op.where(places == labels, x, 0.0), axis=1),
+        op.sum(op.where(places * 2 == labels, x, 0.0), axis=1), op.sum(op.where(places <= labels, x, 0.0), axis=1),
+    ):
+        kernel = largest({"y": y})
+        assert points.at_points(kernel) is kernel
+    picked = largest({"y": op.sum(op.where(places == labels, x, 0.0), axis=1)})
+    rewritten = points.at_points(picked)
+    assert not any(s.axes and any(isinstance(o, Load) for o in s.ops) for s in rewritten.stages)
+
+
+@pytest.mark.parametrize("written_over", [False, True])
+@pytest.mark.parametrize("columns", [70, 64, 9])
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+def test_loops_in_triton(columns: int, dtype: str, written_over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole blocks, a rest, neither of them."""
+    monkeypatch.setattr(points, "SHORTEST", 2)
+    kernel = cross_entropy(17, columns, dtype)
+    kernel = in_place(kernel) if written_over else kernel
+    axis = next(s.axes[0].symbol for s in kernel.stages if s.axes)
+    program = loops.generate(kernel, Options(), Blocks({axis: (0, 16)}, 1, 1))
+    assert program.source.count("mask=j0_inside") == {70: 4, 64: 0, 9: 2}[columns]
+    assert ("exp_of_difference" in program.source) == (dtype == "bf16")
+    found, right = arrays_of(kernel, columns), arrays_of(kernel, columns)
+    triton_interpreter.launch(program, found, [], (17, 1, 1))
+    run_kernel(kernel, right, {})
+    assert_same(found, right)
+
+
+def test_exponentials_of_16_bit_rows_only() -> None:
+    """The machine's power of 2 where the error does not count."""
+    for dtype, build, expected in (
+        ("bf16", op.softmax, True), ("f16", op.log_softmax, True), ("bf16", op.safe_softmax, True),
+        ("f32", op.softmax, False), ("bf16", lambda x: op.exp(x - op.max(x, axis=1, keepdims=True)), False),
+    ):
+        kernel = largest({"y": build(op.tensor((64, 512), dtype, name="x"))})
+        marked = exponentials.of_differences(kernel)
+        found = {o.function for s in marked.stages for o in s.ops if isinstance(o, Compute)}
+        assert (exponentials.FUNCTION in found) == expected and ("exp" in found) != expected, (dtype, build)
+
+
+def instructions(kernel: LoopKernel) -> tuple[list[str], int]:
+    """The machine instructions of a kernel, and the registers of a thread."""
+    binary = compile_program(loops.generate(kernel, Options()), "cuda", 90, 32)
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(binary.code)
+        file.flush()
+        text = subprocess.run([str(tool), "-sass", file.name], capture_output=True, text=True, check=True).stdout
+    assert binary.registers is not None
+    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.MULTILINE), binary.registers
+
+
+def test_instructions_of_cross_entropy() -> None:
+    """Some 19 for each element of a thread, all loops unrolled; two rows on a multiprocessor, nothing spilled."""
+    found, registers = instructions(cross_entropy(8192, 50304))
+    assert len(found) <= 21 * (50304 // 1024) and registers <= 32
+    assert not any("STL" in i or "LDL" in i for i in found)
+
+
+def test_instructions_of_softmax() -> None:
+    """Some 14 for each element of a thread."""
+    x = op.tensor((16384, 8192), "bf16", name="x")
+    found, registers = instructions(largest({"y": op.softmax(x)}))
+    assert len(found) <= 16 * 8192 // 256 and registers <= 64
+    assert sum("MUFU.EX2" in i for i in found) == 8192 // 256

@@ -141,7 +141,7 @@ def test_training_as_on_one_device(shape: tuple[int, int]) -> None:
 
 
 def _trained(shape: tuple[int, ...], schedule: graph.Schedule) -> tuple[list[float], np.ndarray, int]:
-    """Losses and weights after steps of layers that are gathered before use, and how many exchanges ran beside kernels."""
+    """Losses and weights after steps of layers gathered before use, and how many exchanges ran beside kernels."""
     tessera.manual_seed(3)
     devices, init = mesh(*shape), op.initializer.normal(0.0, 0.05)
     layout = dist.ShardSpec(partition=("row",), mesh_axes=("dp",))
@@ -181,11 +181,13 @@ def test_products_in_chunks(shape: tuple[int, int]) -> None:
     layout = dist.ShardSpec(partition=("row", "col"), mesh_axes=("dp", "tp"))
     size = 8192 if TARGET == "ptx" else 512
     devices = mesh(*shape)
-    w = dist.tensor((size, size), layout=layout, mesh=devices, dtype="bf16", name="w", init=op.initializer.normal(0.0, 1.0))
+    init = op.initializer.normal(0.0, 1.0)
+    w = dist.tensor((size, size), layout=layout, mesh=devices, dtype="bf16", name="w", init=init)
     y = {"y": dist.constrain(op.matmul(w, w.T), layout, devices)}
     program = graph.compile(y, target=TARGET)
     found = np.asarray(program()["y"]).astype(np.float32)
-    apart = np.asarray(graph.compile(y, target=TARGET, schedule=graph.Schedule(overlap=False))()["y"]).astype(np.float32)
+    alone = graph.compile(y, target=TARGET, schedule=graph.Schedule(overlap=False))
+    apart = np.asarray(alone()["y"]).astype(np.float32)
     rows = np.asarray(w)[::97].astype(np.float32)
     right = rows @ np.asarray(w).astype(np.float32).T
     assert np.linalg.norm(found[::97] - right) < 5e-3 * np.linalg.norm(right)

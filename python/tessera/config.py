@@ -49,6 +49,10 @@ CUBLASLT_LIBRARY = Variable(
     "TESSERA_CUBLASLT_LIBRARY", "",
     "File of cuBLASLt; empty: that of a package nvidia-cublas, or what the loader finds (libcublasLt.so.13, .12).",
 )
+CUDNN_LIBRARY = Variable(
+    "TESSERA_CUDNN_LIBRARY", "",
+    "File of cuDNN; empty: that of a package nvidia-cudnn, or what the loader finds (libcudnn.so.9).",
+)
 NCCL_LIBRARY = Variable(
     "TESSERA_NCCL_LIBRARY", "",
     "File of NCCL; empty: that of a package nvidia-nccl, or what the loader finds (libnccl.so.2).",
@@ -57,18 +61,18 @@ RCCL_LIBRARY = Variable("TESSERA_RCCL_LIBRARY", "", "File of RCCL; empty: what t
 
 VARIABLES: tuple[Variable, ...] = (
     THREADS, CPU_LEVEL, VERIFY_PASSES, PRINT_PASSES, CACHE_DIR, COLLECTIVE_TIMEOUT, MPI_LIBRARY, RENDEZVOUS,
-    CUDA_LIBRARY, HIP_LIBRARY, CUBLASLT_LIBRARY, NCCL_LIBRARY, RCCL_LIBRARY,
+    CUDA_LIBRARY, HIP_LIBRARY, CUBLASLT_LIBRARY, CUDNN_LIBRARY, NCCL_LIBRARY, RCCL_LIBRARY,
 )
 """All settings, for ``tessera doctor`` and the documentation."""
 
 _VENDOR_FILES = {
-    "cublaslt": (CUBLASLT_LIBRARY, "libcublasLt.so.*"), "nccl": (NCCL_LIBRARY, "libnccl.so.*"),
-    "rccl": (RCCL_LIBRARY, "librccl.so.*"),
+    "cublaslt": (CUBLASLT_LIBRARY, "libcublasLt.so.*"), "cudnn": (CUDNN_LIBRARY, "libcudnn.so.*"),
+    "nccl": (NCCL_LIBRARY, "libnccl.so.*"), "rccl": (RCCL_LIBRARY, "librccl.so.*"),
 }
 
 
 def vendor_library_files(library: str) -> list[str]:
-    """Files that a vendor library (``cublaslt``, ``nccl``, ``rccl``) is looked for in before the loader's own places.
+    """Files that a vendor library (``cublaslt``, ``cudnn``, ``nccl``, ``rccl``) is looked for in before the loader's.
 
     The best is last: the one that its setting names; else those of packages ``nvidia-*`` of this Python, newer ones
     later.

@@ -16,6 +16,8 @@ from tessera import _core, graph, op
 from tessera._core import Program, default_runtime
 from tessera.artifact import writer
 from tessera.target.triton import candidates
+from tessera.tile.ir import AttentionKernel
+from tessera.transform.autodiff import gradients
 
 MODEL = bool(os.environ.get("TESSERA_CUDA_LIBRARY"))
 KERNELS = Path(__file__).with_name("kernels.ptx").read_bytes() + b"\0"
@@ -62,6 +64,72 @@ def test_a_program_calls_the_library() -> None:
     else:
         np.testing.assert_array_equal(out.numpy()[0], 2 * w[0])
         assert ("kernel", "add") in events and "there is no cuBLASLt" in found["why"]
+
+
+def attention_plan() -> dict:
+    """Causal attention of 2 heads of 64 elements; without the library, the sums of the first queries' bytes."""
+    def tensor(name: str, dtype: str, shape: list, buffer: int) -> dict:
+        return {"name": name, "dtype": dtype, "shape": shape, "buffer": buffer}
+
+    plan = product_plan()
+    operands = [{"buffer": i, "dtype": "bf16", "shape": ["128*M"]} for i in range(4)]
+    operands.append({"buffer": 4, "dtype": "f32", "shape": ["2*M"]})
+    call = {
+        "library": "cudnn", "function": "attention", "scratch": 64 << 20, "loc": "c.py:5", "operands": operands[:3],
+        "results": operands[3:], "otherwise": [{"kernel": 0, "buffers": [0, 0, 3], "sizes": [8], "grid": [1, 1, 1]}],
+        "attrs": {"batch": 1, "heads": 2, "shared": 2, "length": "M", "keys": "M", "size": 64, "scale": 0.125,
+                  "causal": True},
+    }
+    return {
+        **plan, "inputs": [tensor(n, "bf16", [2, "M", 64], i) for i, n in enumerate("qkv")],
+        "outputs": [tensor("out", "bf16", [2, "M", 64], 3), tensor("sums", "f32", [2, "M"], 4)],
+        "buffers": [{"kind": "output" if i > 2 else "input", "bytes": "8*M" if i == 4 else "256*M"} for i in range(5)],
+        "instructions": [call],
+    }
+
+
+def test_a_program_calls_cudnn() -> None:
+    metadata = {"tessera.format": "1", "tessera.plan.ptx.sm_90": json.dumps(attention_plan())}
+    program = Program.load_bytes(writer.to_bytes(metadata, [writer.section("tessera.kernels.ptx.sm_90", KERNELS)]))
+    q, k, v = (drawn(2, 64 + i, 64)[:, :64] for i in range(3))
+    trace = tessera.Trace()
+    out, sums = program.run(default_runtime(), [tessera.array(x) for x in (q, k, v)], None, trace=trace._native)
+    events = [(e["cat"], e["name"]) for e in json.loads(trace.to_json())["traceEvents"]]
+    found, = (one for one in _core.doctor()["libraries"] if one["name"] == "cuDNN")
+    if _core.vendor_library_version("cudnn"):
+        right = Attention(q, k, v, q, True)
+        assert ("library", "cudnn attention") in events and found["found"] and found["version"] >= 91002
+        near(out.numpy(), right.out, 1e-2)
+        near(sums.numpy(), right.sums, 1e-3)
+    else:
+        first = [np.ascontiguousarray(x).view(np.float32).reshape(-1)[:8] for x in (out.numpy(), q)]
+        np.testing.assert_array_equal(first[0], 2 * first[1])
+        assert ("kernel", "add") in events and "there is no cuDNN" in found["why"]
+
+
+class Attention:
+    """Attention of [heads, length, size] in f64, and its gradients for that of the result."""
+
+    def __init__(self, q: Any, k: Any, v: Any, given: Any, causal: bool) -> None:
+        q, k, v, given = (wide(x) for x in (q, k, v, given))
+        group = q.shape[0] // k.shape[0]
+        every_k, every_v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
+        scale = 1 / np.sqrt(q.shape[-1])
+        scores = q @ every_k.swapaxes(1, 2) * scale
+        if causal:
+            scores = np.where(np.tri(*scores.shape[1:], dtype=bool), scores, -np.inf)
+        top = scores.max(-1, keepdims=True)
+        powers = np.exp(scores - top)
+        total = powers.sum(-1, keepdims=True)
+        weights = powers / total
+        self.out, self.sums = weights @ every_v, (top + np.log(total))[..., 0]
+        slope = given @ every_v.swapaxes(1, 2)
+        change = weights * (slope - (slope * weights).sum(-1, keepdims=True)) * scale
+        self.dq = change @ every_k
+        self.dk, self.dv = (
+            (x.swapaxes(1, 2) @ y).reshape(k.shape[0], group, *k.shape[1:]).sum(1)
+            for x, y in ((change, q), (weights, given))
+        )
 
 
 @pytest.mark.skipif(not MODEL, reason="a real device runs the candidates")
@@ -244,3 +312,109 @@ def test_what_is_measured_is_kept(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     pipeline._builds.clear()
     again = graph.compile({"y": made}, target="ptx", schedule=graph.Schedule(autotune=0.5))
     assert again.schedule() == program.schedule()
+
+
+# Attention on a device.
+
+
+@pytest.fixture
+def attention_called(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Attention is cuDNN's wherever that can do it; nothing is taken from earlier builds."""
+    if not _core.vendor_library_version("cudnn"):
+        pytest.skip("needs cuDNN")
+    from tessera.graph import pipeline
+
+    monkeypatch.setattr(candidates, "is_faster_in_library", lambda k, _: isinstance(k, AttentionKernel))
+    pipeline._builds.clear()
+    yield
+    pipeline._builds.clear()
+
+
+def attention(
+    q: tuple[int, ...], shared: int, dtype: str, causal: bool, deterministic: bool, libraries: list[str]
+) -> tuple[Any, dict[str, np.ndarray]]:
+    """The program of attention and its gradients, and its inputs."""
+    k = (q[0], shared, *q[2:])
+    shapes = zip("qkvg", (q, k, k, q))
+    given = {n: np.roll(drawn(*s, dtype=dtype), 7 * i, axis=-1) for i, (n, s) in enumerate(shapes)}
+    tensors = {n: op.tensor(x.shape, dtype, name=n) for n, x in given.items()}
+    out = op.scaled_dot_product_attention(*(tensors[n] for n in "qkv"), causal=causal)
+    found = gradients([out], [tensors[n] for n in "qkv"], [tensors["g"]])
+    schedule = graph.Schedule(deterministic=deterministic, libraries=libraries)
+    return graph.compile({"out": out, **dict(zip(("dq", "dk", "dv"), found))}, target="ptx", schedule=schedule), given
+
+
+def reason(program: Any, inputs: dict[str, np.ndarray]) -> str:
+    """Why a library has nothing for the sizes of a program: what it says without the kernels in its place."""
+    metadata = dict(program._built.metadata)
+    for name, text in metadata.items():
+        if name.startswith("tessera.plan.ptx"):
+            plan = json.loads(text)
+            for i in plan["instructions"]:
+                if "library" in i:
+                    i["otherwise"] = []
+            metadata[name] = json.dumps(plan)
+    try:
+        alone = Program.load_bytes(writer.to_bytes(metadata, program._built.kernel_sections()))
+        alone.run(default_runtime(), [tessera.array(inputs[i.name]) for i in program.inputs], None)
+        default_runtime().wait()
+    except tessera.errors.TesseraError as error:
+        return str(error)
+    return "nothing"
+
+
+SHAPES = [  # queries, heads of keys, dtype, causal
+    ((2, 4, 256, 64), 4, "bf16", True), ((2, 4, 256, 128), 4, "bf16", False), ((2, 8, 384, 128), 2, "bf16", True),
+    ((1, 4, 256, 64), 1, "f16", False), ((2, 3, 200, 64), 3, "f16", True), ((1, 2, 1024, 128), 2, "bf16", True),
+]
+
+
+@on_device
+@pytest.mark.parametrize("deterministic", [True, False])
+@pytest.mark.parametrize(("q", "shared", "dtype", "causal"), SHAPES)
+def test_attention(
+    q: tuple[int, ...], shared: int, dtype: str, causal: bool, deterministic: bool, attention_called: None
+) -> None:
+    program, given = attention(q, shared, dtype, causal, deterministic, ["cudnn"])
+    both = not deterministic or "sm_90a" in _core.gpu_levels("ptx")
+    wanted = ["attention", "attention_gradient"] if both else ["attention"]
+    assert [c["function"] for c in calls(program)] == wanted
+    trace = tessera.Trace()
+    found = dict(zip((o.name for o in program.outputs), program.run(given, trace=trace)))
+    for name in wanted:
+        assert f"cudnn {name}" in trace.to_json(), f"cudnn {name} did not run: {reason(program, given)}"
+    alone, _ = attention(q, shared, dtype, causal, deterministic, [])
+    assert not calls(alone)
+    other = alone(**given)
+    flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in given.items()}
+    right = Attention(*(flat[n] for n in "qkvg"), causal)
+    for name in ("out", "dq", "dk", "dv"):
+        exact = getattr(right, name).reshape(found[name].shape)
+        near(found[name], exact, 2e-2)
+        near(other[name], exact, 2e-2)
+    again = [program(**given) for _ in range(3)]  # captured
+    for name in ("out", "dq", "dk", "dv") if deterministic else ("out", "dk", "dv"):
+        for one in again:  # the same bits in every run
+            np.testing.assert_array_equal(wide(one[name]), wide(found[name]))
+
+
+@on_device
+def test_attention_that_cudnn_does_not_do_stays_generated(attention_called: None) -> None:
+    q, mask = op.tensor((1, 2, 64, 64), "bf16", name="q"), op.tensor((64, 64), "bool", name="mask")
+    small = op.tensor((1, 2, 64, 32), "bf16", name="small")
+    for tensor, more in ((q, {"mask": mask}), (small, {})):
+        out = op.scaled_dot_product_attention(tensor, tensor, tensor, **more)
+        assert not calls(graph.compile({"out": out}, target="ptx"))
+
+
+@on_device
+@pytest.mark.parametrize("length", [1, 77, 128])
+def test_attention_of_any_length(length: int, attention_called: None) -> None:
+    """One artefact for all lengths; where cuDNN has nothing, the generated kernel takes its place."""
+    size = op.dim("L", min=1, max=4096)
+    q, k, v = (op.tensor((2, 2, size, 64), "bf16", name=n) for n in "qkv")
+    program = graph.compile({"out": op.scaled_dot_product_attention(q, k, v, causal=True)}, target="ptx")
+    assert len(calls(program)) == 1
+    given = {n: np.roll(drawn(2, 2, length, 64), i, axis=-1) for i, n in enumerate("qkv")}
+    flat = [x.reshape(4, length, 64) for x in given.values()]
+    near(program(**given)["out"], Attention(*flat, flat[0], True).out.reshape(2, 2, length, 64), 2e-2)

@@ -255,6 +255,7 @@ void refused_when_read() {
     const std::string good = Product().text();
     const Case cases[] = {
         {R"("library": "cublaslt")", R"("library": "cudnn")", "the function 'matmul' of the library 'cudnn' is not known"},
+        {R"("function": "matmul")", R"("function": "attention")", "the function 'attention' of the library 'cublaslt' is not known"},
         {R"("function": "matmul")", R"("function": "other")", "the function 'other'"},
         {R"("scratch": 1048576)", R"("scratch": "Q")", "Q"},
         {R"("terms": 4, )", "", "'terms' is missing"},

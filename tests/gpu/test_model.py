@@ -26,7 +26,8 @@ def _environment(**more: str) -> dict[str, str]:
     return {**os.environ, "TESSERA_CUDA_LIBRARY": str(_library("libtessera_fake_cuda.so")),
             "TESSERA_HIP_LIBRARY": str(_library("libtessera_hip_shim.so")),
             "HIP_SHIM_CUDA": str(_library("libtessera_fake_cuda.so")),
-            "TESSERA_CUBLASLT_LIBRARY": str(_library("libtessera_fake_cublaslt.so")), **more}
+            "TESSERA_CUBLASLT_LIBRARY": str(_library("libtessera_fake_cublaslt.so")),
+            "TESSERA_CUDNN_LIBRARY": str(_library("libtessera_fake_cudnn.so")), **more}
 
 
 def _run(command: list[str], environment: dict[str, str]) -> subprocess.CompletedProcess[str]:
@@ -44,11 +45,12 @@ def test_on_the_model(checks: str, device: str) -> None:
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 
-@pytest.mark.parametrize("library", ["", "/nowhere/libcublasLt.so"])
-def test_vendor_libraries_on_the_model(library: str) -> None:
-    """The library that stands for cuBLASLt, and none."""
+@pytest.mark.parametrize("missing", [False, True])
+def test_vendor_libraries_on_the_model(missing: bool) -> None:
+    """The libraries that stand for cuBLASLt and cuDNN, and none."""
+    names = {"TESSERA_CUBLASLT_LIBRARY": "/nowhere/libcublasLt.so", "TESSERA_CUDNN_LIBRARY": "/nowhere/libcudnn.so"}
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(HERE / "check_libraries.py")]
-    done = _run(command, _environment(**({"TESSERA_CUBLASLT_LIBRARY": library} if library else {})))
+    done = _run(command, _environment(**(names if missing else {})))
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
 
 

@@ -251,14 +251,14 @@ def test_the_table() -> None:
 
 def test_guarded_products_are_called_beside_what_is_kept() -> None:
     found = offered.library_call(product(), replace(OPTIONS, guarded=True), ("cublaslt",))
-    assert found is not None and found.product.rest is not None
+    assert found is not None and found.function.rest is not None
     assert choose_by_model([product()], [OPTIONS], ())[0].candidate.name == "generated"
 
 
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"libraries": ["cudnn9"]}, r"libraries = \['cudnn9'\]: give a list of 'cublaslt', or \[\]"),
+        ({"libraries": ["cudnn9"]}, r"libraries = \['cudnn9'\]: give a list of 'cublaslt', 'cudnn', or \[\]"),
         ({"libraries": "cublaslt"}, "libraries = 'cublaslt': give a list"),
         ({"autotune": -1}, "autotune = -1: use True, False or the seconds"),
         ({"autotune": float("inf")}, "autotune = inf"),
@@ -271,7 +271,7 @@ def test_settings_that_are_not_legal(settings: dict, words: str) -> None:
 
 
 def test_settings() -> None:
-    assert Schedule().allowed_libraries == ("cublaslt",) and Schedule(libraries=[]).allowed_libraries == ()
+    assert Schedule().allowed_libraries == ("cublaslt", "cudnn") and Schedule(libraries=[]).allowed_libraries == ()
     assert Schedule(libraries=["cublaslt", "cublaslt"]) == Schedule(libraries=("cublaslt",))
     assert [Schedule(autotune=a).tuning_seconds for a in (False, True, 0.5)] == [0, 2, 0.5]
     hash(Schedule(libraries=["cublaslt"]))

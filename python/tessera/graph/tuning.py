@@ -1,4 +1,4 @@
-"""The autotuner: measures the kernels that products can have on the device, and keeps what it found.
+"""The autotuner: measures the kernels that products and attention can have on the device, and keeps what it found.
 
 A measurement is of a program that runs one kernel many times over buffers that together are larger than the cache, as
 a captured graph, through the runtime that will run it later. Candidates are run in turn, so that a change of the clock
@@ -29,14 +29,15 @@ from tessera.interop.array import as_array
 from tessera.ir.dims import Dim, evaluate, product, sym
 from tessera.ir.dtype import DTYPES
 from tessera.schedule.cost import typical
+from tessera.schedule.options import LIBRARIES
 from tessera.schedule.plan import Instruction, KernelCall, Plan, PlanBuffer, PlanTensor
 from tessera.target import disk_cache
 from tessera.target.triton.cache import key_of
-from tessera.target.triton.candidates import Candidate, Choice, candidates, choose_by_model, default
+from tessera.target.triton.candidates import Candidate, Choice, candidates, choose_by_model, default, library_of
 from tessera.target.triton.compile import Architecture, build_image, present
 from tessera.target.triton.head import Options
 from tessera.target.triton.plan import compile_plan
-from tessera.tile.ir import DotKernel, Kernel, Load
+from tessera.tile.ir import AttentionKernel, DotKernel, Kernel, Load
 from tessera.tile.printer import content_key
 from tessera.tile.report import kernel_bytes, kernel_flops
 
@@ -106,15 +107,15 @@ class Tuner:
         self.architecture, self.seconds = architecture, seconds
         here = architecture.name in present(architecture.target)
         self.device = device_name(architecture.target) if here else ""
-        self.versions = {"cublaslt": _core.vendor_library_version("cublaslt")} if self.device else {}
+        self.versions = {name: _core.vendor_library_version(name) for name in LIBRARIES} if self.device else {}
         self._measure = measure or DeviceMeasurement(architecture, deterministic).measure
 
     def choose(self, kernels: Sequence[Kernel], options: Sequence[Options], libraries: Sequence[str]) -> list[Choice]:
         """A choice for each kernel; what is not known and cannot be measured is left to the model."""
         choices = choose_by_model(kernels, options, libraries)
-        products = [at for at, kernel in enumerate(kernels) if isinstance(kernel, DotKernel)]
+        products = [at for at, kernel in enumerate(kernels) if isinstance(kernel, (DotKernel, AttentionKernel))]
         keys = {at: self._key(kernels[at], options[at]) for at in products}
-        found = {at: self._known(keys[at]) for at in products}
+        found = {at: self._known(keys[at], kernels[at]) for at in products}
         offered = {at: self._offered(kernels[at], options[at], libraries, found[at]) for at in products}
         missing = [at for at in products if self.device and self._is_new(found[at], offered[at])]
         if missing:
@@ -122,7 +123,7 @@ class Tuner:
             with _progress(len(missing)) as advance:
                 for at in missing:
                     advance(kernels[at].name)
-                    known = self._known(keys[at])  # an equal kernel may have been measured meanwhile
+                    known = self._known(keys[at], kernels[at])  # an equal kernel may have been measured meanwhile
                     found[at] = known if not self._is_new(known, offered[at]) else self._measured(
                         keys[at], kernels[at], options[at], offered[at])
         for at, finding in found.items():
@@ -135,12 +136,16 @@ class Tuner:
     def _offered(
         self, kernel: Kernel, options: Options, libraries: Sequence[str], finding: Finding | None
     ) -> list[Candidate]:
-        versions = finding.versions if finding is not None and not self.device else self.versions
+        versions = finding.versions if finding is not None and not self.device else self._versions(kernel)
         return candidates(kernel, options, libraries, versions)
 
-    def _known(self, key: str) -> Finding | None:
+    def _versions(self, kernel: Kernel) -> dict[str, int]:
+        """The version of the library that may be called for a kernel."""
+        return {name: version for name, version in self.versions.items() if name == library_of(kernel)}
+
+    def _known(self, key: str, kernel: Kernel) -> Finding | None:
         finding = recall(key, self.device)
-        outdated = finding is not None and self.device and finding.versions != self.versions
+        outdated = finding is not None and self.device and finding.versions != self._versions(kernel)
         return None if outdated else finding
 
     @staticmethod
@@ -163,14 +168,16 @@ class Tuner:
                 TuningWarning, stacklevel=2,
             )
             return None
-        finding = Finding(self.device, times, tuple(c.name for c in offered), self.versions)
+        finding = Finding(self.device, times, tuple(c.name for c in offered), self._versions(kernel))
         remember(key, finding)
         return finding
 
     def _key(self, kernel: Kernel, options: Options) -> str:
         """What a measurement depends on, but for device and libraries: kernel, shape class, options, versions."""
-        assert isinstance(kernel, DotKernel)
-        shape = [typical(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k)]
+        if isinstance(kernel, DotKernel):
+            shape = [typical(a.extent) for a in (*kernel.batch, kernel.m, kernel.n, kernel.k)]
+        else:
+            shape = [typical(d) for b in kernel.buffers for d in b.shape]
         programs = default(kernel).generate(options).programs
         generated = [key_of(p, self.architecture.name) for p in programs]
         text = repr((__version__, content_key(kernel), shape, repr(options), generated))
@@ -337,8 +344,9 @@ def agree(found: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
 
 
 def _bits(kernel: Kernel) -> int:
-    """Bits of the factors of a product: 16, 32 or 64."""
-    assert isinstance(kernel, DotKernel)
+    """Bits of the factors of a product, or of attention: 16, 32 or 64."""
+    if not isinstance(kernel, DotKernel):
+        return kernel.buffers[0].dtype.bits
     first = kernel.a[0]
     bits = kernel.buffers[first.buffer].dtype.bits if isinstance(first, Load) else kernel.acc.bits
     return max(16, min(bits, 64))
@@ -361,6 +369,8 @@ class _Work:
         self.sets = sets
         factors = {o.buffer for body in (getattr(kernel, "a", ()), getattr(kernel, "b", ())) for o in body
                    if isinstance(o, Load)}
+        if isinstance(kernel, AttentionKernel):
+            factors = {0, 1, 2}  # queries, keys and values
         host = [_drawn(b.dtype.numpy, s, i in factors) for i, (b, s) in enumerate(zip(kernel.buffers, self.shapes))]
         arrays = [[as_array(x).to(device) for x in host] for _ in range(sets)]
         roles = [b.role for b in kernel.buffers]
@@ -405,7 +415,8 @@ class _Work:
     def results(self, program: Program) -> list[np.ndarray]:
         """Samples of what a program makes of fresh outputs, of the first and the last set."""
         outputs = [a for a in self.outputs if a is not None]
-        ends = [p for a in outputs[:1] + outputs[-1:] for p in _parts(a)]
+        count = len(outputs) // self.sets
+        ends = [p for a in outputs[:count] + outputs[-count:] for p in _parts(a)]
         for there, fresh in zip(outputs, self._fresh):
             if fresh is not None:
                 there.copy_from(fresh)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tessera.errors import ArgumentError
 
-LIBRARIES = ("cublaslt",)
+LIBRARIES = ("cublaslt", "cudnn")
 """Vendor libraries that plans of GPUs may call."""
 LEVELS = ("x86-64-v2", "x86-64-v3", "x86-64-v4")
 """CPU code levels, lowest first."""
@@ -31,8 +31,9 @@ class Schedule:
     recompute       ``"auto"``: recompute what costs less than a trip through memory, and more under a budget;
                     ``"none"``: never compute a value twice across kernels; ``"all"``: recompute all pointwise chains.
     threads         The most threads that a kernel is spread over; 0: as many as the runtime has.
-    deterministic   True: results do not depend on the number of threads. False permits that they do; the CPU target
-                    makes no use of it: its results never depend on threads. ``"mesh"``: they are the same bits on every
+    deterministic   True: results do not depend on the number of threads, and are the same bits in every run. False
+                    permits that they do; the CPU target makes no use of it, GPUs may take a gradient of attention from
+                    cuDNN that adds up in any order. ``"mesh"``: they are the same bits on every
                     mesh, too. Sums of floating-point numbers are formed in eight blocks and a fixed tree, and in order
                     within a block; that takes more time, memory and traffic. For the targets cpu and portable.
     level           CPU code level; None: that of the running CPU.
@@ -41,16 +42,17 @@ class Schedule:
                     (errors near 3e-4 of the result, many times faster). gfx90a has no such units and stays with
                     ``"ieee"``.
     libraries       Vendor libraries that a program for NVIDIA GPUs may call where they are faster: a list of
-                    ``"cublaslt"`` (matrix products). They are loaded where the program runs; on a machine without them
-                    it runs generated kernels in their place. ``[]``: generated kernels alone. None: all of them.
+                    ``"cublaslt"`` (matrix products) and ``"cudnn"`` (attention). They are loaded where the program
+                    runs; on a machine without them it runs generated kernels in their place. ``[]``: generated kernels
+                    alone. None: all of them.
     overlap         Whether exchanges between devices run beside kernels: started as soon as their operands are there,
                     and waited for when their results are needed. They may take an eighth of the working memory more, or
                     twice the largest tensors that are exchanged; a number is True with that many bytes. None: on GPUs.
                     The CPU targets exchange where an exchange is started.
-    autotune        True: measure the kernels that a product can have on the GPU that is present, and keep the best;
-                    what was measured is kept in ``TESSERA_CACHE_DIR``, and used on machines without a GPU too. False:
-                    choose by a model of the hardware and a table of measurements. A number is True with that many
-                    seconds for each product at most (True: 2).
+    autotune        True: measure the kernels that a product or attention can have on the GPU that is present, and keep
+                    the best; what was measured is kept in ``TESSERA_CACHE_DIR``, and used on machines without a GPU
+                    too. False: choose by a model of the hardware and a table of measurements. A number is True with
+                    that many seconds for each of them at most (True: 2).
 
     Raises ArgumentError for a value that is not legal.
     """

@@ -16,7 +16,8 @@ def choices_text(choices: Sequence[dict[str, Any]], level: str) -> list[str]:
     for c in choices:
         times: dict[str, float] = c.get("microseconds", {})
         device = f" on {c['device']}" if c.get("device") else ""
-        product = f" {c['product']}" if c.get("product") else ""
+        sizes = c.get("product") or c.get("attention")
+        product = f" {sizes}" if sizes else ""
         line = f"  {c['kernel']}{product}: {c['choice']}, {_WHY.get(c['why'], c['why'])}{device}"
         mine = times.get(c["choice"])
         if mine is not None:

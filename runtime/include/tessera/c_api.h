@@ -685,10 +685,10 @@ TSR_API tsr_status tsr_graph_text_gradient(const char *text, size_t bytes, const
 /* Uses this file as the driver library of a kind of device (TSR_CUDA, TSR_ROCM) in place of the system's; before that
  * kind is used for the first time. For tests and unusual installations. */
 TSR_API tsr_status tsr_device_library(int32_t device_type, const char *file);
-/* A file to look for a vendor library in ("cublaslt", "nccl", "rccl"), before those named earlier and before the places where the system
- * looks; "" forgets all that were named. TSR_ARGUMENT_ERROR when the library is loaded already. */
+/* A file to look for a vendor library in ("cublaslt", "cudnn", "nccl", "rccl"), before those named earlier and before the
+ * places where the system looks; "" forgets all that were named. TSR_ARGUMENT_ERROR when the library is loaded already. */
 TSR_API tsr_status tsr_vendor_library(const char *library, const char *file);
-/* The version of a vendor library as it numbers itself (130100: 13.1); 0 where it cannot be loaded. */
+/* The version of a vendor library as it numbers itself (cuBLASLt 130100: 13.1; cuDNN 91900: 9.19); 0 where it cannot be loaded. */
 TSR_API tsr_status tsr_vendor_library_version(const char *library, int64_t *version);
 /* The architecture of a GPU: "sm_90", "gfx942". */
 TSR_API tsr_status tsr_device_architecture(int32_t device_type, int32_t device_index, tsr_text **name);

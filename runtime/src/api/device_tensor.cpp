@@ -4,6 +4,7 @@
 #include "collective/nccl/library.h"
 #include "core/transfer.h"
 #include "device/cuda/cublaslt.h"
+#include "device/cuda/cudnn.h"
 #include "device/gpu/gpu_backend.h"
 
 using namespace tessera::core;
@@ -27,10 +28,13 @@ tsr_status tsr_vendor_library(const char *library, const char *file) {
         const std::string name = library;
         if (name == "cublaslt")
             gpu::add_cublaslt_file(file);
+        else if (name == "cudnn")
+            gpu::add_cudnn_file(file);
         else if (name == "nccl" || name == "rccl")
             add_nccl_file(name == "nccl" ? DeviceType::CUDA : DeviceType::ROCM, file);
         else
-            fail(Code::Argument, "the vendor library '%s' is not known; use 'cublaslt', 'nccl' or 'rccl'", shown(library).c_str());
+            fail(Code::Argument, "the vendor library '%s' is not known; use 'cublaslt', 'cudnn', 'nccl' or 'rccl'",
+                 shown(library).c_str());
     });
 }
 
@@ -38,8 +42,9 @@ tsr_status tsr_vendor_library_version(const char *library, int64_t *version) {
     return guarded([&] {
         require(library, "library");
         require(version, "version");
-        const gpu::Cublaslt *found = std::string(library) == "cublaslt" ? gpu::cublaslt() : nullptr;
-        *version = found ? static_cast<int64_t>(found->version()) : 0;
+        auto version_of = [](const auto *found) { return found ? static_cast<int64_t>(found->version()) : 0; };
+        const std::string name = library;
+        *version = name == "cublaslt" ? version_of(gpu::cublaslt()) : name == "cudnn" ? version_of(gpu::cudnn()) : 0;
     });
 }
 

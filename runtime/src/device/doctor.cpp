@@ -6,6 +6,7 @@
 #include "core/thread_pool.h"
 #include "device/cpu/cpu_level.h"
 #include "device/cuda/cublaslt.h"
+#include "device/cuda/cudnn.h"
 #include "device/gpu/gpu_backend.h"
 
 namespace tessera::core {
@@ -37,14 +38,15 @@ Json probe(const Library &library) {
     return out;
 }
 
-// cuBLASLt as runs would load it, from where the settings say too.
-Json probe_cublaslt() {
+// A vendor library as runs would load it, from where the settings say too.
+template <class Vendor>
+Json probe_vendor(const Vendor *(*load)(std::string *), const char *name, const char *purpose, const char *file) {
     std::string why;
-    const gpu::Cublaslt *library = gpu::cublaslt(&why);
+    const Vendor *library = load(&why);
     Json out = Json::object();
-    out.set("name", Json::string("cuBLASLt"));
-    out.set("purpose", Json::string("products on NVIDIA devices, where an artefact calls it"));
-    out.set("file", Json::string(library ? library->file() : "libcublasLt.so.13"));
+    out.set("name", Json::string(name));
+    out.set("purpose", Json::string(purpose));
+    out.set("file", Json::string(library ? library->file() : file));
     out.set("found", Json::boolean(library != nullptr));
     out.set("why", Json::string(why));
     if (library)
@@ -89,7 +91,9 @@ std::string doctor_report() {
     Json found = Json::array();
     for (const Library &library : libraries)
         found.push(probe(library));
-    found.push(probe_cublaslt());
+    found.push(probe_vendor(gpu::cublaslt, "cuBLASLt", "products on NVIDIA devices, where an artefact calls it",
+                            "libcublasLt.so.13"));
+    found.push(probe_vendor(gpu::cudnn, "cuDNN", "attention on NVIDIA devices, where an artefact calls it", "libcudnn.so.9"));
     Json out = Json::object();
     out.set("version", Json::string(TESSERA_VERSION));
     out.set("cpu", std::move(cpu));

@@ -22,32 +22,6 @@ size_t count_checks(const Plan &plan) {
     }));
 }
 
-// The libraries that the plan calls, where they are; DeviceError when one is missing that nothing can take the place of.
-Libraries find_libraries(const Plan &plan, DeviceId device, const std::string &where) {
-    Libraries out;
-    out.device = device.index;
-    for (const Instruction &in : plan.instructions) {
-        if (in.kind != InstructionKind::Library)
-            continue;
-        std::string why;
-        if (!out.cublaslt && (out.cublaslt = gpu::cublaslt(&why))) {
-            try {
-                out.cublaslt->handle(device.index);
-            } catch (const Error &e) { // such as a driver that is older than the library
-                out.cublaslt = nullptr;
-                why = e.message();
-            }
-        }
-        if (!out.cublaslt && in.otherwise.empty())
-            fail(Code::Device, "%s: %s: %s; install it, name its file in TESSERA_CUBLASLT_LIBRARY, or compile with "
-                               "libraries=[]",
-                 where.c_str(), in.what.c_str(), why.c_str());
-        if (!out.cublaslt)
-            break;
-    }
-    return out;
-}
-
 // What a run on a mesh waits for, for messages.
 std::string exchanges_text(const Plan &plan) {
     std::string out = "a run on GPUs";
@@ -79,7 +53,7 @@ struct GpuEngine::Submission {
 GpuEngine::GpuEngine(Plan plan, std::string_view image, DeviceId device, const std::string &where)
     : changing_(std::make_shared<Plan>(std::move(plan))), plan_(changing_), device_(device), backend_(gpu::gpu_backend(device)),
       driver_(backend_.driver()), code_(*plan_, image, device, where),
-      libraries_(find_libraries(*plan_, device, where)), checks_(count_checks(*plan_)), exchanges_(exchanges_text(*plan_)) {}
+      libraries_(find_libraries(*plan_, device.index, where)), checks_(count_checks(*plan_)), exchanges_(exchanges_text(*plan_)) {}
 
 void GpuEngine::give(std::string_view symbol, int64_t size) {
     std::lock_guard<std::mutex> hold(lock_);

@@ -141,14 +141,14 @@ void GpuPrepared::add_library(const Plan &plan, const Instruction &in, GpuStep &
     for (const auto *list : {&in.operands, &in.results})
         for (const TensorView &v : views(plan, *list, in))
             elements.push_back(element_count(v.shape));
-    if (is_empty(*in.matmul, sizes))
+    if (is_empty(in, sizes))
         return;
-    if (libraries.cublaslt && not_negative(in.matmul->terms, sizes, "size") > 0)
-        step.library = LibraryCall::prepare(libraries, in, sizes, elements);
+    std::string why;
+    step.library = LibraryCall::prepare(libraries, in, sizes, elements, why);
     if (!step.library) {
         if (in.otherwise.empty())
             fail(Code::Device, "%s: the library %s, and the artefact has no kernel in its place; compile with libraries=[]%s",
-                 in.what.c_str(), libraries.cublaslt ? "has no code for this product" : "is missing", at_line(in).c_str());
+                 in.what.c_str(), why.c_str(), at_line(in).c_str());
         add_launches(plan, in.otherwise);
         return;
     }

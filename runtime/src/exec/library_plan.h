@@ -30,4 +30,17 @@ struct LibraryMatmul {
     int64_t version = 0;       // of the library that the number is from; another takes its best
 };
 
+// Attention, or its gradient, on contiguous tensors of 16-bit floats: queries [batch, heads, length, size], keys and values
+// [batch, shared, keys, size], where each of the shared heads serves heads / shared heads of queries, and the logarithms of
+// sums of the exponentials of scores, [batch, heads, length] of f32. Operands q, k, v with results out and sums; of the
+// gradient q, k, v, out, sums and the gradient of out, with the gradients of q, k and v.
+struct LibraryAttention {
+    Dim batch, heads, shared, length, keys;
+    int64_t size = 0;
+    double scale = 1;
+    bool causal = false;        // position i attends to positions up to i
+    bool gradient = false;
+    bool deterministic = true;  // of the gradient: the same bits in every run, at the price of memory for all scores
+};
+
 } // namespace tessera::core

@@ -9,6 +9,7 @@
 #include "core/json.h"
 #include "custom/registry.h"
 #include "exec/check_waits.h"
+#include "exec/read_library.h"
 #include "graph/parser.h"
 
 namespace tessera::core {
@@ -24,14 +25,12 @@ constexpr size_t max_symbols = 1024;
 constexpr std::string_view entry_mark = "\xcctessera";
 constexpr int64_t mark_bytes = 16;
 
-// Reads members of JSON objects with errors that name the place.
-class PlanReader {
+class PlanReader : private PlanFields {
   public:
-    PlanReader(const std::string &where, std::string_view image, const std::string &target) : where_(where), image_(image) {
-        plan_.target = target;
-    }
+    PlanReader(const std::string &where, std::string_view image, Plan &plan)
+        : PlanFields(where, &plan.signature.symbols), image_(image), plan_(plan) {}
 
-    Plan read(const Json &root) {
+    void read(const Json &root) {
         expect(root.is_object(), "the plan", "is not an object");
         read_version(root);
         plan_.level = text(root, "level", "the plan");
@@ -57,84 +56,9 @@ class PlanReader {
         check_waits(plan_, where_);
         plan_.arena = dim(member(root, "arena", "the plan"), "arena");
         read_checks(root);
-        return std::move(plan_);
     }
 
   private:
-    [[noreturn]] void error(const std::string &place, const std::string &why) const {
-        fail(Code::Format, "%s: %s: %s", where_.c_str(), place.c_str(), why.c_str());
-    }
-
-    void expect(bool condition, const std::string &place, const std::string &why) const {
-        if (!condition)
-            error(place, why);
-    }
-
-    const Json &member(const Json &object, const char *name, const std::string &place) const {
-        expect(object.is_object(), place, "is not an object");
-        const Json *found = object.find(name);
-        expect(found, place, format("'%s' is missing", name));
-        return *found;
-    }
-
-    const Json &list(const Json &object, const char *name, const std::string &place) const {
-        const Json &j = member(object, name, place);
-        expect(j.is_array(), place, format("'%s' is not a list", name));
-        return j;
-    }
-
-    std::string text(const Json &object, const char *name, const std::string &place) const {
-        const Json &j = member(object, name, place);
-        expect(j.is_string(), place, format("'%s' is not text", name));
-        return j.as_string();
-    }
-
-    std::string optional_text(const Json &object, const char *name, const std::string &place) const {
-        const Json *j = object.find(name);
-        if (!j || j->is_null())
-            return {};
-        expect(j->is_string(), place, format("'%s' is not text", name));
-        return j->as_string();
-    }
-
-    int64_t integer(const Json &object, const char *name, const std::string &place) const {
-        const Json &j = member(object, name, place);
-        expect(j.is_integer(), place, format("'%s' is not an integer", name));
-        return j.as_integer();
-    }
-
-    bool flag(const Json &object, const char *name, const std::string &place) const {
-        const Json *j = object.find(name);
-        expect(!j || j->is_bool(), place, format("'%s' is not true or false", name));
-        return j && j->as_bool();
-    }
-
-    Dim dim(const Json &j, const std::string &place) const {
-        if (j.is_integer())
-            return Dim(j.as_integer());
-        expect(j.is_string(), place, "a size is neither an integer nor an expression");
-        try {
-            return Dim::parse(j.as_string(), plan_.signature.symbols);
-        } catch (const Error &e) {
-            error(place, e.message());
-        }
-    }
-
-    std::vector<Dim> dims(const Json &object, const char *name, const std::string &place) const {
-        std::vector<Dim> out;
-        for (const Json &j : list(object, name, place).items())
-            out.push_back(dim(j, place));
-        return out;
-    }
-
-    std::vector<Dim> shape(const Json &object, const std::string &place) const {
-        std::vector<Dim> out = dims(object, "shape", place);
-        expect(out.size() <= static_cast<size_t>(max_rank), place, format("rank %zu is too high", out.size()));
-        for (const Dim &d : out)
-            expect(!d.is_constant() || d.constant() >= 0, place, "a size is negative");
-        return out;
-    }
-
     DType dtype(const Json &object, const std::string &place) const {
         DType out;
         std::string name = text(object, "dtype", place);
@@ -279,15 +203,6 @@ class PlanReader {
     }
 
     // An integer in [low, high].
-    int64_t bounded(const Json &object, const char *name, int64_t low, int64_t high, const std::string &place) const {
-        expect(object.is_object(), place, "is not an object");
-        int64_t value = integer(object, name, place);
-        expect(value >= low && value <= high, place,
-               format("'%s' is %lld, expected %lld to %lld", name, static_cast<long long>(value), static_cast<long long>(low),
-                      static_cast<long long>(high)));
-        return value;
-    }
-
     void read_gpu_kernels(const Json &root) {
         const Json &entries = list(root, "kernels", "the plan");
         for (size_t i = 0; i < entries.items().size(); ++i) {
@@ -541,13 +456,19 @@ class PlanReader {
         in.kind = InstructionKind::Library;
         const std::string library = text(j, "library", place), function = text(j, "function", place);
         expect(plan_.target == "ptx", place, "vendor libraries are for NVIDIA devices");
-        expect(library == "cublaslt" && function == "matmul", place,
+        const bool product = library == "cublaslt" && function == "matmul";
+        expect(product || (library == "cudnn" && (function == "attention" || function == "attention_gradient")), place,
                "the function '" + shown(function) + "' of the library '" + shown(library) + "' is not known");
         in.what = library + " " + function;
         in.operands = operands(j, "operands", place, false);
         in.results = operands(j, "results", place, true);
         in.scratch = dim(member(j, "scratch", place), place);
-        in.matmul = std::make_shared<LibraryMatmul>(read_matmul(member(j, "attrs", place), in, place));
+        const Json &attributes = member(j, "attrs", place);
+        if (product)
+            in.matmul = std::make_shared<LibraryMatmul>(read_matmul(*this, attributes, in, place));
+        else
+            in.attention = std::make_shared<LibraryAttention>(
+                read_attention(*this, attributes, in, function == "attention_gradient", place));
         in.then = launches(j, "then", place);
         in.otherwise = launches(j, "otherwise", place);
     }
@@ -565,60 +486,6 @@ class PlanReader {
             out.push_back(std::move(in));
         }
         return out;
-    }
-
-    double number(const Json &object, const char *name, double otherwise, const std::string &place) const {
-        const Json *j = object.find(name);
-        expect(!j || j->is_number(), place, format("'%s' is not a number", name));
-        return j ? j->as_real() : otherwise;
-    }
-
-    LibraryMatmul read_matmul(const Json &j, const Instruction &in, const std::string &place) const {
-        LibraryMatmul m;
-        m.rows = dim(member(j, "rows", place), place);
-        m.columns = dim(member(j, "columns", place), place);
-        m.terms = dim(member(j, "terms", place), place);
-        m.batch = dim(member(j, "batch", place), place);
-        m.alpha = number(j, "alpha", 1, place);
-        m.beta = number(j, "beta", 0, place);
-        m.tf32 = flag(j, "tf32", place);
-        const std::string activation = optional_text(j, "activation", place);
-        expect(activation.empty() || activation == "relu" || activation == "gelu_tanh", place,
-               "unknown activation '" + shown(activation) + "'");
-        m.activation = activation.empty() ? LibraryMatmul::Activation::None
-                       : activation == "relu" ? LibraryMatmul::Activation::Relu : LibraryMatmul::Activation::GeluTanh;
-        m.algorithm = j.find("algorithm") ? bounded(j, "algorithm", 0, 63, place) : 0;
-        m.version = j.find("version") ? bounded(j, "version", 0, INT32_MAX, place) : 0;
-        int position = 0;
-        auto next = [&](const char *name) {
-            expect(position < static_cast<int>(in.operands.size()), place, format("there is no operand for '%s'", name));
-            return position++;
-        };
-        m.a = matrix(member(j, "a", place), next("a"), place);
-        m.b = matrix(member(j, "b", place), next("b"), place);
-        if (flag(j, "bias", place))
-            m.bias = next("bias");
-        if (const Json *c = j.find("c"))
-            m.c = matrix(*c, next("c"), place);
-        const int64_t scales = j.find("scales") ? bounded(j, "scales", 0, 2, place) : 0;
-        for (int64_t i = 0; i < scales; ++i)
-            m.scales[i] = next("scales");
-        expect(position == static_cast<int>(in.operands.size()) && in.results.size() == 1, place,
-               "its operands and results are not those of a product");
-        expect(m.beta == 0 || m.c.position >= 0, place, "'beta' is given without a 'c'");
-        m.d = matrix(member(j, "d", place), 0, place);
-        expect(!m.d.transposed && !m.c.transposed, place, "'c' and 'd' cannot be transposed");
-        return m;
-    }
-
-    LibraryMatrix matrix(const Json &j, int position, const std::string &place) const {
-        LibraryMatrix m;
-        m.position = position;
-        m.step = dim(member(j, "step", place), place);
-        m.batch_step = j.find("batch_step") ? dim(member(j, "batch_step", place), place) : Dim(0);
-        m.offset = j.find("offset") ? dim(member(j, "offset", place), place) : Dim(0);
-        m.transposed = flag(j, "transposed", place);
-        return m;
     }
 
     void read_collective(const Json &j, const std::string &place, Instruction &in) const {
@@ -683,9 +550,8 @@ class PlanReader {
                                               text(j, "message", "checks"), optional_text(j, "loc", "checks")});
     }
 
-    const std::string &where_;
     std::string_view image_;
-    Plan plan_;
+    Plan &plan_;
 };
 
 } // namespace
@@ -702,7 +568,10 @@ bool Plan::changes_state() const {
 std::string at_line(const Instruction &in) { return in.loc.empty() ? "" : "\n  at " + in.loc; }
 
 Plan Plan::parse(std::string_view json, const std::string &where, std::string_view image, const std::string &target) {
-    return PlanReader(where, image, target).read(Json::parse(json, where));
+    Plan plan;
+    plan.target = target;
+    PlanReader(where, image, plan).read(Json::parse(json, where));
+    return plan;
 }
 
 } // namespace tessera::core

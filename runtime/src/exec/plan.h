@@ -71,9 +71,10 @@ struct Instruction {
     std::shared_ptr<const Collective> collective;
     // collective: the number of the wait that ends it, or none when it is done at once; wait: of what was started
     std::optional<int64_t> exchange;
-    // library (and `scratch`): what it computes with `operands` and `results`, the launches that follow its call, and those
-    // that take the place of both where it is missing
+    // library (and `scratch`): what it computes with `operands` and `results` (one of both), the launches that follow its
+    // call, and those that take the place of both where it is missing
     std::shared_ptr<const LibraryMatmul> matmul;
+    std::shared_ptr<const LibraryAttention> attention;
     std::vector<Instruction> then, otherwise;
 };
 

@@ -52,7 +52,7 @@ void read_settings() {
         if (!file.empty())
             set_device_library(kind, file);
     }
-    for (const char *library : {"cublaslt", "nccl", "rccl"})
+    for (const char *library : {"cublaslt", "cudnn", "nccl", "rccl"})
         for (nb::handle file : config.attr("vendor_library_files")(library))
             check(tsr_vendor_library(library, nb::cast<std::string>(file).c_str()));
 }
@@ -103,6 +103,6 @@ NB_MODULE(_core, m) {
     m.def("gpu_levels", &gpu_levels, nb::arg("target"),
           "The code levels of this machine's GPUs for the target ``ptx`` or ``hsaco``; none without a driver.");
     m.def("vendor_library_version", &vendor_library_version, nb::arg("library"),
-          "The version of a vendor library (``cublaslt``) as it numbers itself; 0 where there is none.");
+          "The version of a vendor library (``cublaslt``, ``cudnn``) as it numbers itself; 0 where there is none.");
     m.def("doctor", &doctor, "Devices and optional libraries found, and why not.");
 }

@@ -1,4 +1,4 @@
-"""The kernels that a product can have on a GPU: tiles of generated ones, calls of vendor libraries."""
+"""The kernels that a product or attention can have on a GPU: generated ones, calls of vendor libraries."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from tessera.target.triton import dot, loops, products
 from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated, Program
+from tessera.target.triton.library_attention import LibraryAttention, attention_text, library_attention
 from tessera.target.triton.library_product import LibraryProduct, library_product
-from tessera.tile.ir import DotKernel, Kernel, Load
+from tessera.tile.ir import AttentionKernel, DotKernel, Kernel, Load
 
 _SLOWER = 1.6
 """Forms that the model puts at more than so many times the best are not measured."""
@@ -40,7 +41,7 @@ class LibraryCall:
     """A call of a library: which of its proposals for the sizes (0: its best), of which version of it."""
 
     name: str
-    product: LibraryProduct
+    function: LibraryProduct | LibraryAttention
     algorithm: int = 0
     version: int = 0
 
@@ -60,9 +61,9 @@ class Candidate:
 
     def rest(self, options: Options) -> tuple[Program, ...]:
         """What runs behind the call of the library."""
-        if self.library is None or self.library.product.rest is None:
+        if self.library is None or self.library.function.rest is None:
             return ()
-        return (loops.generate(self.library.product.rest, options),)
+        return (loops.generate(self.library.function.rest, options),)
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,8 @@ class Choice:
         found: dict[str, Any] = {"kernel": kernel.name, "choice": self.candidate.name, "why": self.why}
         if isinstance(kernel, DotKernel):
             found["product"] = _product_text(kernel)
+        elif isinstance(kernel, AttentionKernel):
+            found["attention"] = attention_text(kernel)
         if self.microseconds:
             found |= {
                 "device": self.device, "microseconds": dict(self.microseconds), "versions": dict(self.versions),
@@ -151,6 +154,9 @@ def candidates(
     ``versions``: of the libraries that are there to be measured.
     """
     found = [default(kernel)]
+    if isinstance(kernel, AttentionKernel):
+        called = library_call(kernel, options, libraries)
+        return found if called is None else [*found, Candidate(called.name, default(kernel).generate, called)]
     if not isinstance(kernel, DotKernel):
         return found
     tiles = _tiles(kernel, options)
@@ -167,12 +173,22 @@ def candidates(
     return found
 
 
+def library_of(kernel: Kernel) -> str:
+    """The library that has functions for kernels of a kind; empty where none has."""
+    return "cublaslt" if isinstance(kernel, DotKernel) else "cudnn" if isinstance(kernel, AttentionKernel) else ""
+
+
 def library_call(kernel: Kernel, options: Options, libraries: Sequence[str]) -> LibraryCall | None:
     """The best call of a library for a kernel; None when there is none."""
-    if "cublaslt" not in libraries or not options.architecture.startswith("sm_") or not isinstance(kernel, DotKernel):
+    name = library_of(kernel)
+    if name not in libraries or not options.architecture.startswith("sm_"):
         return None
-    found = library_product(kernel, options.guarded)
-    return None if found is None else LibraryCall("cublaslt", found)
+    found: LibraryProduct | LibraryAttention | None = None
+    if isinstance(kernel, DotKernel):
+        found = library_product(kernel, options.guarded)
+    elif isinstance(kernel, AttentionKernel):
+        found = library_attention(kernel, options)
+    return None if found is None else LibraryCall(name, found)
 
 
 def _tiles(kernel: DotKernel, options: Options) -> list[Candidate]:

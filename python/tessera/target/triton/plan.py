@@ -32,6 +32,7 @@ from tessera.target.triton.check import COUNT, guarded_copy, range_check
 from tessera.target.triton.compile import Architecture, build_image
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import CompiledKernel, Generated, Image
+from tessera.target.triton.library_attention import LibraryAttention
 from tessera.target.triton.library_product import Matrix
 
 _ALIGN = 64
@@ -176,7 +177,7 @@ class _Writer:
         values = self.plan.kernel_sizes(call)
         needed = substitute(self.image.workspaces[call.kernel], values)
         library = self.choices[call.kernel].candidate.library
-        return needed if library is None else dmax(needed, substitute(library.product.workspace, values))
+        return needed if library is None else dmax(needed, substitute(library.function.workspace, values))
 
     def compiled(self, architecture: Architecture) -> CompiledPlan:
         """The plan as text, with the image."""
@@ -288,7 +289,7 @@ def _library_call(
     values: Mapping[Symbol, Dim],
 ) -> dict[str, Any]:
     """The instruction that calls a library; ``buffers``: of the kernel that it stands for, then the workspace."""
-    p = library.product
+    p = library.function
 
     def here(d: Dim) -> int | str:
         return dim(substitute(d, values))
@@ -303,6 +304,8 @@ def _library_call(
         elements = floordiv(all_buffers[number].bytes, dtype.itemsize)
         return {"buffer": number, "dtype": dtype.name, "shape": [dim(elements)]}
 
+    if isinstance(p, LibraryAttention):
+        return {"library": library.name, **p.instruction(here, operand)}
     attrs: dict[str, Any] = {
         "rows": here(p.rows), "columns": here(p.columns), "terms": here(p.terms), "batch": here(p.batch),
         "a": matrix(p.a), "b": matrix(p.b), "d": matrix(p.d),

@@ -1,11 +1,6 @@
 #include "device/cuda/cublaslt.h"
 
-#include <dlfcn.h>
-
-#include <memory>
-
 #include "core/error.h"
-#include "device/gpu/library.h"
 
 namespace tessera::core::gpu {
 
@@ -35,38 +30,21 @@ const char *status_text(int status) {
     }
 }
 
-// The library of the process: looked for once.
-struct Slot {
-    std::mutex lock;
-    std::vector<std::string> files;
-    bool tried = false;
-    std::unique_ptr<Cublaslt> library;
-    std::string why;
-};
-
-Slot &slot() {
-    static Slot *one = new Slot; // the library is never closed: it may still be at work when the process ends
+LibrarySlot<Cublaslt> &slot() {
+    static auto *one = new LibrarySlot<Cublaslt>("cuBLASLt"); // it may still be at work when the process ends
     return *one;
 }
 
 } // namespace
 
 Cublaslt::Cublaslt(const std::vector<std::string> &files) {
-    std::vector<const char *> names;
-    for (auto file = files.rbegin(); file != files.rend(); ++file)
-        names.push_back(file->c_str());
-    names.insert(names.end(), std::begin(usual_files), std::end(usual_files));
-    void *library = open_library("cuBLASLt", names.data(), names.size(), file_);
-    auto load = [&](auto &function, const char *symbol) {
-        function = reinterpret_cast<std::remove_reference_t<decltype(function)>>(::dlsym(library, symbol));
-        if (!function)
-            fail(Code::Device, "%s is no cuBLASLt: it has no %s", file_.c_str(), symbol);
-    };
-#define TSR_CUBLASLT_LOAD(member, parameters, symbol) load(member, symbol);
+    const LibrarySymbols symbols("cuBLASLt", files, usual_files);
+    file_ = symbols.file();
+#define TSR_CUBLASLT_LOAD(member, parameters, symbol) symbols.load(member, symbol);
     TSR_CUBLASLT_FUNCTIONS(TSR_CUBLASLT_LOAD)
 #undef TSR_CUBLASLT_LOAD
     size_t (*version)() = nullptr;
-    load(version, "cublasLtGetVersion");
+    symbols.load(version, "cublasLtGetVersion");
     version_ = version();
     if (version_ < oldest)
         fail(Code::Device, "%s is cuBLASLt %zu.%zu, Tessera needs 12.0 or later", file_.c_str(), version_ / 10000,
@@ -79,43 +57,14 @@ void Cublaslt::check(int status, const char *what) const {
 }
 
 Handle Cublaslt::handle(int device) const {
-    std::lock_guard<std::mutex> hold(lock_);
-    const auto index = static_cast<size_t>(device);
-    if (handles_.size() <= index)
-        handles_.resize(index + 1);
-    if (!handles_[index]) {
+    return handles_.get(device, [&](Handle *made) {
         Current current(cuda_driver(), device);
-        check(create(&handles_[index]), "cuBLASLt cannot be initialised");
-    }
-    return handles_[index];
+        check(create(made), "cuBLASLt cannot be initialised");
+    });
 }
 
-const Cublaslt *cublaslt(std::string *why) {
-    Slot &s = slot();
-    std::lock_guard<std::mutex> hold(s.lock);
-    if (!s.tried) {
-        s.tried = true;
-        try {
-            s.library = std::make_unique<Cublaslt>(s.files);
-        } catch (const Error &e) {
-            s.why = e.message();
-        }
-    }
-    if (why)
-        *why = s.why;
-    return s.library.get();
-}
+const Cublaslt *cublaslt(std::string *why) { return slot().get(why); }
 
-void add_cublaslt_file(const std::string &file) {
-    Slot &s = slot();
-    std::lock_guard<std::mutex> hold(s.lock);
-    if (s.library)
-        fail(Code::Argument, "cuBLASLt is loaded already (%s); name another file before the first use", s.library->file().c_str());
-    if (file.empty())
-        s.files.clear();
-    else
-        s.files.push_back(file);
-    s.tried = false;
-}
+void add_cublaslt_file(const std::string &file) { slot().add_file(file); }
 
 } // namespace tessera::core::gpu

@@ -4,10 +4,10 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <string>
 #include <vector>
 
+#include "device/cuda/library_slot.h"
 #include "device/gpu/driver.h"
 
 namespace tessera::core::gpu {
@@ -67,8 +67,7 @@ class Cublaslt {
   private:
     std::string file_;
     size_t version_ = 0;
-    mutable std::mutex lock_; // of the list
-    mutable std::vector<Handle> handles_; // by device
+    LibraryHandles handles_;
 };
 
 // The library, loaded at the first call; null where there is none, and `why` says so.

@@ -382,7 +382,7 @@ def test_attention(
     trace = tessera.Trace()
     found = dict(zip((o.name for o in program.outputs), program.run(given, trace=trace)))
     for name in wanted:
-        assert f"cudnn {name}" in trace.to_json(), f"cudnn {name} did not run: {reason(program, given)}"
+        assert f'"cudnn {name}"' in trace.to_json(), f"cudnn {name} did not run: {reason(program, given)}"
     alone, _ = attention(q, shared, dtype, causal, deterministic, [])
     assert not calls(alone)
     other = alone(**given)

@@ -251,3 +251,52 @@ def test_attention(q: tuple[int, ...], k: tuple[int, ...], causal: bool) -> None
     for name, expected in zip(("out", "dq", "dk", "dv"), (right.detach(), *(x.grad for x in leaves)), strict=True):
         assert_near(results[0][name], expected.numpy(), 1e-2)
         assert np.array_equal(np.asarray(results[0][name]), np.asarray(results[1][name]))
+
+
+def logits_of(rows: int, columns: int, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """Logits on the device with rows of NaN and infinities, and labels at both ends, between, and to be ignored."""
+    torch.manual_seed(columns)
+    x = (torch.randn(rows, columns, device="cuda") * 4).to(dtype)
+    x[3, 5], x[4], x[5, 1], x[6, ::3] = torch.nan, -torch.inf, torch.inf, -torch.inf
+    labels = torch.randint(0, columns, (rows,), device="cuda")
+    labels[:7] = torch.tensor([0, -100, columns - 1, 7, 5, 1, 1])
+    return x, labels
+
+
+_LONG = [(8192, 50304), (300, 50257), (300, 33000), (64, 20001), (64, 25601), (40, 128256), (300, 8192), (2000, 1000)]
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize(("rows", "columns"), _LONG)
+def test_cross_entropy_of_long_rows(rows: int, columns: int, dtype: str) -> None:
+    """Each row's loss and gradient against PyTorch in f64, NaN and infinities where they are there, twice the same."""
+    if dtype == "f32" and rows * columns > 2e8:
+        pytest.skip("as large in bf16")
+    logits, labels = op.tensor((rows, columns), dtype, name="logits"), op.tensor((rows,), "i64", name="labels")
+    loss = op.cross_entropy(op.cast(logits, "f32"), labels, reduction="none")
+    gradient, = gradients([op.sum(loss)], [logits])
+    program = graph.compile({"loss": loss, "gradient": gradient}, target="ptx")
+    x, y = logits_of(rows, columns, getattr(torch, {"bf16": "bfloat16", "f32": "float32"}[dtype]))
+    first, again = ({k: torch.from_dlpack(v) for k, v in program(logits=x, labels=y).items()} for _ in range(2))
+    assert all(torch.equal(first[k].view(torch.uint8), again[k].view(torch.uint8)) for k in first)
+    for part in range(0, rows, 512):
+        some = slice(part, part + 512)
+        wide = x[some].double().requires_grad_()
+        right = torch.nn.functional.cross_entropy(wide, y[some], reduction="none")
+        right.sum().backward()
+        torch.testing.assert_close(first["loss"][some].double(), right.detach(), rtol=2e-6, atol=1e-5, equal_nan=True)
+        near = {"rtol": 2**-8, "atol": 1e-8} if dtype == "bf16" else {"rtol": 2e-5, "atol": 1e-9}
+        torch.testing.assert_close(first["gradient"][some].double(), wide.grad, equal_nan=True, **near)
+
+
+@pytest.mark.parametrize("name", ["softmax", "log_softmax", "layer_norm"])
+@pytest.mark.parametrize(("rows", "columns"), _LONG[1:])
+def test_long_rows(name: str, rows: int, columns: int) -> None:
+    x = op.tensor((rows, columns), "bf16", name="x")
+    y = op.layer_norm(x) if name == "layer_norm" else getattr(op, name)(x)
+    program = graph.compile({"y": y}, target="ptx")
+    given, _ = logits_of(rows, columns, torch.bfloat16)
+    wide = given.double()
+    right = torch.nn.functional.layer_norm(wide, (columns,)) if name == "layer_norm" else getattr(torch, name)(wide, -1)
+    found = torch.from_dlpack(program(x=given)["y"]).double()
+    torch.testing.assert_close(found, right, rtol=2**-8, atol=2e-4 if name == "layer_norm" else 1e-8, equal_nan=True)

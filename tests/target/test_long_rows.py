@@ -1,4 +1,4 @@
-"""Kernels over rows too long for registers: loops without masks, what labels pick, the instructions that come out."""
+"""Kernels over long rows: loops without masks, rows kept in registers, what labels pick, the instructions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from tessera.schedule.machine import GPU
 from tessera.target.triton import exponentials, loops, points
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.head import Options
-from tessera.target.triton.tiles import Blocks
+from tessera.target.triton.kept import values_kept
+from tessera.target.triton.tiles import Blocks, choose
 from tessera.tile.interpret import run_kernel
 from tessera.tile.ir import Compute, Load, LoopKernel, Store
 from tessera.tile.plan import build_plan
@@ -111,20 +112,44 @@ def test_what_is_no_pick_stays() -> None:
 
 @pytest.mark.parametrize("written_over", [False, True])
 @pytest.mark.parametrize("columns", [70, 64, 9])
-@pytest.mark.parametrize("dtype", ["bf16", "f32"])
-def test_loops_in_triton(columns: int, dtype: str, written_over: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole blocks, a rest, neither of them."""
+@pytest.mark.parametrize(("dtype", "kept"), [("bf16", False), ("f32", False), ("bf16", True)])
+def test_blocks_in_triton(
+    columns: int, dtype: str, kept: bool, written_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whole blocks, a rest, neither of them; in loops and kept."""
     monkeypatch.setattr(points, "SHORTEST", 2)
     kernel = cross_entropy(17, columns, dtype)
     kernel = in_place(kernel) if written_over else kernel
     axis = next(s.axes[0].symbol for s in kernel.stages if s.axes)
-    program = loops.generate(kernel, Options(), Blocks({axis: (0, 16)}, 1, 1))
-    assert program.source.count("mask=j0_inside") == {70: 4, 64: 0, 9: 2}[columns]
+    program = loops.generate(kernel, Options(), Blocks({axis: (0, 32)}, 1, 1, kept=kept))
+    assert program.source.count("mask=j0_inside") == (0 if columns == 64 else 2 if kept or columns == 9 else 4)
     assert ("exp_of_difference" in program.source) == (dtype == "bf16")
+    assert program.source.count("debug_barrier") == (2 if written_over else 1)
+    if kept:
+        wide = [line for line in program.source.splitlines() if "tl.load(b0" in line and "j0" in line]
+        assert len(wide) == -(-columns // 32) and " in range(" not in program.source
     found, right = arrays_of(kernel, columns), arrays_of(kernel, columns)
     triton_interpreter.launch(program, found, [], (17, 1, 1))
     run_kernel(kernel, right, {})
     assert_same(found, right)
+
+
+def test_what_is_kept() -> None:
+    """One value of each element for the stages that follow, of 32 bits, in as few threads as hold it."""
+    x, g = (op.tensor((4096, 40000), "bf16", name=n) for n in "xg")
+    y, wide = op.softmax(x), op.tensor((4096, 40000), "f64", name="wide")
+    gradient, = gradients([y], [x], [g])
+    for value, count in (
+        (y, 1), (op.layer_norm(x, g[0], g[0]), 1), (gradient, 2), (op.softmax(wide), None),
+        (op.sum(x, axis=1), 0),
+    ):
+        kernel = largest({"y": value})
+        axis = next(s.axes[0] for s in kernel.stages if s.axes)
+        assert values_kept(kernel, axis) == count and choose(kernel).kept == (count == 1), kernel.name
+    short = choose(largest({"y": op.softmax(op.tensor((4096, 20000), "bf16", name="x"))}))
+    assert short.kept and short.warps == 16
+    for columns in (8192, 60000, op.dim("columns")):
+        assert not choose(largest({"y": op.softmax(op.tensor((4096, columns), "bf16", name="x"))})).kept
 
 
 def test_exponentials_of_16_bit_rows_only() -> None:
@@ -152,9 +177,18 @@ def instructions(kernel: LoopKernel) -> tuple[list[str], int]:
 
 
 def test_instructions_of_cross_entropy() -> None:
-    """Some 19 for each element of a thread, all loops unrolled; two rows on a multiprocessor, nothing spilled."""
-    found, registers = instructions(cross_entropy(8192, 50304))
-    assert len(found) <= 21 * (50304 // 1024) and registers <= 32
+    """Some 14 for each element of a thread, one exponential among them, next to nothing spilled."""
+    for kernel in (cross_entropy(8192, 50304), in_place(cross_entropy(8192, 50304))):
+        found, registers = instructions(kernel)
+        assert len(found) <= 16 * 49 and registers <= 64
+        assert sum("MUFU.EX2" in i for i in found) <= 52
+        assert sum("STL" in i or "LDL" in i for i in found) <= 8
+
+
+def test_instructions_of_loops() -> None:
+    """A row that does not fit: two are worked on at a time, nothing is spilled."""
+    found, registers = instructions(cross_entropy(8192, 128256))
+    assert len(found) <= 1100 and registers <= 32
     assert not any("STL" in i or "LDL" in i for i in found)
 
 

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from math import prod
+from typing import Any
 
-from tessera.ir.dims import Dim, bounds, is_multiple
+from tessera.ir.dims import Dim, bounds, is_multiple, sym
 from tessera.ir.dtype import DType, i64
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import constant, register_type
@@ -21,7 +23,7 @@ from tessera.target.triton.launch import Program
 from tessera.target.triton.points import at_points
 from tessera.target.triton.reduce import LAST, Combination
 from tessera.target.triton.tiles import Blocks, choose
-from tessera.tile.ir import Axis, Load, LoopKernel, Reduce, Ref, Scan, Stage, Store
+from tessera.tile.ir import Axis, Compute, Load, LoopKernel, Reduce, Ref, Scan, Stage, Store
 
 
 def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> Program:
@@ -61,6 +63,7 @@ class _Stages:
         self.kernel, self.blocks, self.block = kernel, blocks, block
         self.writer = block.writer
         self._touched: dict[int, set[str]] = {}
+        self._pieces: dict[int, tuple[AxisValue, dict[Any, Variable]]] = {}
 
     def emit(self) -> None:
         """Emit all stages."""
@@ -92,9 +95,26 @@ class _Stages:
         return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
 
     def _in_place(self, stage: Stage) -> bool:
-        """Whether the stage writes memory that it also reads."""
-        loads = {op.buffer for op in stage.ops if isinstance(op, Load)}
-        return any(isinstance(op, Store) and self._same(op.buffer) & loads for op in stage.ops)
+        """Whether the stage writes memory of which other threads may still have to read."""
+        loads = [(i, op) for i, op in enumerate(stage.ops) if isinstance(op, Load)]
+        return any(
+            load.buffer in self._same(op.buffer) and not self._follows(stage, op, load, i)
+            for op in stage.ops if isinstance(op, Store) for i, load in loads
+        )
+
+    def _follows(self, stage: Stage, store: Store, load: Load, at: int) -> bool:
+        """Whether a store writes the element that a load reads, after it: what it stores is made of what was read.
+
+        Then nothing needs to wait, as long as one thread alone reads the element.
+        """
+        if store.buffer != load.buffer or store.index != load.index or load.mask is not None:
+            return False
+        inside = [*(a.symbol for a in stage.axes), *self.blocks.sizes]
+        if not all(sym(s) in load.index for s in inside):
+            return False
+        if prod(self.blocks.shape()) < 32 * self.blocks.warps:
+            return False
+        return Ref(self.kernel.stages.index(stage), at) in _made_of(self.kernel, store.value)
 
     # Loops.
 
@@ -119,7 +139,7 @@ class _Stages:
         # What needs no loop stands before the loops, where later stages reach it.
         self._nest(sorted(stage.axes, key=lambda a: not _is_whole(a, self._size(a))), body)
         self.block.inside = inside
-        if not whole:
+        if not whole and not self.blocks.kept:
             self.block.leave(memo)
         for i, accumulator in accumulators.items():
             op = stage.ops[i]
@@ -141,6 +161,9 @@ class _Stages:
             if axis.symbol not in self.block.axes:
                 self.block.axes[axis.symbol] = self._positions(axis, "")
             self._nest(rest, body)
+            return
+        if self.blocks.kept:
+            self._kept(axis, size, body)
             return
         masked = not is_multiple(axis.extent, size)
         wide = not fits(axis.extent, 2 * size)
@@ -174,6 +197,22 @@ class _Stages:
         del block.axes[axis.symbol]
         block.leave(memo)
         block.inside = inside
+
+    def _kept(self, axis: Axis, size: int, body: Callable[[], None]) -> None:
+        """The blocks of an axis one after the other, without a loop: what is known of each stays for later stages."""
+        block = self.block
+        assert isinstance(axis.extent, int)
+        for first in range(0, axis.extent, size):
+            if first not in self._pieces:
+                self._pieces[first] = self._positions(axis, str(first), first + size > axis.extent), {}
+            block.axes[axis.symbol], own = self._pieces[first]
+            outside = dict(block.memo)
+            block.memo.update(own)
+            body()
+            del block.axes[axis.symbol]
+            own.clear()
+            own.update({k: v for k, v in block.memo.items() if k not in outside})
+            block.leave(outside)
 
     def _positions(self, axis: Axis, first: str, masked: bool | None = None) -> AxisValue:
         dim, size = self.blocks.sizes.get(axis.symbol, (0, 1))
@@ -328,6 +367,17 @@ class _Stages:
             self.writer.line(f"{carry} = {carry} + {part}")
         result = self.writer.assign("scan", combination.result(self.writer, running, op.dtype))
         self.block.values[ref] = Variable(result, op.dtype, frozenset(range(self.blocks.rank)))
+
+
+def _made_of(kernel: LoopKernel, ref: Ref) -> set[Ref]:
+    """All values of its stage that a value needs, and itself."""
+    found, left = {ref}, [ref]
+    while left:
+        op = kernel.stages[ref.scope].ops[left.pop().index]
+        new = {r for r in op.args if r.scope == ref.scope} - found if isinstance(op, Compute) else set()
+        found |= new
+        left += new
+    return found
 
 
 def _is_whole(axis: Axis, size: int) -> bool:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
 from tessera.schedule.cost import typical
+from tessera.target.triton.kept import values_kept
 from tessera.tile.ir import Axis, Buffer, Load, LoopKernel, Ref, Store
 from tessera.tile.rewrite import accesses, axes
 
@@ -23,6 +24,8 @@ LONG_ROW_ELEMENTS = 4
 cache holds them for the passes that follow (8192 rows of 50304 words: 852 µs, with 16 warps 1124)."""
 LONG_ROW_REGISTERS = 32
 """Of each thread, so that two such rows do fit."""
+KEPT_ELEMENTS = 50
+"""Elements of a longer row that a thread of 64 registers keeps in them as f32."""
 COLUMNS, COLUMN_ROWS = 64, 64
 """The block of a reduction over rows: columns, and rows at a time."""
 SIDE, LARGE = 64, 1 << 24
@@ -34,13 +37,15 @@ twice as long."""
 class Blocks:
     """Per axis that is worked on in blocks, the dimension of the block and its size there (a power of two).
 
-    ``registers``: the most that a thread may have.
+    ``registers``: the most that a thread may have. ``kept``: the blocks of the axis that stages run along are worked on
+    without loops, and what was read and computed stays in registers for the next stage.
     """
 
     sizes: dict[Symbol, tuple[int, int]]
     rank: int
     warps: int
     registers: int | None = None
+    kept: bool = False
 
     def shape(self) -> tuple[int, ...]:
         """The size of the block in each dimension."""
@@ -144,6 +149,10 @@ def _rows(kernel: LoopKernel, every: dict[Symbol, Axis], looped: dict[Symbol, Ax
     known = bounds(looped[best].extent)[1]
     whole = known is not None and (extent <= 1024 or isinstance(looped[best].extent, int) and extent <= longest)
     size = extent if whole else min(ROW_PIECE, max(extent, 16))
+    threads = 512 if known is not None and known <= 512 * KEPT_ELEMENTS else 1024
+    held = not whole and known is not None and LONGEST_ROW < known <= threads * KEPT_ELEMENTS
+    if held and values_kept(kernel, looped[best]) == 1:
+        return Blocks({best: (0, 2 * threads)}, 1, threads // 32, 64, kept=True)
     outer = [s for s in every if s not in looped]
     second = outer[-1] if outer else None
     wanted = max(1, 1024 // size)

@@ -25,6 +25,9 @@ from tessera.target.triton.reduce import LAST, Combination
 from tessera.target.triton.tiles import Blocks, choose
 from tessera.tile.ir import Axis, Compute, Load, LoopKernel, Reduce, Ref, Scan, Stage, Store
 
+_WARP = 64
+"""Threads of a warp, at most: AMD's."""
+
 
 def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> Program:
     """The program of a loop kernel, with the blocks that suit it or those given."""
@@ -112,7 +115,7 @@ class _Stages:
         inside = [*(a.symbol for a in stage.axes), *self.blocks.sizes]
         if not all(sym(s) in load.index for s in inside):
             return False
-        if prod(self.blocks.shape()) < 32 * self.blocks.warps:
+        if prod(self.blocks.shape()) < _WARP * self.blocks.warps:
             return False
         return Ref(self.kernel.stages.index(stage), at) in _made_of(self.kernel, store.value)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from contextlib import nullcontext
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -11,6 +14,10 @@ import torch
 from tessera import graph, op, optim
 from tessera._core import gpu_levels
 from tessera.errors import IndexRangeError
+from tessera.ir.value import Value
+from tessera.target.triton import dot, hopper
+from tessera.target.triton.hopper import Tile
+from tessera.target.triton.launch import Program
 from tessera.transform.autodiff import gradients
 
 pytestmark = pytest.mark.skipif(not gpu_levels("ptx"), reason="needs an NVIDIA device")
@@ -134,10 +141,26 @@ def test_terms_in_parts(m: int, n: int, k: int) -> None:
     assert np.array_equal(first, again)
 
 
-def test_adam_in_the_epilogue_of_a_gradient() -> None:
-    """An optimizer's update beside the products of the next tile, against PyTorch's."""
+def place_updates(monkeypatch: pytest.MonkeyPatch, beside: bool, columns: int) -> list[bool]:
+    """Let updates run beside products with tiles of so many columns, or not; whether each product has one beside it."""
+    generate, found = hopper.generate, list[bool]()
+
+    def generated(*given: Any) -> Program:
+        found.append(given[-1])
+        return generate(*given)
+
+    monkeypatch.setattr(hopper, "generate", generated)
+    monkeypatch.setattr(dot, "choose", lambda kernel: dot.Form(Tile(columns)))
+    monkeypatch.setattr(dot, "is_hidden", lambda kernel, tile: beside)
+    return found
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_adam_in_the_epilogue_of_a_gradient(beside: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An optimizer's update, beside the products of the next tile too, against PyTorch's."""
+    place_updates(monkeypatch, beside, 256)
     start = drawn(512, 768) / 32
-    weight = op.parameter((512, 768), "bf16", name="weight", init=bf16(start))
+    weight = op.parameter((512, 768), "bf16", name=f"weight_{beside}", init=bf16(start))
     optimizer = optim.AdamW(1e-2, weight_decay=0.1)
 
     @graph.training_step(target="ptx")
@@ -155,6 +178,54 @@ def test_adam_in_the_epilogue_of_a_gradient() -> None:
         other.step()
     found = np.asarray(op.parameter_of(weight).value, dtype=np.float32)
     assert_near(found, master.detach().bfloat16().float().numpy(), 1e-2)
+
+
+def updated(optimizer: optim.Optimizer, name: str, m: int, n: int, k: int) -> list[list[np.ndarray]]:
+    """A weight and an optimizer's state after each of three steps, and after one in which a check fails."""
+    weight = op.parameter((m, n), "bf16", name=name, init=bf16(drawn(m, n) / 32))
+
+    @graph.training_step(target="ptx")
+    def step(x: Value, g: Value, rows: Value) -> Value:
+        loss = op.sum(op.cast(op.matmul(x, weight), "f32") * op.cast(g, "f32"))
+        optimizer.apply(graph.backward(loss))
+        return loss + op.sum(op.take(op.cast(g, "f32"), rows, axis=0))
+
+    found: list[list[np.ndarray]] = []
+    for seed, rows in enumerate(([0, 1], [2, k - 1], [3, 3], [0, k])):
+        x, g = (bf16(drawn(k + seed, size)[:k]) for size in (m, n))
+        with pytest.raises(IndexRangeError) if k in rows else nullcontext():
+            np.asarray(step(x, g, np.array(rows)))
+        kept = (op.parameter_of(weight), *optimizer.state.values())
+        found.append([np.array(p.value).reshape(-1).view(np.uint8) for p in kept])
+    return found
+
+
+@pytest.mark.parametrize(("kind", "m", "n", "k", "columns"), [
+    ("adamw", 512, 768, 4096, 256), ("adamw", 200, 328, 1000, 256), ("adamw", 2184, 1160, 520, 256),
+    ("adamw", 4096, 72, 264, 128), ("no master weights", 200, 1160, 520, 256), ("momentum", 200, 328, 1000, 256),
+    ("momentum", 1160, 2184, 520, 128),
+])
+def test_updates_beside_products(
+    kind: str, m: int, n: int, k: int, columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The bits that a kernel of its own writes; nothing is written where a check has failed."""
+    found: list[list[list[np.ndarray]]] = []
+    for beside in (False, True):
+        optimizer = {
+            "adamw": lambda: optim.AdamW(1e-2, weight_decay=0.1),
+            "no master weights": lambda: optim.AdamW(1e-2, master_weights=False),
+            "momentum": lambda: optim.SGD(1e-2, momentum=0.9),
+        }[kind]()
+        with monkeypatch.context() as patch:
+            used = place_updates(patch, beside, columns)
+            found.append(updated(optimizer, f"weight_{beside}", m, n, k))
+            assert any(used) == beside
+    apart, together = found
+    for one, other in zip(apart, together, strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(one, other, strict=True))
+    for before, after in itertools.pairwise(together):
+        changed = [not np.array_equal(x, y) for x, y in zip(before, after, strict=True)]
+        assert not any(changed) if after is together[-1] else all(changed)
 
 
 def test_heads_stored_by_products() -> None:

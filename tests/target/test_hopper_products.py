@@ -8,9 +8,10 @@ from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.machine import GPU
 from tessera.target.triton import dot
+from tessera.target.triton.apart import rounded_first
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.head import Options
-from tessera.target.triton.hopper import Tile, rounded_first
+from tessera.target.triton.hopper import Tile
 from tessera.target.triton.launch import Generated, TensorMapArgument
 from tessera.target.triton.operand import mapped
 from tessera.tile.ir import DotKernel

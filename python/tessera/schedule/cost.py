@@ -18,7 +18,8 @@ _WEIGHTS = {
     "exp": 10, "exp2": 10, "expm1": 12, "log": 10, "log2": 10, "log1p": 12, "sin": 15, "cos": 15, "tan": 20,
     "asin": 15, "acos": 15, "atan": 15, "sinh": 15, "cosh": 15, "tanh": 12, "erf": 15, "sigmoid": 12,
 }
-_RANDOM = 40
+RANDOM = 40
+"""Work of a random number."""
 
 CHEAP = 4
 """Work per element that is less than writing and reading a tensor."""
@@ -37,7 +38,7 @@ def work(node: Node) -> int:
     if isinstance(rule, low.Pointwise):
         return function_work(rule.compute)
     if isinstance(rule, low.Random):
-        return _RANDOM
+        return RANDOM
     if isinstance(rule, (low.Pad, low.Concat)):
         return 1
     if isinstance(rule, (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)):

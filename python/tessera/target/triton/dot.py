@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tessera.ir.dims import Dim, Expr, Symbol, bounds, mul, product, sym, symbols
+from tessera.ir.dims import Dim, Symbol, bounds, mul, product, sym
 from tessera.ir.dtype import DType, f32
 from tessera.schedule.cost import typical
 from tessera.schedule.index import strides
-from tessera.target.triton import hopper, loops
+from tessera.target.triton import apart, hopper, loops
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.target.triton.head import Options
 from tessera.target.triton.hopper import ROWS, TERMS, WIDEST_8_BIT, Tile, terms
@@ -36,7 +36,13 @@ _STORE = 16
 _MEMORY = 13
 """Bytes from and to memory in a cycle, for each multiprocessor."""
 _MOST_TENSORS, _MOST_WORK = 4, 24
-"""Tensors of the result's size, and operations, up to which an epilogue is run on the tile."""
+"""Tensors of the result's size, and operations, up to which an epilogue is run by the warps that multiply."""
+_APART = 8
+"""Work of an epilogue that warps of its own do in a cycle."""
+_MARGIN = 1.1
+"""How much faster an epilogue has to be on warps of its own to be run by them."""
+HIDDEN = False
+"""Whether heavy epilogues are run by warps of their own where they are hidden."""
 _START = 2500
 _LAUNCH = 6000
 _SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -64,8 +70,9 @@ def generate(kernel: DotKernel, options: Options, form: Form | None = None) -> G
     if options.architecture != "sm_90a" or not _suits(kernel):
         return None
     form = form or choose(kernel)
-    if form.parts == 1 and not is_heavy(kernel):
-        program = _program(kernel, options, form.tile)
+    heavy = is_heavy(kernel)
+    if form.parts == 1 and (not heavy or is_hidden(kernel, form.tile)):
+        program = _program(kernel, options, form.tile, hidden=heavy)
         return None if program is None else Generated((program,))
     first, second, workspace = split(kernel, form.parts)
     program = _program(first, options, form.tile, _part_steps(kernel, form.parts))
@@ -81,7 +88,9 @@ def _blocks(size: int, each: int) -> int:
     return -(-size // each)
 
 
-def _program(kernel: DotKernel, options: Options, tile: Tile, part_steps: int = 0) -> hopper.Program | None:
+def _program(
+    kernel: DotKernel, options: Options, tile: Tile, part_steps: int = 0, hidden: bool = False
+) -> hopper.Program | None:
     kind = element(kernel)
     if kind is None or (kind.bits == 8 and tile.columns > WIDEST_8_BIT):
         return None
@@ -89,7 +98,7 @@ def _program(kernel: DotKernel, options: Options, tile: Tile, part_steps: int = 
     b = mapped(kernel, multiplied(kernel, kernel.b)[0], kernel.n)
     if a is None or b is None or (kind.bits == 8 and not (a.terms_inside and b.terms_inside)):
         return None
-    return hopper.generate(kernel, options, a, b, tile, part_steps)
+    return hopper.generate(kernel, options, a, b, tile, part_steps, hidden)
 
 
 def element(kernel: DotKernel) -> DType | None:
@@ -120,23 +129,30 @@ def _suits(kernel: DotKernel) -> bool:
     for op in kernel.epilogue:
         if isinstance(op, Store) and any(isinstance(e, Ref) for e in op.index):
             return False
-        if isinstance(op, Store) and (op.mode != "set" or not {kernel.m.symbol, kernel.n.symbol} <= _symbols(op)):
+        if isinstance(op, Store) and (op.mode != "set" or not apart.is_whole(kernel, op)):
             return False
     return True
 
 
 def is_heavy(kernel: DotKernel) -> bool:
-    """Whether the epilogue is better a kernel of its own than part of the warps that multiply: an optimizer's update
-    reads and writes more than the product, and nothing is multiplied meanwhile. It would also be compiled for each
-    piece of a tile.
+    """Whether the warps that multiply should not run the epilogue: an optimizer's update reads and writes more than
+    the product, and nothing is multiplied meanwhile. It would also be compiled for each piece of a tile.
     """
-    both = {kernel.m.symbol, kernel.n.symbol}
-    tensors = [o for o in kernel.epilogue if isinstance(o, (Load, Store)) and both <= _symbols(o)]
+    tensors = [o for o in kernel.epilogue if isinstance(o, (Load, Store)) and apart.is_whole(kernel, o)]
     return len(tensors) > _MOST_TENSORS or sum(isinstance(o, Compute) for o in kernel.epilogue) > _MOST_WORK
 
 
-def _symbols(op: Load | Store) -> set[Symbol]:
-    return {s for e in op.index if isinstance(e, Expr) for s in symbols(e)}
+def is_hidden(kernel: DotKernel, tile: Tile) -> bool:
+    """Whether a heavy epilogue is better run by warps of its own, beside the products of the next tile, than by a
+    kernel of its own, which also has to read the sums.
+    """
+    if not HIDDEN or tile.columns < apart.LEAST or apart.rounding(kernel) is None:
+        return False
+    tiles, multiplied = _tiles(kernel, tile), _steps_cycles(tile, _part_steps(kernel, 1)) + _START
+    size, moved = tiles * ROWS * tile.columns, apart.moved(kernel)
+    update = ROWS * tile.columns * max(moved / _MEMORY, apart.work(kernel) / _APART)
+    beside = _blocks(tiles, _MULTIPROCESSORS) * max(multiplied, update) + update
+    return _MARGIN * beside < cycles(kernel, Form(tile)) + _LAUNCH + size * (8 + moved) / (_MEMORY * _MULTIPROCESSORS)
 
 
 def choose(kernel: DotKernel) -> Form:
@@ -164,13 +180,23 @@ def cycles(kernel: DotKernel, form: Form) -> float:
     m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
     batch = math.prod(typical(a.extent) for a in kernel.batch)
     rows, columns, parts = ROWS, form.tile.columns, form.parts
-    tiles = _blocks(m, rows) * _blocks(n, columns) * batch * parts
-    steps = _part_steps(kernel, parts)
-    step = max(rows * columns * TERMS / _MULTIPLIES, (rows + columns) * TERMS * 2 / _FETCH)  # 128 bytes of terms
-    tile = steps * step + rows * columns / _STORE + _START
+    tiles = _tiles(kernel, form.tile) * parts
+    tile = _steps_cycles(form.tile, _part_steps(kernel, parts)) + rows * columns / _STORE + _START
     moved = 2 * batch * (m * k + k * n) + (8 * parts * batch * m * n if parts > 1 else 0)
     time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved / (_MEMORY * _MULTIPROCESSORS))
     return time + (_LAUNCH + 8 * parts * batch * m * n / (_MEMORY * _MULTIPROCESSORS) if parts > 1 else 0)
+
+
+def _tiles(kernel: DotKernel, tile: Tile) -> int:
+    """Tiles of the result."""
+    batch = math.prod(typical(a.extent) for a in kernel.batch)
+    return _blocks(typical(kernel.m.extent), ROWS) * _blocks(typical(kernel.n.extent), tile.columns) * batch
+
+
+def _steps_cycles(tile: Tile, steps: int) -> float:
+    """Estimated cycles in which so many blocks of terms of a tile are multiplied."""
+    fetched = (ROWS + tile.columns) * TERMS * 2  # 128 bytes of terms
+    return steps * max(ROWS * tile.columns * TERMS / _MULTIPLIES, fetched / _FETCH)
 
 
 def split(kernel: DotKernel, parts: int) -> tuple[DotKernel, LoopKernel, Dim]:

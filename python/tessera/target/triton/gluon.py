@@ -19,7 +19,7 @@ def product_layout(columns: int, warps: int = 4, bits: int = 16) -> str:
     return f"tl.NVMMADistributedLayout(version=[3, 0], warps_per_cta=[{warps}, 1], instr_shape={shape})"
 
 
-def row_layout(columns: int, warps: int = 4) -> str:
-    """A layout in which each thread holds eight neighbours of a row."""
-    across = min(32, columns // 8)
-    return f"tl.BlockedLayout([1, 8], [{32 // across}, {across}], [{warps}, 1], [1, 0])"
+def row_layout(columns: int, warps: int = 4, neighbours: int = 8) -> str:
+    """A layout in which each thread holds so many neighbours of a row."""
+    across = min(32, columns // neighbours)
+    return f"tl.BlockedLayout([1, {neighbours}], [{32 // across}, {across}], [{warps}, 1], [1, 0])"

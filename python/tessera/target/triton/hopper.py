@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, Expr, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
 from tessera.ir.dtype import DType
-from tessera.schedule import cost
+from tessera.target.triton import apart
 from tessera.target.triton.block import Block, Variable, all_of
 from tessera.target.triton.convert import from_memory, to_memory
 from tessera.target.triton.expression import AxisValue, Expressions, fits
@@ -26,7 +26,7 @@ from tessera.target.triton.launch import Program
 from tessera.target.triton.library import module_text
 from tessera.target.triton.operand import SWIZZLE, Mapped
 from tessera.target.triton.text import Writer
-from tessera.tile.ir import Axis, Compute, DotKernel, Load, Op, Ref, Store
+from tessera.tile.ir import Axis, DotKernel, Load, Op, Ref, Store
 
 ROWS = 128
 """Rows of a tile: 16 for each warp that multiplies."""
@@ -41,15 +41,6 @@ _BAND = 8
 _PIECES = ("pieces", "given", "taken")
 _SHARED = 227 * 1024 - 1024
 _COPY_REGISTERS = 24
-_EPILOGUE_WARPS, _EPILOGUE_REGISTERS = 4, 152
-_EPILOGUE_ROWS, _HEAVY_ROWS, _HEAVY_BYTES = 64, 32, 8
-"""Rows of a piece of an epilogue with warps of its own; of one that reads more bytes than so many for each result."""
-LEAST_APART = 128
-"""Columns of a tile from which its epilogue may have warps of its own."""
-APART = 20
-"""Work for each result from which the epilogue is left to warps of its own."""
-READ_APART = False
-"""Whether it is also left to them where it reads tensors of the result's size."""
 
 
 _NAMES = (
@@ -77,23 +68,28 @@ class Tile:
         return min(8, (_SHARED - ROWS * (self.columns * 2 if apart else _PIECE * 4)) // block)
 
 
-def generate(kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int = 0) -> Program:
+def generate(
+    kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int = 0, hidden: bool = False
+) -> Program:
     """The program of a product whose operands are ``a`` and ``b``.
 
     ``part_steps``: the first axis of the batch counts parts of the terms, each of so many blocks; 0: it does not.
+    ``hidden``: the epilogue is run by warps of its own, and rounds as a kernel of its own would.
     """
-    return _Product(kernel, options, a, b, tile, part_steps).program()
+    return _Product(kernel, options, a, b, tile, part_steps, hidden).program()
 
 
 class _Product:
-    def __init__(self, kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int) -> None:
+    def __init__(
+        self, kernel: DotKernel, options: Options, a: Mapped, b: Mapped, tile: Tile, part_steps: int, hidden: bool
+    ) -> None:
         self.kernel, self.a, self.b, self.part_steps = kernel, a, b, part_steps
-        self.apart = None if part_steps or tile.columns < LEAST_APART else rounded_first(kernel)
+        found = apart.rounding(kernel) if hidden else apart.rounded_first(kernel)
+        self.apart = None if part_steps or tile.columns < apart.LEAST else found
+        self.hidden = hidden
         self.columns, self.stages = tile.columns, tile.stages(self.apart is not None)
-        self.ahead = _ahead(kernel) if self.apart else ()
-        self.height = ROWS if self.apart is None else _EPILOGUE_ROWS
-        if sum(kernel.buffers[kernel.epilogue[i].buffer].dtype.itemsize for i in self.ahead) > _HEAVY_BYTES:  # type: ignore[union-attr]
-            self.ahead, self.height = (), _HEAVY_ROWS
+        self.ahead = apart.ahead(kernel) if self.apart else ()
+        self.height = apart.rows(kernel) if self.apart else ROWS
         self.head = Head(kernel, options, reserved=_NAMES)
         self.writer = self.head.writer
         self.values = [*self.head.pointers, *(v.text for v in self.head.sizes.values())]
@@ -116,9 +112,16 @@ class _Product:
             parts = [self._copy(), self._store(), self._multiply(), self._main()]
         source = module_text(self.functions, "\n\n".join(parts), gluon=True)
         grid = (dmin(self.count, _PROGRAMS), 1, 1)
-        return Program(self.head.name, source, tuple(self.head.arguments), grid, _WARPS, contract=True, gluon=True)
+        arguments = tuple(self.head.arguments)
+        return Program(self.head.name, source, arguments, grid, _WARPS, contract=not self.hidden, gluon=True)
 
     # Functions.
+
+    def rows(self) -> str:
+        """The layout of a piece of the epilogue in rows."""
+        if self.apart:
+            return row_layout(_PIECE, apart.WARPS, apart.neighbours(self.kernel))
+        return row_layout(_PIECE, _WARPS)
 
     def _function(self, suffix: str, parameters: Sequence[str], writer: Writer) -> str:
         self.functions.update(writer.functions)
@@ -214,8 +217,8 @@ class _Product:
         fetched = [w.fresh("fetched") for _ in self.ahead]
         epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
         epilogue.fetched = dict(zip(self.ahead, fetched))
-        if self.apart and not self.ahead:  # all at once, since what is stored in between might be what is read
-            epilogue.fetched = {i: w.assign("fetched", epilogue.raw(i)) for i in _ahead(self.kernel)}
+        if self.hidden:
+            epilogue.fetched |= {i: w.assign("fetched", epilogue.raw(i)) for i in apart.early(self.kernel)}
         epilogue.emit()
         return self._function("_store", [*self.values, "total", *fetched, "m_first", "n_first", *batch], w)
 
@@ -312,7 +315,7 @@ class _Product:
         w = self._new_writer()
         height, name = self.height, self.head.name
         count = self.columns // _PIECE * (ROWS // height)
-        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, _EPILOGUE_WARPS)}")
+        w.line(f"rows: tl.constexpr = {self.rows()}")
         w.line("lap = 0")
         fetched = [w.fresh("fetched") for _ in self.ahead]
         following = [w.fresh("following") for _ in self.ahead]
@@ -376,7 +379,7 @@ class _Product:
         if self.apart:
             w.line(f"    ({name}_multiply, ({values}, {maps}, a_blocks, b_blocks, ready, {', '.join(_PIECES)})),")
             w.line(f"    ({name}_finish, ({values}, halves, given, taken)),")
-            w.line(f"], [{_EPILOGUE_WARPS}], [{_EPILOGUE_REGISTERS}])")
+            w.line(f"], [{apart.WARPS}], [{apart.REGISTERS}])")
         else:
             w.line(f"    ({name}_multiply, ({values}, a_blocks, b_blocks, ready, free)),")
             w.line(f"    ({name}_copy, ({values}, {maps}, a_blocks, b_blocks, ready, free)),")
@@ -469,14 +472,13 @@ class _Epilogue(Block):
     def __init__(self, owner: _Product, w: Writer, first: tuple[str, str], batch: list[str]) -> None:
         self.tile = (ROWS, owner.columns)
         self.fetched: dict[int, str] = {}
-        self.height, warps = owner.height, _EPILOGUE_WARPS if owner.apart else _WARPS
+        self.height = owner.height
         kernel = self.kernel = owner.kernel
         loads = [op for op in kernel.epilogue if isinstance(op, Load)]
-        varying = {kernel.m.symbol, kernel.n.symbol}
         gathered = any(isinstance(e, Ref) for op in loads for e in op.index)
-        self.in_rows = bool(owner.apart) or gathered or any(varying <= _symbols(op) for op in loads) or any(
-            isinstance(op, Store) and (op.mask is not None or not varying <= _symbols(op)) for op in kernel.epilogue)
-        w.line(f"rows: tl.constexpr = {row_layout(_PIECE, warps)}")
+        self.in_rows = bool(owner.apart) or gathered or any(apart.is_whole(kernel, op) for op in loads) or any(
+            isinstance(op, Store) and (op.mask is not None or not apart.is_whole(kernel, op)) for op in kernel.epilogue)
+        w.line(f"rows: tl.constexpr = {owner.rows()}")
         if not self.in_rows:
             w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
         self.sizes = owner.head.sizes
@@ -548,39 +550,6 @@ class _Epilogue(Block):
         mask = f", mask={' & '.join(f'({m})' for m in masks)}" if masks else ""
         self.writer.line(f"tl.store({address}, {text}{mask})")
         self.forget(op.buffer)
-
-
-def _symbols(op: Load | Store) -> set[Symbol]:
-    return {s for entry in op.index if not isinstance(entry, Ref) for s in symbols(entry)}
-
-
-def rounded_first(kernel: DotKernel) -> DType | None:
-    """The 16-bit float to which the product is rounded before anything else, where enough arithmetic follows."""
-    found: set[DType | None] = set()
-    work = 0
-    for op in kernel.epilogue:
-        if isinstance(op, Compute):
-            work += cost.function_work(op.function)
-            if Ref(3, 0) in op.args:
-                found.add(op.dtype if op.function == "cast" else None)
-        elif isinstance(op, Store) and Ref(3, 0) in (op.value, op.mask):
-            found.add(None)
-    first = found.pop() if len(found) == 1 else None
-    enough = work >= APART or (READ_APART and bool(_ahead(kernel)))
-    return first if first in ELEMENTS and first.bits == 16 and enough else None
-
-
-def _ahead(kernel: DotKernel) -> tuple[int, ...]:
-    """The loads of an epilogue, by number, of tensors of the result's size that nothing before them writes."""
-    both = {kernel.m.symbol, kernel.n.symbol}
-    written: set[int] = set()
-    found: list[int] = []
-    for i, op in enumerate(kernel.epilogue):
-        if isinstance(op, Store):
-            written |= {op.buffer, *kernel.buffers[op.buffer].may_alias}
-        elif isinstance(op, Load) and op.mask is None and both <= _symbols(op) and op.buffer not in written:
-            found.append(i)
-    return tuple(found)
 
 
 def suits(kernel: DotKernel, axis: Axis) -> bool:

@@ -328,3 +328,15 @@ def test_devices_that_exchange_nothing_begin_with_the_same_state(devices):
     x = np.zeros(1 << 16, np.float32)
     for run in range(20):
         np.testing.assert_array_equal(step(x), np.full(1 << 16, run, np.float32))
+
+
+def test_a_part_that_lies_right_is_taken_as_it_is() -> None:
+    """An axis of one device divides nothing: a layout that names it is that of whole arrays, and nothing is copied."""
+    mesh = Mesh(["dp", "tp"], shape=(1, 2))
+    x = dist.from_shards(lambda index: np.ones((4, 3), np.float32)[index], (4, 3), layout=ShardSpec((0,), ("dp",)), mesh=mesh)
+    w = dist.tensor((3, 6), layout=ShardSpec((1,), ("tp",)), mesh=mesh, name="w", init=1.0)
+    program = graph.compile({"y": dist.constrain(op.tensor((4, 3), name="x"), ShardSpec((0,), ("dp",)), mesh) @ w})
+    parts = program._parts("x", x)  # type: ignore[attr-defined]
+    assert all(parts[rank] is x.shards[rank] for rank in range(2))
+    assert x.dtype == np.float32
+    np.testing.assert_array_equal(program(x)["y"], np.full((4, 6), 3.0))

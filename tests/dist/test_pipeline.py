@@ -125,7 +125,7 @@ def test_the_bubble_is_seen() -> None:
         x = op.tensor((1024, 512), name="x")
         y = dist.pipeline(lambda w, x: x @ w, w, x, mesh, microbatches=microbatches)
         found = dist.simulate({"y": y})
-        operations[microbatches] = sum(e.operations for e in found.events if e.operations > 1e6)
+        operations[microbatches] = sum(e.operations for e in found.events if "matmul" in e.name)
         assert sum("collective_permute" in e.name for e in found.events) == microbatches + 2
     once = 2 * 2 * 1024 * 512 * 512
     assert operations[4] == pytest.approx(once * 7 / 4, rel=0.01)

@@ -25,6 +25,7 @@ from tessera.dist.topology import (
     received_by_tier,
 )
 from tessera.errors import ArgumentError, UnsupportedError
+from tessera.ir.dims import evaluate
 from tessera.ir.sharding import MeshShape
 
 PLAIN = DeviceSpec("plain", {"f32": 1e12, "bf16": 4e12}, 1e12, 1e9, 0.0, (1.0, 1.0))
@@ -57,14 +58,19 @@ def test_a_tensor_parallel_step_exchanges_what_it_must(kind, shape):
     Gradients that are small for the links are exchanged together.
     """
     mesh = Mesh(["dp", "tp"], shape=shape, kind=kind)
-    found = dist.simulate(mlp_step(mesh), *batch(4096 * shape[0]))
+    step, examples = mlp_step(mesh), batch(4096 * shape[0])
+    found = dist.simulate(step, *examples)
     exchanges = [e for e in found.events if e.lane == "exchange"]
-    assert exchanges[0].name == "all_reduce over tp" and "test_simulate.py" in str(exchanges[0].line)
+    assert "over tp" in exchanges[0].name and "test_simulate.py" in str(exchanges[0].line)
     joined = 1 if kind == "cuda" else 2
-    assert [e.name for e in exchanges[1:]] == ["all_reduce over dp"] * (1 + joined)
+    first, *others = graph.collectives(step, *examples)
+    assert (first.kind, first.axes) == ("all_reduce", ("tp",))
+    assert [(c.kind, c.axes) for c in others] == [("all_reduce", ("dp",))] * (1 + joined)
     elements = 512 * 2048 // shape[1] * (2 // joined)
     chunk = -(-elements // shape[0])
-    scalar, *weights = sorted(e.bytes for e in exchanges[1:])
+    place = mesh.layout.coordinates(0)
+    scalar, *weights = sorted(evaluate(c.bytes, place) for c in others)
+    assert sum(e.bytes for e in exchanges) == sum(evaluate(c.bytes, place) for c in (first, *others))
     assert weights == [2 * 2 * (elements - chunk)] * joined and scalar <= 4 * shape[0]
 
 
@@ -101,19 +107,19 @@ def test_a_transformer_exchanges_twice_a_layer_and_direction():
 def test_time_is_what_the_formulas_say():
     """A product whose operands lie where they are needed, then one gather."""
     mesh = Mesh(["tp"], shape=(4,), kind="cuda")
-    w = dist.tensor((1024, 4096), "bf16", layout=ShardSpec(("col",), ("tp",)), mesh=mesh, name="w")
-    x = op.tensor((2048, 1024), "bf16", name="x")
-    y = dist.replicate(x @ w, mesh)
+    w = dist.tensor((2048, 1024), "bf16", layout=ShardSpec(("row",), ("tp",)), mesh=mesh, name="w")
+    x = op.tensor((1024, 4096), "bf16", name="x")
+    y = dist.replicate(w @ x, mesh)
     found = dist.simulate({"y": y}, topology=FLAT)
     product, gather = found.events
     assert product.operations == 2 * 2048 * 1024 * 1024
-    moved = 2 * (2048 * 1024 + 1024 * 1024 + 2048 * 1024)
+    moved = 2 * (512 * 1024 + 1024 * 4096 + 512 * 4096)
     assert product.bytes == moved
     assert product.seconds == pytest.approx(max(product.operations / 4e12, moved / 1e12))
-    assert gather.bytes == 3 * 2 * 2048 * 1024 and gather.seconds == pytest.approx(gather.bytes / 1e9)
+    assert gather.bytes == 3 * 2 * 512 * 4096 and gather.seconds == pytest.approx(gather.bytes / 1e9)
     assert gather.start == pytest.approx(product.seconds) and found.time == pytest.approx(found.compute + found.exchange)
     assert found.traffic == {"wire": gather.bytes}
-    assert found.memory["state"] == 2 * 1024 * 1024 and found.memory["output"] == 2 * 2048 * 4096
+    assert found.memory["state"] == 2 * 512 * 1024 and found.memory["output"] == 2 * 2048 * 4096
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (4, 8), (16, 8)])

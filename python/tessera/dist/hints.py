@@ -36,6 +36,7 @@ class Hint:
 
 def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Hint]:
     """A wish per value, where there is one: that of the first reader (in the order of the graph) that has one."""
+    flow = _flow(graph, factors)
     hints: dict[Value, Hint] = {}
     for param, value in graph.updates.items():
         if param.type.sharding is not None:
@@ -57,8 +58,30 @@ def find_hints(graph: Graph, factors: FactorsOf) -> dict[Value, Hint]:
         if wish is not None and node.op == SHARD_TO_FULL and "manual" in node.attrs:
             hints.setdefault(node.operands[0], _without(wish, set(manual_axes(node.attrs))))
         if wish is not None and node in factors:
-            _pass_on(node, factors[node], wish, hints)
+            _pass_on(node, factors[node], wish, hints, flow)
     return hints
+
+
+def _flow(graph: Graph, factors: FactorsOf) -> dict[Value, Sharding]:
+    """How values would lie if every operator kept the splits of its operands, without any exchange but those stated."""
+    lies = {leaf: s for node in graph.nodes() for leaf in node.results if (s := leaf.type.sharding) is not None}
+    for node in graph.nodes():
+        if node.op == "constrain":
+            lies[node.results[0]] = stated_sharding(node.attrs, node.results[0].shape)
+            continue
+        found = [(slots, lies[v]) for v, slots in zip(node.operands, factors[node].operands, strict=True) if v in lies] \
+            if node in factors else []
+        splits: dict[str, Split] = {}
+        for slots, have in found:
+            used = {a for s in splits.values() for a in s.axes}
+            for slot, split in zip(slots, have.dims, strict=True):
+                if slot is not None and split is not None and slot[0] not in splits and used.isdisjoint(split.axes):
+                    splits[slot[0]] = Split(split.axes, mul(split.block, slot[1]))
+        if splits:
+            mesh = found[0][1].mesh
+            for value, slots in zip(node.results, factors[node].results, strict=True):
+                lies[value] = Sharding(mesh, tuple(_dimension(slot, splits) for slot in slots))
+    return lies
 
 
 def _without(wish: Hint, manual: set[str]) -> Hint:
@@ -67,7 +90,9 @@ def _without(wish: Hint, manual: set[str]) -> Hint:
     return Hint(Sharding(wish.sharding.mesh, dims), wish.open)
 
 
-def _pass_on(node: Node, factors: Factors, wish: Hint, hints: dict[Value, Hint]) -> None:
+def _pass_on(
+    node: Node, factors: Factors, wish: Hint, hints: dict[Value, Hint], flow: Mapping[Value, Sharding]
+) -> None:
     splits: dict[str, Split] = {}
     settled: set[str] = set()
     for i, (slot, split) in enumerate(zip(factors.results[0], wish.sharding.dims, strict=True)):
@@ -82,11 +107,22 @@ def _pass_on(node: Node, factors: Factors, wish: Hint, hints: dict[Value, Hint])
     for operand, slots in zip(node.operands, factors.operands, strict=True):
         if operand not in hints:
             dims = tuple(_dimension(slot, splits) for slot in slots)
+            free = frozenset(
+                i for i, slot in enumerate(slots) if slot is not None and slot[0] not in settled and dims[i] is None
+            )
+            dims = _without_taken(dims, free, flow.get(operand))
             if any(dims):
-                free = frozenset(
-                    i for i, slot in enumerate(slots) if slot is not None and slot[0] not in settled and dims[i] is None
-                )
                 hints[operand] = Hint(Sharding(wish.sharding.mesh, dims), free)
+
+
+def _without_taken(
+    dims: tuple[Split | None, ...], free: frozenset[int], flow: Sharding | None
+) -> tuple[Split | None, ...]:
+    """Without axes that will divide a dimension that the reader contracts: it then scatters the sum of parts instead."""
+    if flow is None:
+        return dims
+    taken = {a for i in free if (s := flow.dims[i]) is not None for a in s.axes}
+    return tuple(None if s is None or taken.intersection(s.axes) else s for s in dims)
 
 
 def _dimension(slot: Slot | None, splits: Mapping[str, Split]) -> Split | None:

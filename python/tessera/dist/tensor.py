@@ -58,6 +58,9 @@ def place(parameter: Parameter | Value, layout: ShardSpec, mesh: Mesh) -> Value:
 def constrain(x: Any, layout: ShardSpec, mesh: Mesh) -> Value:
     """The same values, laid out as stated at this point of the graph; so is the gradient.
 
+    The gradient of a parameter lies as the parameter itself: where its shards are gathered here, their gradients are
+    reduced and scattered (fully sharded training: Rajbhandari et al., 2020).
+
     For an input it says how the program takes it: each device gets its part of the array that the caller gives.
     """
     _check(layout, mesh)

@@ -11,6 +11,7 @@ from tessera.artifact import layout
 from tessera.dist.blocks import in_blocks
 from tessera.dist.buckets import join_reductions
 from tessera.dist.chunks import in_chunks
+from tessera.dist.copies import reductions_by_copies
 from tessera.dist.cost import MACHINES
 from tessera.dist.leading import along_the_first_dimension
 from tessera.dist.mesh import Mesh
@@ -43,6 +44,11 @@ def partition_for(graph: Graph, mesh: Mesh, schedule: Schedule | None = None) ->
     return replace(found, graph=join_reductions(simplified, MACHINES[mesh.kind]))
 
 
+def with_gpu_exchanges(graph: Graph) -> Graph:
+    """One device's program with its exchanges as GPUs do them best; what is exchanged is the same."""
+    return along_the_first_dimension(reductions_by_copies(graph))
+
+
 def build_in_blocks(graph: Graph, options: Options) -> Built:
     """Build a prepared graph for one device so that it gives what it gives on every mesh."""
     built = build(with_sums_in_blocks(graph), options)
@@ -66,7 +72,7 @@ def compile_on_mesh(graph: Graph, mesh: Mesh, signature: Signature, options: Opt
     part = partition_for(graph, mesh, options.schedule)
     plan = collective_plan(part.graph, part.mesh, MACHINES[mesh.kind].link.name)
     _check_budget(plan, options.max_collective_bytes)
-    built = build(part.graph if mesh.kind == "cpu" else along_the_first_dimension(part.graph), options)
+    built = build(part.graph if mesh.kind == "cpu" else with_gpu_exchanges(part.graph), options)
     # What the file says about whole tensors; the build itself is of one device's part.
     about = json.dumps(description(part, mesh, plan))
     metadata = {**built.metadata, layout.GRAPH: print_graph(graph), layout.MESH: about}

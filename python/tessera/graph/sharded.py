@@ -132,8 +132,11 @@ class ShardedCompiled(Compiled):
         shape = tuple(x.shape)
         sharding = with_sizes(self._part.inputs[name], dict(zip(map(str, t.shape), shape)))
         if isinstance(x, ShardedArray):
-            if x.mesh == self.mesh and x.sharding == sharding:
-                return {rank: as_array(x.shards[rank]) for rank in self.mesh.local_ranks}
+            ranks = self.mesh.local_ranks
+            if x.mesh == self.mesh and all(
+                shard_ranges(x.sharding, shape, rank) == shard_ranges(sharding, shape, rank) for rank in ranks
+            ):
+                return {rank: as_array(x.shards[rank]) for rank in ranks}
             x = x.numpy()
         if sharding.is_replicated:
             return dict.fromkeys(self.mesh.local_ranks, as_array(x))

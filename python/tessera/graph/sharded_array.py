@@ -12,6 +12,7 @@ from tessera.dist.mesh import Mesh
 from tessera.dist.placement import shard_ranges, slices, whole
 from tessera.errors import ArgumentError, DTypeError, ShapeError
 from tessera.interop.array import as_array, to_numpy
+from tessera.ir.dtype import DTYPES
 from tessera.ir.sharding import Sharding
 
 
@@ -29,7 +30,7 @@ class ShardedArray:
     @property
     def dtype(self) -> Any:
         """The element type, as NumPy has it."""
-        return to_numpy(self.local).dtype
+        return np.dtype(DTYPES[as_array(self.local).dtype].numpy)
 
     @property
     def local(self) -> Any:

@@ -8,6 +8,7 @@ from typing import Any
 from tessera.dist.topology import TOPOLOGIES, Topology, exchange_seconds, received_by_tier
 from tessera.errors import ArgumentError
 from tessera.graph.compile import compile_with
+from tessera.graph.on_mesh import with_gpu_exchanges
 from tessera.graph.pipeline import Options
 from tessera.graph.sharded import ShardedCompiled
 from tessera.graph.simulation import Event, Simulation
@@ -52,7 +53,8 @@ def simulate(
         raise ArgumentError("simulate: no tensor of the graph is sharded, so that it runs on one device")
     part = compiled.partitioned
     is_gpu = machines.device.is_gpu
-    plan = build_plan(part.graph if is_gpu else to_primitives(part.graph), schedule, GPU if is_gpu else CPU)
+    program = with_gpu_exchanges(part.graph) if is_gpu else to_primitives(part.graph)
+    plan = build_plan(program, schedule, GPU if is_gpu else CPU)
     names = [d.name for d in plan.dims if not d.name.startswith(COORDINATE)]
     for name in sizes or ():
         if name not in names:

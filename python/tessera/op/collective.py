@@ -247,8 +247,12 @@ def _constrain_infer(types: tuple[TensorType, ...], attrs: Attrs) -> TensorType:
 
 
 def _constrain_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence[Value | None]:
-    g = cotangents[0]
-    return [None if g is None or g.dtype != node.results[0].dtype else build("constrain", g, **node.attrs)]
+    """The gradient of a parameter lies as the parameter does: what is gathered forward is scattered backward."""
+    g, lies = cotangents[0], node.operands[0].type.sharding
+    if g is None or g.dtype != node.results[0].dtype:
+        return [None]
+    dims = node.attrs["dims"] if lies is None else [[] if s is None else list(s.axes) for s in lies.dims]
+    return [build("constrain", g, **{**node.attrs, "dims": dims})]
 
 
 def _itself(x: Value, **attrs: Any) -> Value:

@@ -185,6 +185,19 @@ int pool_create(Handle *pool, const PoolProperties *properties) {
     return success;
 }
 int pool_set(Handle, int attribute, void *) { return attribute == 4 ? success : invalid_value; }
+int pool_open(Handle pool, const int *access, size_t count) { // place, device, flags
+    BEGIN("cuMemPoolSetAccess");
+    if (!pool || count != 1 || access[0] != 1 || access[2] != 3)
+        return invalid_value;
+    return success;
+}
+int enable_peer(Handle context, unsigned flags) {
+    BEGIN("cuCtxEnablePeerAccess");
+    const int peer = device_of_context(context);
+    if (peer < 0 || flags)
+        return invalid_value;
+    return success;
+}
 int pool_trim(Handle, size_t) {
     BEGIN("cuMemPoolTrimTo");
     return success;
@@ -349,7 +362,10 @@ int stream_wait_event(Handle handle, Handle event_handle, unsigned) {
         return capture_unsupported;
     }
     if (point.stream != stream)
-        model.put(*stream, {"wait", [&model, point] { model.run(*point.stream, point.sequence); }});
+        model.put(*stream, {"wait", [&model, point] {
+                                if (model.stream(point.stream)) // one that is destroyed has done its work
+                                    model.run(*point.stream, point.sequence);
+                            }});
     return success;
 }
 int stream_capturing(Handle handle, int *status) {
@@ -586,6 +602,8 @@ const std::map<std::string, void *> &entry_points() {
         {"cuStreamGetCtx", p(stream_context)},
         {"cuMemPoolCreate", p(pool_create)},
         {"cuMemPoolSetAttribute", p(pool_set)},
+        {"cuMemPoolSetAccess", p(pool_open)},
+        {"cuCtxEnablePeerAccess", p(enable_peer)},
         {"cuMemPoolTrimTo", p(pool_trim)},
         {"cuMemGetInfo", p(memory_info)},
         {"cuMemAllocFromPoolAsync", p(allocate)},

@@ -112,6 +112,7 @@ extern "C" __attribute__((visibility("default"))) int hipStreamGetDevice(Handle 
 
 HIP(hipMemPoolCreate, (Handle * pool, const void *properties), cuda("cuMemPoolCreate", pool, properties))
 HIP(hipMemPoolSetAttribute, (Handle pool, int attribute, void *value), cuda("cuMemPoolSetAttribute", pool, attribute, value))
+HIP(hipMemPoolSetAccess, (Handle pool, const void *access, size_t count), cuda("cuMemPoolSetAccess", pool, access, count))
 HIP(hipMemPoolTrimTo, (Handle pool, size_t keep), cuda("cuMemPoolTrimTo", pool, keep))
 HIP(hipMemGetInfo, (size_t * free_bytes, size_t *total), cuda("cuMemGetInfo", free_bytes, total))
 HIP(hipMallocFromPoolAsync, (uint64_t * address, size_t bytes, Handle pool, Handle stream),
@@ -164,6 +165,13 @@ extern "C" __attribute__((visibility("default"))) int hipMemcpyPeerAsync(uint64_
     cuda("cuDevicePrimaryCtxRetain", &to_context, to_device);
     cuda("cuDevicePrimaryCtxRetain", &from_context, from_device);
     return cuda("cuMemcpyPeerAsync", to, to_context, from, from_context, bytes, stream);
+}
+
+extern "C" __attribute__((visibility("default"))) int hipDeviceEnablePeerAccess(int peer, unsigned flags) {
+    Current current;
+    Handle context = nullptr;
+    cuda("cuDevicePrimaryCtxRetain", &context, peer);
+    return cuda("cuCtxEnablePeerAccess", context, flags);
 }
 
 extern "C" __attribute__((visibility("default"))) int hipGraphExecUpdate(Handle executable, Handle graph, Handle *node,

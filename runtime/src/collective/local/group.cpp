@@ -119,7 +119,7 @@ class LocalCommunicator : public Communicator {
         if (static_cast<int64_t>(team.posts.size()) != collective.members)
             core::fail(Code::Device, "[%s] the program is for groups of %lld devices; here are %zu",
                        collective.name.c_str(), Number(collective.members), team.posts.size());
-        team.posts[member] = {&collective, &operand, &result};
+        team.posts[member] = {&collective, &operand, &result, nullptr};
         group_->meet(team, collective.name, true);
         try {
             check(team, collective, operand);
@@ -131,6 +131,18 @@ class LocalCommunicator : public Communicator {
         }
         group_->leave(team);
         ++calls_;
+    }
+
+    bool tell(const std::vector<std::string> &axes, const std::string &what, void *all, size_t bytes) override {
+        size_t member;
+        LocalGroup::Team &team = group_->team(axes, rank_, member);
+        team.posts[member].told = static_cast<char *>(all) + member * bytes;
+        group_->meet(team, what, true);
+        for (size_t m = 0; m < team.posts.size() && bytes; ++m)
+            if (m != member)
+                std::memcpy(static_cast<char *>(all) + m * bytes, team.posts[m].told, bytes);
+        group_->leave(team);
+        return true;
     }
 
   private:

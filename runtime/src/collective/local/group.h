@@ -35,6 +35,7 @@ class LocalGroup : public std::enable_shared_from_this<LocalGroup> {
         const Collective *collective = nullptr;
         const TensorView *operand = nullptr;
         const TensorView *result = nullptr;
+        const void *told = nullptr;
     };
     // The devices that agree in all coordinates but those of some axes.
     struct Team {

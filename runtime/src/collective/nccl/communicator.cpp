@@ -70,7 +70,7 @@ char *offset(void *base, int64_t bytes) { return static_cast<char *>(base) + byt
 
 NcclCommunicator::NcclCommunicator(std::shared_ptr<Communicator> host, DeviceId device, void *existing, int64_t timeout_ms)
     : host_(std::move(host)), device_(device), driver_(driver_of(device)), library_(nccl(device.type)),
-      existing_(existing), timeout_ms_(timeout_ms) {
+      existing_(existing), timeout_ms_(timeout_ms), peers_(*host_, device) {
     if (!existing)
         return;
     int members = 0, member = 0;
@@ -114,21 +114,29 @@ void NcclCommunicator::reset_traffic() {
     received_ = calls_ = 0;
 }
 
-const NcclCommunicator::Team &NcclCommunicator::team(const std::vector<std::string> &axes) {
-    std::lock_guard<std::mutex> hold(lock_);
-    auto found = teams_.find(axes);
-    if (found != teams_.end())
-        return found->second;
+// All members of the team come here at the same place of their programs.
+NcclCommunicator::Team &NcclCommunicator::team(const std::vector<std::string> &axes) {
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        auto found = teams_.find(axes);
+        if (found != teams_.end())
+            return found->second;
+    }
     Team made;
-    connect(made, axes);
+    const std::vector<int64_t> ranks = mesh().team(axes, rank());
+    made.members = static_cast<int64_t>(ranks.size());
+    made.member = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
+    // Whoever hands in a communicator wants the exchanges done by it.
+    made.copies = !existing_ && peers_.reach(axes, made.members, made.member);
+    std::lock_guard<std::mutex> hold(lock_);
     return teams_.emplace(axes, made).first->second;
 }
 
-// All members of the team come here at the same place of their programs.
+// All members come here at the same place, too.
 void NcclCommunicator::connect(Team &team, const std::vector<std::string> &axes) {
+    if (team.communicator)
+        return;
     const std::vector<int64_t> ranks = mesh().team(axes, rank());
-    team.members = static_cast<int64_t>(ranks.size());
-    team.member = std::find(ranks.begin(), ranks.end(), rank()) - ranks.begin();
     bool whole = team.members == mesh().devices();
     for (int64_t i = 0; whole && i < team.members; ++i)
         whole = ranks[static_cast<size_t>(i)] == i;
@@ -148,8 +156,11 @@ void NcclCommunicator::connect(Team &team, const std::vector<std::string> &axes)
     const auto size = static_cast<int64_t>(sizeof(NcclId));
     host_->run(meeting, {DType::U8, {size}, &id}, {DType::U8, {size * team.members}, ids.data()});
     gpu::Current current(driver_, device_.index);
-    library_.check(library_.connect(&team.communicator, static_cast<int>(team.members), ids.front(), static_cast<int>(team.member)),
+    gpu::Handle made = nullptr;
+    library_.check(library_.connect(&made, static_cast<int>(team.members), ids.front(), static_cast<int>(team.member)),
                    "a communicator between GPUs");
+    std::lock_guard<std::mutex> hold(lock_);
+    team.communicator = made;
 }
 
 GpuExchange NcclCommunicator::exchange(const Collective &c, const TensorView &operand, const TensorView &result) {
@@ -206,11 +217,14 @@ int64_t NcclCommunicator::scratch(const Collective &c, const TensorView &operand
 
 void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
                            void *scratch, gpu::Handle stream) {
-    const Team &t = team(c.axes);
+    Team &t = team(c.axes);
     if (t.members != c.members)
         core::fail(Code::Device, "[%s] the program is for groups of %lld devices; here are %lld", c.name.c_str(),
                    Number(c.members), Number(t.members));
     ++calls_;
+    if (t.copies && put_copies(t, c, e, operand, result, stream))
+        return;
+    connect(t, c.axes);
     switch (c.kind) {
     case CollectiveKind::AllReduce: {
         const int type = t.members == 1 ? bytes_type : reduced_type(operand.dtype, c.combine);
@@ -237,6 +251,49 @@ void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const Tens
     case CollectiveKind::Permute:
         return permute(t, c, operand, result, stream);
     }
+}
+
+bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,
+                                  const TensorView &result, gpu::Handle stream) {
+    std::vector<PeerCopies::Piece> pieces;
+    const int64_t own = bytes_of(operand);
+    switch (c.kind) {
+    case CollectiveKind::AllGather: {
+        const Along to(result, c.dim);
+        if (to.outer != 1)
+            return false;
+        const int64_t first = std::accumulate(e.brought.begin(), e.brought.begin() + t.member, int64_t{0}) * to.inner;
+        for (int64_t m = 0; m < t.members; ++m)
+            pieces.push_back({m, 0, first, own});
+        received_ += static_cast<uint64_t>(bytes_of(result) - own);
+        break;
+    }
+    case CollectiveKind::AllToAll: {
+        if (!all_equal(e.got) || !all_equal(e.brought) || Along(operand, c.split_dim).outer != 1 || Along(result, c.dim).outer != 1)
+            return false;
+        const int64_t each = own / t.members;
+        for (int64_t m = 0; m < t.members; ++m)
+            pieces.push_back({m, m * each, t.member * each, each});
+        received_ += static_cast<uint64_t>(own - each);
+        break;
+    }
+    case CollectiveKind::Permute: {
+        const int64_t source = c.source(static_cast<size_t>(t.member));
+        if (source < 0 && own)
+            driver_.check(driver_.call().fill(reinterpret_cast<gpu::Address>(result.data), 0, static_cast<size_t>(own), stream),
+                          "an exchange");
+        for (int64_t m = 0; m < t.members; ++m)
+            if (c.source(static_cast<size_t>(m)) == t.member)
+                pieces.push_back({m, 0, 0, own});
+        received_ += source < 0 || source == t.member ? 0 : static_cast<uint64_t>(own);
+        break;
+    }
+    case CollectiveKind::AllReduce:
+    case CollectiveKind::ReduceScatter:
+        return false;
+    }
+    peers_.put(c, t.member, pieces, operand.data, result.data, stream);
+    return true;
 }
 
 void NcclCommunicator::permute(const Team &t, const Collective &c, const TensorView &operand, const TensorView &result,
@@ -376,7 +433,8 @@ void NcclCommunicator::put_largest(void *word, gpu::Handle stream) {
     std::vector<std::string> axes;
     for (const auto &[name, size] : mesh().axes)
         axes.push_back(name);
-    const Team &t = team(axes);
+    Team &t = team(axes);
+    connect(t, axes);
     library_.check(library_.all_reduce(word, word, 1, i64_type, largest, t.communicator, stream), "agreeing on checks");
 }
 
@@ -392,6 +450,8 @@ void NcclCommunicator::await(const std::function<bool()> &reached, const std::st
             host_->check();
             std::lock_guard<std::mutex> hold(lock_);
             for (auto &[axes, team] : teams_) {
+                if (!team.communicator)
+                    continue;
                 int error = 0;
                 library_.check(library_.async_error(team.communicator, &error), what);
                 if (error != in_progress)

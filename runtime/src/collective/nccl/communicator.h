@@ -12,6 +12,7 @@
 
 #include "collective/communicator.h"
 #include "collective/nccl/library.h"
+#include "collective/nccl/peers.h"
 #include "collective/parts.h"
 
 namespace tessera::core {
@@ -57,11 +58,15 @@ class NcclCommunicator final : public Communicator {
 
   private:
     struct Team {
-        gpu::Handle communicator = nullptr;
+        gpu::Handle communicator = nullptr; // made when it is first needed
         int64_t members = 1, member = 0;
+        bool copies = false; // what is contiguous goes by copies
     };
-    const Team &team(const std::vector<std::string> &axes);
+    Team &team(const std::vector<std::string> &axes);
     void connect(Team &team, const std::vector<std::string> &axes);
+    // Does an exchange by copies; false where it takes more than that, and NCCL has to do it.
+    bool put_copies(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
+                    gpu::Handle stream);
     void abort() noexcept;
     CopyBytes copier(gpu::Handle stream) const;
     void gather(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
@@ -78,6 +83,7 @@ class NcclCommunicator final : public Communicator {
     const Nccl &library_;
     void *const existing_;
     const int64_t timeout_ms_;
+    PeerCopies peers_;
     std::mutex lock_; // of the list
     std::map<std::vector<std::string>, Team> teams_;
     std::atomic<uint64_t> received_{0}, calls_{0};

@@ -64,6 +64,7 @@ class CudaDriver final : public Driver {
         load(set_function_attribute_, "cuFuncSetAttribute");
         load(launch_, "cuLaunchKernelEx");
         load(copy_peer_, "cuMemcpyPeerAsync");
+        load(enable_peer_, "cuCtxEnablePeerAccess");
         load(graph_update_, "cuGraphExecUpdate");
         load(encode_tiled_, "cuTensorMapEncodeTiled");
         read_version_and_count();
@@ -146,6 +147,8 @@ class CudaDriver final : public Driver {
         return copy_peer_(to, context(to_device), from, context(from_device), bytes, stream);
     }
 
+    Result enable_peer(int peer) const override { return enable_peer_(context(peer), 0); }
+
     Result graph_update(Handle executable, Handle graph) const override {
         GraphUpdateResult result{};
         return graph_update_(executable, graph, &result);
@@ -202,6 +205,7 @@ class CudaDriver final : public Driver {
     Result (*set_function_attribute_)(Handle function, int attribute, int value) = nullptr;
     Result (*launch_)(const LaunchConfiguration *, Handle function, void **arguments, void **extra) = nullptr;
     Result (*copy_peer_)(Address, Handle to, Address, Handle from, size_t, Handle stream) = nullptr;
+    Result (*enable_peer_)(Handle context, unsigned flags) = nullptr;
     Result (*graph_update_)(Handle executable, Handle graph, GraphUpdateResult *) = nullptr;
     Result (*encode_tiled_)(TensorMap *, int type, uint32_t rank, Address base, const uint64_t *shape,
                             const uint64_t *strides, const uint32_t *box, const uint32_t *element_strides, int interleave,

@@ -33,6 +33,7 @@ enum : Result {
 
 inline constexpr unsigned stream_non_blocking = 1, event_without_timing = 2, host_portable = 1;
 inline constexpr int capture_relaxed = 2;
+inline constexpr Result access_enabled = 704; // before
 inline constexpr int pool_release_threshold = 4, pointer_memory_type = 2, pointer_ordinal = 9;
 
 // A pool of memory that is pinned to a device.
@@ -44,6 +45,13 @@ struct PoolProperties {
     char reserved[56] = {};
 };
 static_assert(sizeof(PoolProperties) == 88, "CUmemPoolProps, hipMemPoolProps");
+
+// Which device may read and write the memory of a pool.
+struct PoolAccess {
+    int place = 1, device = 0; // a device
+    int flags = 3;             // read and write
+};
+static_assert(sizeof(PoolAccess) == 12, "CUmemAccessDesc, hipMemAccessDesc");
 
 // X(member, parameters, name in CUDA, name in HIP): all return a Result, with the same binary interface in both.
 #define TSR_GPU_FUNCTIONS(X)                                                                                             \
@@ -58,6 +66,7 @@ static_assert(sizeof(PoolProperties) == 88, "CUmemPoolProps, hipMemPoolProps");
     X(can_access_peer, (int *can, int device, int peer), "cuDeviceCanAccessPeer", "hipDeviceCanAccessPeer")              \
     X(pool_create, (Handle *pool, const PoolProperties *properties), "cuMemPoolCreate", "hipMemPoolCreate")              \
     X(pool_set, (Handle pool, int attribute, void *value), "cuMemPoolSetAttribute", "hipMemPoolSetAttribute")            \
+    X(pool_open, (Handle pool, const PoolAccess *access, size_t count), "cuMemPoolSetAccess", "hipMemPoolSetAccess")     \
     X(pool_trim, (Handle pool, size_t keep), "cuMemPoolTrimTo", "hipMemPoolTrimTo")                                      \
     X(memory_info, (size_t *free_bytes, size_t *total), "cuMemGetInfo", "hipMemGetInfo")                                 \
     X(allocate, (Address *address, size_t bytes, Handle pool, Handle stream), "cuMemAllocFromPoolAsync",                 \
@@ -160,6 +169,8 @@ class Driver {
     virtual Result allow_shared(Handle function, int bytes) const = 0;
     virtual Result launch(Handle function, const Launch &launch, Handle stream, void **arguments) const = 0;
     virtual Result copy_peer(Address to, int to_device, Address from, int from_device, size_t bytes, Handle stream) const = 0;
+    // The device that is current may use the memory of another.
+    virtual Result enable_peer(int peer) const = 0;
     virtual Result graph_update(Handle executable, Handle graph) const = 0;
     virtual Result encode(TensorMap &map, const TensorMapLayout &layout, Address base) const = 0;
 

@@ -49,6 +49,24 @@ GpuBackend::Device &GpuBackend::ready(int32_t index) {
     return d;
 }
 
+bool GpuBackend::open_to(int32_t index, int32_t peer) {
+    Device &d = ready(index);
+    ready(peer);
+    int can = 0, back = 0;
+    driver_.check(driver_.call().can_access_peer(&can, index, peer), "access between devices");
+    driver_.check(driver_.call().can_access_peer(&back, peer, index), "access between devices");
+    if (!can || !back)
+        return false;
+    Current current(driver_, index);
+    const Result result = driver_.enable_peer(peer);
+    if (result != access_enabled)
+        driver_.check(result, "access between devices");
+    PoolAccess access;
+    access.device = peer;
+    driver_.check(driver_.call().pool_open(d.pool, &access, 1), "access between devices");
+    return true;
+}
+
 const DeviceProperties &GpuBackend::properties(int32_t index) { return ready(index).properties; }
 const std::shared_ptr<Stream> &GpuBackend::home(int32_t index) { return ready(index).home; }
 

@@ -33,6 +33,8 @@ class GpuBackend final : public Backend {
     const Driver &driver() const { return driver_; }
     DeviceId device(int32_t index) const { return {type(), index}; }
     const DeviceProperties &properties(int32_t index);
+    // Lets a device use the memory of another of this process, and the other its; false where the machine cannot.
+    bool open_to(int32_t index, int32_t peer);
     // The stream of work that no caller's stream orders: new tensors, copies that are waited for.
     const std::shared_ptr<Stream> &home(int32_t index);
     // What has been put on a stream up to now, also of another library's.

@@ -28,6 +28,7 @@ class HipDriver final : public Driver {
         load(stream_device_, "hipStreamGetDevice");
         load(launch_, "hipModuleLaunchKernel");
         load(copy_peer_, "hipMemcpyPeerAsync");
+        load(enable_peer_, "hipDeviceEnablePeerAccess");
         load(graph_update_, "hipGraphExecUpdate");
         read_version_and_count();
     }
@@ -86,6 +87,8 @@ class HipDriver final : public Driver {
         return copy_peer_(to, to_device, from, from_device, bytes, stream);
     }
 
+    Result enable_peer(int peer) const override { return enable_peer_(peer, 0); }
+
     Result graph_update(Handle executable, Handle graph) const override {
         Handle node = nullptr;
         int result = 0;
@@ -118,6 +121,7 @@ class HipDriver final : public Driver {
     Result (*launch_)(Handle function, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned, unsigned shared,
                       Handle stream, void **arguments, void **extra) = nullptr;
     Result (*copy_peer_)(Address to, int to_device, Address from, int from_device, size_t bytes, Handle stream) = nullptr;
+    Result (*enable_peer_)(int peer, unsigned flags) = nullptr;
     Result (*graph_update_)(Handle executable, Handle graph, Handle *node, int *result) = nullptr;
 };
 

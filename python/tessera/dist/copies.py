@@ -1,0 +1,68 @@
+"""Reductions between GPUs as exchanges that only copy, and sums by kernels: copy engines can do all of them.
+
+A kernel of a library that reduces between GPUs needs multiprocessors, which the kernels beside it have; a copy needs none.
+"""
+
+from __future__ import annotations
+
+from tessera.ir.graph import Graph, keep, rebuild
+from tessera.ir.provenance import location
+from tessera.ir.value import Node, Value
+from tessera.op.collective import group_size
+from tessera.op.opdef import build
+
+_MOST_MEMBERS = 8
+"""GPUs that each other's links join directly, as far as can be said without their names."""
+_LEAST_BYTES = 1 << 22
+"""Below, a message more costs more than is hidden."""
+
+
+def reductions_by_copies(graph: Graph) -> Graph:
+    """One device's program in which large reductions are an all-to-all of parts and the sum of what arrives.
+
+    Each device gets the same bytes as before, from the same devices: a part of the operand from each other one, which it
+    combines in the order of members, in f32 for 16-bit floats; of an ``all_reduce`` then the combined parts of the others.
+    Groups of more than eight devices, sizes that are not known or do not divide, and small operands stay as they are.
+    """
+
+    def visit(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
+        if node.op not in ("all_reduce", "reduce_scatter") or not _divides(node):
+            return keep(node, operands)
+        with location(node.loc):
+            return (_reduced(node, operands[0]),)
+
+    return rebuild(graph, visit)
+
+
+def _divides(node: Node) -> bool:
+    x, count = node.operands[0], group_size(node.attrs)
+    if not isinstance(x.size, int) or not 1 < count <= _MOST_MEMBERS or x.size * x.dtype.itemsize < _LEAST_BYTES:
+        return False
+    if node.op == "all_reduce":
+        return x.size % count == 0
+    dim = node.attrs["dim"]
+    whole, part = x.shape[dim], node.results[0].shape[dim]
+    return isinstance(whole, int) and isinstance(part, int) and whole == part * count
+
+
+def _reduced(node: Node, x: Value) -> Value:
+    attrs, count = node.attrs, group_size(node.attrs)
+    group = {k: attrs[k] for k in ("axes", "sizes", "member", "cause", "fix")}
+    assert isinstance(x.size, int)
+    if node.op == "all_reduce":
+        flat = build("reshape", x, shape=[count, x.size // count])
+        part = _sum_of_parts(flat, attrs["combine"], group)
+        whole = build("all_gather", part, **group, dim=0, shape=[x.size])
+        return build("reshape", whole, shape=list(x.shape))
+    first = [attrs["dim"], *(i for i in range(x.ndim) if i != attrs["dim"])]
+    own = [node.results[0].shape[i] for i in first]
+    parts = build("reshape", build("transpose", x, perm=first), shape=[count, *own])
+    part = _sum_of_parts(parts, attrs["combine"], group)
+    return build("transpose", part, perm=[first.index(i) for i in range(x.ndim)])
+
+
+def _sum_of_parts(parts: Value, combine: str, group: dict[str, object]) -> Value:
+    """[members, n, …], one part for each → [n, …]: this device's part, combined."""
+    count, rows, *rest = parts.shape
+    arrived = build("all_to_all", parts, **group, dim=1, split_dim=0, shape=[1, count * rows, *rest])  # type: ignore[operator]
+    return build(combine, build("reshape", arrived, shape=[count, rows, *rest]), axes=[0], keepdims=False)

@@ -330,6 +330,15 @@ void tensor_maps(Host &host) {
                 want.push_back(r < rows ? x[r * 32 + c] : 0.0f); // beyond the tensor: zeros
         CHECK(values_of(out) == want);
     }
+    const std::string whole = p.kernels; // from the fourth row on
+    p.kernels = std::string(whole).replace(whole.find(R"([{"size": 0}, 32])"), std::strlen(R"([{"size": 0}, 32])"), "[17, 32]");
+    p.kernels.insert(p.kernels.find(R"("box")"), R"("start": 96, )");
+    const std::vector<float> x = ramp(20 * 32);
+    Tensor out = run(*engine_of(p), host.context(), {}, {on_device(x).reshaped({20, 32})});
+    std::vector<float> want;
+    for (size_t r = 3; r < 11; ++r)
+        want.insert(want.end(), x.begin() + static_cast<int64_t>(r) * 32, x.begin() + static_cast<int64_t>(r) * 32 + 16);
+    CHECK(values_of(out) == want);
 }
 
 // out = 2 rotate(x + x, by): a custom operator between two kernels.

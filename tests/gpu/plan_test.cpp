@@ -96,6 +96,11 @@ void refused_for_given_sizes() {
     CHECK(prepare(fits, 8, Code::Format) == "");
     std::string twice = changed(fits, R"("strides": [{"size": 0}, 1])", R"("strides": [{"size": 0, "times": 2}, 1])");
     CHECK(GpuPrepared(parse(twice), {8}).maps[0].layout.strides[0] == 64);
+    std::string behind = changed(fits, R"("box": [8, 4])", R"("box": [8, 4], "start": 4)");
+    CHECK(contains(prepare(behind, 8, Code::Format), "a tensor map of 48 bytes does not fit in buffer 0"));
+    behind = changed(behind, R"("shape": [1, {"size": 0}])", R"("shape": [1, 4])");
+    CHECK(prepare(behind, 8, Code::Format) == "" && GpuPrepared(parse(behind), {8}).maps[0].start == 16);
+    CHECK(contains(prepare(changed(behind, R"("start": 4)", R"("start": 3)"), 8, Code::Format), "starts at byte 12, expected a multiple of 16"));
     CHECK(contains(prepare(changed(fits, R"("strides": [{"size": 0}, 1])", R"("strides": [1, {"size": 0}])"), 8, Code::Format), "last stride"));
     for (const char *wrong : {R"("box": [0, 4])", R"("box": [8])", R"("box": [8, 400])"})
         CHECK(error_of([&] { parse(changed(mapped, R"("box": [8, 4])", wrong)); }, Code::Format) != "");

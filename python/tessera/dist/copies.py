@@ -5,12 +5,14 @@ A kernel of a library that reduces between GPUs needs multiprocessors, which the
 
 from __future__ import annotations
 
+from tessera.ir.dtype import f32
 from tessera.ir.graph import Graph, keep, rebuild
 from tessera.ir.provenance import location
 from tessera.ir.value import Node, Value
 from tessera.op.collective import group_size
 from tessera.op.opdef import build
 
+_PAIRS = {"sum": "add", "prod": "mul", "max": "maximum", "min": "minimum"}
 _MOST_MEMBERS = 8
 """GPUs that each other's links join directly, as far as can be said without their names."""
 _LEAST_BYTES = 1 << 22
@@ -54,15 +56,31 @@ def _reduced(node: Node, x: Value) -> Value:
         part = _sum_of_parts(flat, attrs["combine"], group)
         whole = build("all_gather", part, **group, dim=0, shape=[x.size])
         return build("reshape", whole, shape=list(x.shape))
-    first = [attrs["dim"], *(i for i in range(x.ndim) if i != attrs["dim"])]
-    own = [node.results[0].shape[i] for i in first]
-    parts = build("reshape", build("transpose", x, perm=first), shape=[count, *own])
-    part = _sum_of_parts(parts, attrs["combine"], group)
-    return build("transpose", part, perm=[first.index(i) for i in range(x.ndim)])
+    dim, own = attrs["dim"], list(node.results[0].shape)
+    apart = build("reshape", x, shape=[*own[:dim], count, *own[dim:]])  # rows of parts stay rows in memory
+    parts = build("transpose", apart, perm=[dim, *(i for i in range(x.ndim + 1) if i != dim)])
+    return _sum_of_parts(parts, attrs["combine"], group)
 
 
 def _sum_of_parts(parts: Value, combine: str, group: dict[str, object]) -> Value:
     """[members, n, …], one part for each → [n, …]: this device's part, combined."""
     count, rows, *rest = parts.shape
     arrived = build("all_to_all", parts, **group, dim=1, split_dim=0, shape=[1, count * rows, *rest])  # type: ignore[operator]
-    return build(combine, build("reshape", arrived, shape=[count, rows, *rest]), axes=[0], keepdims=False)
+    arrived = build("reshape", arrived, shape=[count, rows, *rest])
+    return _combined([_part(arrived, i) for i in range(count)], combine)  # type: ignore[arg-type]
+
+
+def _part(stacked: Value, i: int) -> Value:
+    shape = stacked.shape
+    found = build("slice", stacked, start=[i, *[0] * (len(shape) - 1)], stop=[i + 1, *shape[1:]], step=[1] * len(shape))
+    return build("reshape", found, shape=list(shape[1:]))
+
+
+def _combined(parts: list[Value], combine: str) -> Value:
+    """One after the other, so that kernels read each part once; 16-bit floats are rounded at the end."""
+    dtype = parts[0].dtype
+    wide = f32 if dtype.is_float and dtype.bits < 32 else dtype
+    found = build("cast", parts[0], dtype=wide)
+    for part in parts[1:]:
+        found = build(_PAIRS[combine], found, build("cast", part, dtype=wide))
+    return build("cast", found, dtype=dtype)

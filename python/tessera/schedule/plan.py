@@ -15,6 +15,7 @@ from tessera.ir.provenance import Location
 HISTORY: dict[int, str] = {
     1: "Instructions run one after the other.",
     2: "Collectives may have a start, and a wait of that number follows: they run beside what stands between.",
+    3: "Tensor maps may have a start: the element of their buffer with which they begin.",
 }
 """What each version of a plan brought; a plan states the first version that has all that is in it."""
 
@@ -185,8 +186,9 @@ class Plan:
     libraries: tuple[str, ...] = ()
     """Vendor libraries that kernels may be calls of."""
 
-    @property
-    def _version(self) -> int:
+    def _version(self, kernels: Sequence[Mapping[str, Any]]) -> int:
+        if any("start" in a.get("tensor_map", ()) for k in kernels for a in k.get("arguments", ())):
+            return 3
         return 2 if any(isinstance(i, Wait) for i in self.instructions) else 1
 
     def outlives(self, buffer: int) -> bool:
@@ -216,7 +218,7 @@ class Plan:
         ``extra``: buffers after the plan's own; ``more``: further entries, and others in place of the plan's.
         """
         data = {
-            "version": self._version, "target": target, "level": level,
+            "version": self._version(kernels), "target": target, "level": level,
             "dims": [{"name": d.name, "min": d.min, "max": d.max, "multiple_of": d.multiple_of} for d in self.dims],
             "inputs": [_tensor(t) for t in self.inputs],
             "outputs": [_tensor(t) for t in self.outputs],

@@ -356,7 +356,8 @@ void GpuEngine::encode_maps(BoundPlan &b) const {
         for (uint32_t d = 0; d < map.layout.rank; ++d)
             empty = empty || map.layout.shape[d] == 0;
         if (!empty)
-            driver_.check(driver_.encode(b.maps[i], map.layout, address_of(address)), "a tensor map");
+            driver_.check(driver_.encode(b.maps[i], map.layout, address_of(address) + static_cast<gpu::Address>(map.start)),
+                          "a tensor map");
         b.mapped[i] = address;
     }
 }

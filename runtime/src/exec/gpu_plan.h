@@ -29,6 +29,7 @@ struct GpuTensorMap {
     std::vector<GpuNumber> shape, strides; // strides in elements, outermost first; the last is 1
     std::vector<int64_t> box;
     int64_t swizzle = 0; // bytes
+    GpuNumber start;     // the element of the operand with which the tensor begins
 };
 
 enum class GpuArgumentKind : uint8_t {

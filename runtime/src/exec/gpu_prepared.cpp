@@ -238,7 +238,7 @@ GpuPreparedArgument GpuPrepared::argument(const Instruction &in, const GpuArgume
     }
     case GpuArgumentKind::TensorMap:
         out.index = maps.size();
-        maps.push_back({step.first_slot + a.index, layout(a.map, in.buffers[a.index], in)});
+        maps.push_back(prepared_map(a.map, step.first_slot + a.index, in.buffers[a.index], in));
         break;
     case GpuArgumentKind::StatusCheck:
         out.index = step.check;
@@ -249,8 +249,10 @@ GpuPreparedArgument GpuPrepared::argument(const Instruction &in, const GpuArgume
     return out;
 }
 
-gpu::TensorMapLayout GpuPrepared::layout(const GpuTensorMap &map, int buffer, const Instruction &in) const {
-    gpu::TensorMapLayout out;
+GpuPreparedMap GpuPrepared::prepared_map(const GpuTensorMap &map, size_t slot, int buffer, const Instruction &in) const {
+    GpuPreparedMap made;
+    made.slot = slot;
+    gpu::TensorMapLayout &out = made.layout;
     const size_t rank = map.shape.size();
     const auto item = static_cast<int64_t>(item_size(map.dtype));
     out.type = tensor_map_type(map.dtype);
@@ -273,13 +275,16 @@ gpu::TensorMapLayout GpuPrepared::layout(const GpuTensorMap &map, int buffer, co
         if (i > 0)
             out.strides[i - 1] = static_cast<uint64_t>(checked_mul(stride, item));
     }
-    const int64_t bytes = empty ? 0 : checked_mul(checked_add(last, 1), item);
+    made.start = checked_mul(value(map.start), item);
+    if (made.start % 16 != 0)
+        fail(Code::Format, "a tensor map starts at byte %lld, expected a multiple of 16%s", Number(made.start), at_line(in).c_str());
+    const int64_t bytes = empty ? 0 : checked_add(made.start, checked_mul(checked_add(last, 1), item));
     if (bytes > buffer_bytes[static_cast<size_t>(buffer)])
         fail(Code::Format, "a tensor map of %lld bytes does not fit in buffer %d, which has %lld%s", Number(bytes), buffer,
              Number(buffer_bytes[static_cast<size_t>(buffer)]), at_line(in).c_str());
     out.swizzle = map.swizzle == 0 ? 0 : map.swizzle == 32 ? 1 : map.swizzle == 64 ? 2 : 3;
     out.l2_promotion = 2; // 128 bytes
-    return out;
+    return made;
 }
 
 } // namespace tessera::core

@@ -25,6 +25,7 @@ struct GpuPreparedArgument {
 
 struct GpuPreparedMap {
     size_t slot = 0;
+    int64_t start = 0; // bytes behind the operand's address
     gpu::TensorMapLayout layout;
 };
 
@@ -69,7 +70,7 @@ struct GpuPrepared : SizedBuffers {
     void add_library(const Plan &plan, const Instruction &in, GpuStep &step, const Libraries &libraries);
     void add_launches(const Plan &plan, const std::vector<Instruction> &launches);
     GpuPreparedArgument argument(const Instruction &in, const GpuArgument &a, const GpuStep &step);
-    gpu::TensorMapLayout layout(const GpuTensorMap &map, int buffer, const Instruction &in) const;
+    GpuPreparedMap prepared_map(const GpuTensorMap &map, size_t slot, int buffer, const Instruction &in) const;
 };
 
 } // namespace tessera::core

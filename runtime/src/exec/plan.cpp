@@ -17,7 +17,7 @@ namespace tessera::core {
 namespace {
 
 // 1: the first; 2: collectives that are started, and waits.
-constexpr int64_t plan_version = 2;
+constexpr int64_t plan_version = 3;
 constexpr int64_t first_plan_version = 1;
 constexpr int64_t max_exchange = INT32_MAX;
 constexpr size_t max_symbols = 1024;
@@ -278,19 +278,22 @@ class PlanReader : private PlanFields {
     // Integers, {"size": i} or {"size": i, "times": c}.
     std::vector<GpuNumber> numbers(const Json &object, const char *name, GpuKernel &kernel, const std::string &place) const {
         std::vector<GpuNumber> out;
-        for (const Json &j : list(object, name, place).items()) {
-            GpuNumber n;
-            if (j.is_integer()) {
-                n.constant = j.as_integer();
-                expect(n.constant >= 0, place, "a number of a tensor map is negative");
-            } else {
-                n.size = static_cast<int32_t>(bounded(j, "size", 0, max_arguments, place));
-                n.constant = j.find("times") ? bounded(j, "times", 1, INT32_MAX, place) : 1;
-                kernel.sizes = std::max(kernel.sizes, static_cast<uint32_t>(n.size) + 1);
-            }
-            out.push_back(n);
-        }
+        for (const Json &j : list(object, name, place).items())
+            out.push_back(number(j, kernel, place));
         return out;
+    }
+
+    GpuNumber number(const Json &j, GpuKernel &kernel, const std::string &place) const {
+        GpuNumber n;
+        if (j.is_integer()) {
+            n.constant = j.as_integer();
+            expect(n.constant >= 0, place, "a number of a tensor map is negative");
+        } else {
+            n.size = static_cast<int32_t>(bounded(j, "size", 0, max_arguments, place));
+            n.constant = j.find("times") ? bounded(j, "times", 1, INT32_MAX, place) : 1;
+            kernel.sizes = std::max(kernel.sizes, static_cast<uint32_t>(n.size) + 1);
+        }
+        return n;
     }
 
     void read_tensor_map(const Json &j, GpuTensorMap &map, GpuKernel &kernel, const std::string &place) const {
@@ -308,6 +311,8 @@ class PlanReader : private PlanFields {
         map.swizzle = j.find("swizzle") ? integer(j, "swizzle", place) : 0;
         expect(map.swizzle == 0 || map.swizzle == 32 || map.swizzle == 64 || map.swizzle == 128, place,
                "'swizzle' is none of 0, 32, 64, 128");
+        if (const Json *start = j.find("start"))
+            map.start = number(*start, kernel, place);
     }
 
     // The operands, sizes and grid of a launch.

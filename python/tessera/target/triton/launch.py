@@ -64,7 +64,7 @@ class TensorMapArgument:
     """A tensor map over operand ``index``, outermost dimension first: what the copy engine needs to find a block.
 
     ``block``: the size of the blocks that the program reads; the engine fetches them in boxes whose rows are not
-    longer than the ``swizzle`` (bytes).
+    longer than the ``swizzle`` (bytes). ``start``: the operand's element with which the tensor begins.
     """
 
     index: int
@@ -73,6 +73,7 @@ class TensorMapArgument:
     strides: tuple[MapSize, ...]
     block: tuple[int, ...]
     swizzle: int
+    start: MapSize = MapSize(0)
 
     def box(self) -> tuple[int, ...]:
         """What one request fetches."""
@@ -83,6 +84,7 @@ class TensorMapArgument:
         return {"tensor_map": {
             "buffer": self.index, "dtype": self.dtype.name, "shape": [n.plan() for n in self.shape],
             "strides": [n.plan() for n in self.strides], "box": list(self.box()), "swizzle": self.swizzle,
+            **({"start": self.start.plan()} if self.start != MapSize(0) else {}),
         }}
 
 

@@ -40,6 +40,7 @@ class Mapped:
 
     ``dimensions``: outermost first. ``terms_inside``: whether the terms (axis k) are contiguous. ``spread``: rows or
     columns are contiguous in parts of so many only, and those of a block lie along the third dimension from the inside.
+    ``start``: the buffer's element with which the tensor begins.
     """
 
     buffer: int
@@ -49,6 +50,7 @@ class Mapped:
     strides: tuple[MapSize, ...]
     terms_inside: bool
     spread: int = 0
+    start: MapSize = MapSize(0)
 
     def argument(self, outer: int, terms: int) -> TensorMapArgument:
         """The tensor map for blocks of ``outer`` rows or columns by ``terms`` terms."""
@@ -56,7 +58,7 @@ class Mapped:
         if self.spread:
             inner = (outer // self.spread, terms, self.spread)
         block = (*[1] * (len(self.dimensions) - len(inner)), *inner)
-        return TensorMapArgument(self.buffer, self.dtype, self.shape, self.strides, block, SWIZZLE)
+        return TensorMapArgument(self.buffer, self.dtype, self.shape, self.strides, block, SWIZZLE, self.start)
 
 
 def multiplied(kernel: DotKernel, body: tuple[Op, ...]) -> tuple[tuple[Op, ...], DType]:
@@ -82,8 +84,12 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
     buffer = kernel.buffers[load.buffer]
     offset = _offset(buffer, load)
     found = None if offset is None else _dimensions(offset, [*kernel.batch, outer, kernel.k])
-    steps = None if found is None else _steps(found[0], [d.symbol for d in found[1]])
-    if found is None or steps is None:
+    if found is None:
+        return None
+    first = substitute(found[0], dict.fromkeys((d.symbol for d in found[1]), 0))
+    steps = _steps(add(found[0], mul(-1, first)), [d.symbol for d in found[1]])
+    start = map_size(kernel.sizes, first)
+    if steps is None or start is None or start.factor < 0:
         return None
     used = [d for d in found[1] if steps[d.symbol] != 0 or d.axis in (outer, kernel.k)]
     inside = next((d for d in used if steps[d.symbol] == 1 and d.axis is kernel.k), None)
@@ -100,14 +106,14 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
         return None
     step = _STEP_BYTES * 8 // buffer.dtype.bits
     strides = [1 if d is inside else step if d.extent == 1 else steps[d.symbol] for d in dimensions]
-    if any(d == 0 or not is_multiple(d, step) for d in strides[:-1]):
+    if any(d == 0 or not is_multiple(d, step) for d in strides[:-1]) or not is_multiple(first, step):
         return None
     sizes = [map_size(kernel.sizes, d) for d in (*(d.extent for d in dimensions), *strides)]
     known = [n for n in sizes if n is not None]
-    if len(known) < len(sizes):
+    if len(known) < len(sizes) or any(n.factor < 0 for n in known):
         return None
     return Mapped(load.buffer, buffer.dtype, dimensions, tuple(known[: len(dimensions)]),
-                  tuple(known[len(dimensions) :]), inside.axis is kernel.k, 0 if spread is None else PART)
+                  tuple(known[len(dimensions) :]), inside.axis is kernel.k, 0 if spread is None else PART, start)
 
 
 def _is_last(d: Dimension) -> bool:

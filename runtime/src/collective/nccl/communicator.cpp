@@ -212,7 +212,7 @@ int64_t NcclCommunicator::scratch(const Collective &c, const TensorView &operand
     case CollectiveKind::AllToAll:
         break;
     }
-    return bytes_of(operand) + bytes_of(result);
+    return (Along(operand, c.split_dim).outer == 1 ? 0 : bytes_of(operand)) + (Along(result, c.dim).outer == 1 ? 0 : bytes_of(result));
 }
 
 void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
@@ -388,21 +388,24 @@ void NcclCommunicator::swap(const Team &t, const Collective &c, const GpuExchang
                             const TensorView &result, void *scratch, gpu::Handle stream) {
     const Along from(operand, c.split_dim), to(result, c.dim);
     const int64_t own = e.got[static_cast<size_t>(t.member)];
+    const bool lies_apart = from.outer != 1, joins_rows = to.outer != 1; // else the parts follow each other in memory
     int64_t packed = 0, first = 0;
     for (int64_t size : e.got) {
         const Along part(with_size(operand, c.split_dim, size), c.split_dim);
-        copy_along(operand.as<char>(), from, first, offset(scratch, packed), part, 0, size, copier(stream));
+        if (lies_apart)
+            copy_along(operand.as<char>(), from, first, offset(scratch, packed), part, 0, size, copier(stream));
         first += size;
         packed += size * from.outer * from.inner;
     }
-    void *arrived = offset(scratch, packed);
+    void *leaving = lies_apart ? scratch : operand.data;
+    void *arrived = joins_rows ? offset(scratch, lies_apart ? packed : 0) : result.data;
     const auto piece = [&](int64_t m) { return with_size(result, c.dim, e.brought[static_cast<size_t>(m)]); };
     library_.check(library_.group_begin(), c.name);
     int64_t at = 0, received = 0;
     for (int64_t m = 0; m < t.members; ++m) {
         const int64_t sent = e.got[static_cast<size_t>(m)] * from.outer * from.inner, bytes = own ? bytes_of(piece(m)) : 0;
         if (sent)
-            library_.check(library_.send(offset(scratch, at), static_cast<size_t>(sent), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
+            library_.check(library_.send(offset(leaving, at), static_cast<size_t>(sent), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
         if (bytes)
             library_.check(library_.receive(offset(arrived, received), static_cast<size_t>(bytes), bytes_type, static_cast<int>(m), t.communicator, stream), c.name);
         at += sent;
@@ -411,7 +414,7 @@ void NcclCommunicator::swap(const Team &t, const Collective &c, const GpuExchang
     }
     library_.check(library_.group_end(), c.name);
     int64_t place = 0, source = 0;
-    for (int64_t m = 0; m < t.members; ++m) {
+    for (int64_t m = 0; m < t.members && joins_rows; ++m) {
         const TensorView part = piece(m);
         copy_along(offset(arrived, source), Along(part, c.dim), 0, result.as<char>(), to, place,
                    e.brought[static_cast<size_t>(m)], copier(stream));

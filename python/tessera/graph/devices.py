@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -58,9 +59,24 @@ class Devices:
             futures = [self._threads.submit(self._one, function, rank) for rank in range(self.mesh.size)]
             errors = [f.exception() for f in futures]  # waits for all
             if any(errors):
+                for runtime in self.runtimes.values():
+                    with contextlib.suppress(TesseraError):  # GPUs that wait for the one that failed give up
+                        runtime.wait()
                 self._group.reset()
                 raise self._first(errors)
             return {rank: f.result() for rank, f in enumerate(futures)}
+
+    def settle(self) -> None:
+        """Wait for what GPUs are still at. A run in which a check failed ends on all of them; nobody has to give up."""
+        errors: list[BaseException | None] = [None] * self.mesh.size
+        with self._lock:
+            for rank, runtime in self.runtimes.items():
+                try:
+                    runtime.wait()
+                except TesseraError as error:
+                    errors[rank] = error
+        if any(errors):
+            raise self._first(errors)
 
     def _one(self, function: Callable[[int], Any], rank: int) -> Any:
         try:
@@ -113,6 +129,10 @@ class ProcessDevice:
                 if not str(error).startswith(_FOLLOWS):
                     raise _placed(self.mesh, self.rank, error) from None
                 raise
+
+    def settle(self) -> None:
+        """Wait for what this process's GPU is still at."""
+        self.run(lambda rank: self.runtimes[rank].wait())
 
 
 def _placed(mesh: Mesh, rank: int, error: BaseException) -> BaseException:

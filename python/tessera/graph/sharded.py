@@ -63,10 +63,16 @@ class ShardedCompiled(Compiled):
 
     def call(self, arrays: Sequence[Any]) -> Any:
         """Run on the inputs in order; the result as for a call."""
-        return self._signature.result([as_array(a.numpy()) for a in self._outputs(arrays)])
+        outputs = self._outputs(arrays)
+        self._settle()
+        return self._signature.result([as_array(a.numpy()) for a in outputs])
 
     def call_sharded(self, *args: Any, **kwargs: Any) -> Any:
-        """Run as a call does; outputs stay in shards: ``ShardedArray``."""
+        """Run as a call does; outputs stay in shards: ``ShardedArray``.
+
+        GPUs may still be at work when it returns; what failed there is raised when an output is read, or by a later
+        call.
+        """
         signature = self._signature
         arrays = args if not kwargs and signature.positional(args) else signature.bind(args, kwargs)
         return signature.result(list(self._outputs(arrays)))
@@ -89,7 +95,14 @@ class ShardedCompiled(Compiled):
             if missing:
                 raise NameMissingError(f"input {missing[0]!r} is missing; the inputs are {', '.join(names)}")
             inputs = [inputs[n] for n in names]
-        return [as_array(a.numpy()) for a in self._outputs(inputs)]
+        found = self._outputs(inputs)
+        self._settle()
+        return [as_array(a.numpy()) for a in found]
+
+    def _settle(self) -> None:
+        """Wait for what GPUs are still at; raises what failed there, with the device that it failed on."""
+        if self._gpu is not None:
+            self._devices.settle()
 
     def _outputs(self, arrays: Sequence[Any]) -> list[ShardedArray]:
         programs = self.programs()
@@ -111,10 +124,7 @@ class ShardedCompiled(Compiled):
             for name, size in sizes.items():
                 program.set_size(name, size)
             communicator.reset_traffic()
-            out = program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
-            if self._gpu is not None:
-                devices.runtimes[rank].wait()  # what failed on the device is known then
-            return out
+            return program.run(devices.runtimes[rank], [p[rank] for p in parts], None)
 
         found = devices.run(one)
         self._last = [c.traffic() for c in devices.communicators.values()]
@@ -123,7 +133,8 @@ class ShardedCompiled(Compiled):
             t = self._part.global_types["output", info.name]
             shape = tuple(evaluate(d, sizes) for d in t.shape)
             out.append(ShardedArray(self.mesh, with_sizes(self._part.outputs[info.name], sizes), shape,
-                                    [found[r][i] if r in found else None for r in range(self.mesh.size)]))
+                                    [found[r][i] if r in found else None for r in range(self.mesh.size)],
+                                    self._settle))
         return out
 
     def _parts(self, name: str, x: Any) -> dict[int, Array]:

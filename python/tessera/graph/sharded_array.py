@@ -23,9 +23,13 @@ class ShardedArray:
     the same mesh it is not put together in between where the program wants it in the same layout.
     """
 
-    def __init__(self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any]) -> None:
+    def __init__(
+        self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any],
+        settle: Callable[[], None] = lambda: None,
+    ) -> None:
         self.mesh, self.sharding, self.shape = mesh, sharding, shape
         self.shards = list(shards)
+        self._settle = settle  # waits for the run that makes the shards
 
     @property
     def dtype(self) -> Any:
@@ -38,7 +42,8 @@ class ShardedArray:
         return self.shards[self.mesh.local_ranks[0]]
 
     def numpy(self) -> np.ndarray:
-        """The whole tensor, as a new array."""
+        """The whole tensor, as a new array. Raises what failed in the run that made it."""
+        self._settle()
         return whole(self.mesh, self.sharding, self.shape, self.dtype, lambda rank: to_numpy(self.shards[rank]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

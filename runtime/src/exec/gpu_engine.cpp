@@ -141,7 +141,7 @@ std::shared_ptr<GpuRun> GpuEngine::take_run() {
         oldest_ = (oldest_ + 1) % runs_.size();
         return fresh;
     }
-    runs_[oldest_]->event()->wait();
+    runs_[oldest_]->finish();
     runs_[oldest_]->settle();
     runs_[oldest_] = fresh; // the one before belongs to those who keep its outputs
     oldest_ = (oldest_ + 1) % runs_.size();
@@ -171,7 +171,7 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     s.frame = &take_frame(s.stream, s.prepared.get());
     s.bound = &s.frame->set_up(s.prepared, table, context.allocator, [&] {
         if (s.frame->last)
-            s.frame->last->event()->wait();
+            s.frame->last->finish();
     });
     s.run = take_run();
     s.run->begin(s.prepared, s.stream);
@@ -193,8 +193,19 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     mark(s);
     s.context.pending = s.run;
     if (plan_->has_collectives())
-        if (NcclCommunicator *group = devices(context)) // a device that fails would leave the others waiting for ever
-            group->await([&] { return s.run->reached(); }, exchanges_);
+        if (NcclCommunicator *group = devices(context))
+            watch(*group, s.run);
+}
+
+// A device that fails would leave the others waiting for ever. One run may be under way when the next is submitted, so that
+// the device need not wait for the host in between.
+void GpuEngine::watch(NcclCommunicator &group, const std::shared_ptr<GpuRun> &run) {
+    run->watch([watch = group.watch(), self = run.get(), what = exchanges_] {
+        watch->await([self] { return self->reached(); }, what);
+    });
+    const std::shared_ptr<GpuRun> before = std::exchange(watched_, run);
+    if (before && before != run)
+        before->finish();
 }
 
 // The communicator of a run on several devices; null: there is one.

@@ -83,6 +83,8 @@ class GpuEngine final : public Engine {
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first
     std::vector<std::unique_ptr<GpuFrame>> frames_;
     std::vector<std::unique_ptr<GpuFrame>> captured_frames_; // memory that belongs to graphs of the callers
+    void watch(NcclCommunicator &group, const std::shared_ptr<GpuRun> &run);
+    std::shared_ptr<GpuRun> watched_; // the last run with other devices
     std::vector<std::shared_ptr<GpuRun>> runs_; // a ring in the order of submission
     size_t oldest_ = 0;
     std::shared_ptr<Stream> capture_stream_;

@@ -72,7 +72,7 @@ void DeviceBlock::release() noexcept {
 GpuFrame::~GpuFrame() {
     if (last && !last->reached()) {
         try {
-            last->event()->wait();
+            last->finish();
         } catch (...) { // the device has failed
         }
     }
@@ -125,7 +125,7 @@ BoundPlan &GpuFrame::bind(const std::shared_ptr<const GpuPrepared> &prepared, co
     if (place == bound_.end()) {
         if (bound_.size() >= max_bound) {
             if (last)
-                last->event()->wait(); // its graphs may be under way
+                last->finish(); // its graphs may be under way
             release_graphs(*bound_.back());
             bound_.pop_back();
         }
@@ -144,7 +144,7 @@ void GpuFrame::fill(BoundPlan &b, const StateTable &table) {
     const GpuPrepared &p = *b.prepared;
     const size_t tensors = plan_.signature.inputs.size() + plan_.signature.outputs.size();
     if (!b.graphs.empty() && last)
-        last->event()->wait();
+        last->finish();
     release_graphs(b);
     b.table_version = 0;
     b.addresses.assign(p.slot_buffers.size() + 1, nullptr);

@@ -31,18 +31,25 @@ GpuRun::GpuRun(std::shared_ptr<const Plan> plan, DeviceId device, size_t checks)
 void GpuRun::begin(std::shared_ptr<const GpuPrepared> prepared, void *native_stream) {
     prepared_ = std::move(prepared);
     stream_.store(native_stream, std::memory_order_release);
+    await_ = nullptr;
     if (status_)
         status_->data()[0] = 0;
 }
 
-void GpuRun::wait() {
+void GpuRun::finish() {
+    if (await_ && !reached())
+        await_();
     event_->wait();
+}
+
+void GpuRun::wait() {
+    finish();
     settle();
     throw_failure();
 }
 
 void GpuRun::StateWrites::wait() {
-    run_.event_->wait();
+    run_.finish();
     run_.settle();
 }
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -46,6 +47,10 @@ class GpuRun final : public Completion {
 
     // From here on the engine's own calls. Ready for another run.
     void begin(std::shared_ptr<const GpuPrepared> prepared, void *native_stream);
+    // How the end is waited for where it may never come, as another device may fail; throws then. Else by the event.
+    void watch(std::function<void()> await) { await_ = std::move(await); }
+    // Returns when the run has ended, whatever its checks found.
+    void finish();
     // Where the device writes the words of the run: the flag, then one of each check.
     int64_t *status() const { return status_ ? status_->data() : nullptr; }
     // Kept until the run has ended: memory that the device still reads or writes.
@@ -71,6 +76,7 @@ class GpuRun final : public Completion {
     std::shared_ptr<Event> event_;
     std::unique_ptr<PinnedWords> status_;
     std::shared_ptr<const GpuPrepared> prepared_;
+    std::function<void()> await_;
     std::atomic<void *> stream_{nullptr};
     StateWrites state_writes_{*this};
     std::mutex lock_; // of what is held

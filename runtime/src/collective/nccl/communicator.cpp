@@ -70,7 +70,8 @@ char *offset(void *base, int64_t bytes) { return static_cast<char *>(base) + byt
 
 NcclCommunicator::NcclCommunicator(std::shared_ptr<Communicator> host, DeviceId device, void *existing, int64_t timeout_ms)
     : host_(std::move(host)), device_(device), driver_(driver_of(device)), library_(nccl(device.type)),
-      existing_(existing), timeout_ms_(timeout_ms), peers_(*host_, device) {
+      existing_(existing), timeout_ms_(timeout_ms), peers_(*host_, device),
+      watch_(std::make_shared<Watch>(this)) {
     if (!existing)
         return;
     int members = 0, member = 0;
@@ -81,7 +82,17 @@ NcclCommunicator::NcclCommunicator(std::shared_ptr<Communicator> host, DeviceId 
                    library_.name(), member, members, Number(rank()), Number(mesh().devices()));
 }
 
+void NcclCommunicator::Watch::await(const std::function<bool()> &reached, const std::string &what) {
+    std::lock_guard<std::mutex> hold(lock_);
+    if (group_)
+        group_->await(reached, what);
+}
+
 NcclCommunicator::~NcclCommunicator() {
+    {
+        std::lock_guard<std::mutex> hold(watch_->lock_);
+        watch_->group_ = nullptr;
+    }
     for (auto &[axes, team] : teams_)
         if (team.communicator && team.communicator != existing_)
             library_.destroy(team.communicator);

@@ -56,6 +56,19 @@ class NcclCommunicator final : public Communicator {
     // Returns when `reached` gives true; DeviceError when another device failed, or none went on for the timeout.
     void await(const std::function<bool()> &reached, const std::string &what);
 
+    // The same for those who may wait when the communicator is gone: then what is on the device comes to its end or not.
+    class Watch {
+      public:
+        explicit Watch(NcclCommunicator *group) : group_(group) {}
+        void await(const std::function<bool()> &reached, const std::string &what);
+
+      private:
+        friend class NcclCommunicator;
+        std::mutex lock_;
+        NcclCommunicator *group_;
+    };
+    const std::shared_ptr<Watch> &watch() const { return watch_; }
+
   private:
     struct Team {
         gpu::Handle communicator = nullptr; // made when it is first needed
@@ -84,6 +97,7 @@ class NcclCommunicator final : public Communicator {
     void *const existing_;
     const int64_t timeout_ms_;
     PeerCopies peers_;
+    const std::shared_ptr<Watch> watch_;
     std::mutex lock_; // of the list
     std::map<std::vector<std::string>, Team> teams_;
     std::atomic<uint64_t> received_{0}, calls_{0};

@@ -35,11 +35,6 @@ OPTIMIZERS: dict[str, Callable[[], optim.Optimizer]] = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hidden(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dot, "HIDDEN", True)
-
-
 def plan_of(loss: Any, optimizer: optim.Optimizer) -> Plan:
     """The plan of a training step."""
     step = Graph({"loss": loss}, updates=optimizer.updates(graph.backward(loss)))

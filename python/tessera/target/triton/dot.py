@@ -37,12 +37,10 @@ _MEMORY = 13
 """Bytes from and to memory in a cycle, for each multiprocessor."""
 _MOST_TENSORS, _MOST_WORK = 4, 24
 """Tensors of the result's size, and operations, up to which an epilogue is run by the warps that multiply."""
-_APART = 8
+_APART = 9
 """Work of an epilogue that warps of its own do in a cycle."""
 _MARGIN = 1.1
 """How much faster an epilogue has to be on warps of its own to be run by them."""
-HIDDEN = False
-"""Whether heavy epilogues are run by warps of their own where they are hidden."""
 _START = 2500
 _LAUNCH = 6000
 _SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -146,7 +144,7 @@ def is_hidden(kernel: DotKernel, tile: Tile) -> bool:
     """Whether a heavy epilogue is better run by warps of its own, beside the products of the next tile, than by a
     kernel of its own, which also has to read the sums.
     """
-    if not HIDDEN or tile.columns < apart.LEAST or apart.rounding(kernel) is None:
+    if tile.columns < apart.LEAST or apart.rounding(kernel) is None:
         return False
     tiles, multiplied = _tiles(kernel, tile), _steps_cycles(tile, _part_steps(kernel, 1)) + _START
     size, moved = tiles * ROWS * tile.columns, apart.moved(kernel)

@@ -51,7 +51,7 @@ for part in $parts; do
     operators) # every operator and gradient; with pytest-xdist in several processes
         export PYTHONPATH=$PWD/python
         workers=$("$python" -c "import xdist" 2>/dev/null && echo "-n 12" || true)
-        run timeout 560 "$python" -m pytest -q $workers --no-header -rs -W ignore tests/gpu/check_operators.py tests/gpu/check_kernels.py
+        run timeout 560 "$python" -m pytest -q $workers --no-header -rs -W ignore tests/gpu/check_operators.py tests/gpu/check_kernels.py tests/gpu/check_columns.py
         ;;
     esac
 done

@@ -7,7 +7,7 @@ first (epilogues), then reductions their producers, consumers and siblings, then
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from tessera.ir.dims import Call, Dim, Expr, Symbol, mul, product
@@ -17,7 +17,7 @@ from tessera.schedule import cost
 from tessera.schedule.index import Axes, Index, recombine, rename, symbol_of
 from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.options import Schedule
-from tessera.schedule.pieces import DOT, MAP, PORTABLE, REDUCE, SCAN, WHOLE, Piece
+from tessera.schedule.pieces import COLUMN_SUM, DOT, MAP, PORTABLE, REDUCE, SCAN, WHOLE, Piece
 
 Mapping = dict[Symbol, Dim]
 
@@ -55,7 +55,7 @@ class Group:
 
     def __post_init__(self) -> None:
         """The anchor, the member that gives the group its form; its kind; where the first member stood in the graph."""
-        self.anchor = next((m for m in self.members if m.kind != MAP), self.members[0])
+        self.anchor = next((m for m in self.members if m.kind not in (MAP, COLUMN_SUM)), self.members[0])
         self.kind = self.anchor.kind
         self.position = self.members[0].position
 
@@ -75,33 +75,84 @@ class Fusion:
         self._sizes: dict[tuple[Dim, ...], Dim] = {}
         checks: dict[int, Group] = {}
         for rank, piece in enumerate(pieces):
-            group = Group([piece], piece.space, piece.reduced, {piece: {}}, rank=rank)
-            self.groups[group] = None
-            for v in _produced(piece):
-                group.roots[id(v)] = piece
-                self._owners.setdefault(id(v), []).append(group)
+            group = self._alone(piece, rank)
             if piece.kind == "check":
                 checks[id(piece.node)] = group
         for group in self.groups:
             for node in group.members[0].checks:
                 self._link(checks[id(node)], group)
-            for read in group.members[0].reads:
-                group.reads.add(id(read.root))
-                self._readers.setdefault(id(read.root), {})[group] = None
-                for owner in self._owners.get(id(read.root), ()):
-                    self._link(owner, group)
+            self._read(group)
+
+    def _alone(self, piece: Piece, rank: int) -> Group:
+        """A new group of one piece."""
+        group = Group([piece], piece.space, piece.reduced, {piece: {}}, rank=rank)
+        self.groups[group] = None
+        for v in _produced(piece):
+            group.roots[id(v)] = piece
+            self._owners.setdefault(id(v), []).append(group)
+        return group
+
+    def _read(self, group: Group) -> None:
+        """Let a new group follow those that compute what it reads."""
+        for read in group.members[0].reads:
+            group.reads.add(id(read.root))
+            self._readers.setdefault(id(read.root), {})[group] = None
+            for owner in self._owners.get(id(read.root), ()):
+                self._link(owner, group)
 
     def _link(self, before: Group, after: Group) -> None:
         if before is not after:
             before.successors[after] = None
             after.predecessors[before] = None
 
-    def run(self) -> None:
-        """Merge until nothing merges any more."""
-        for kinds, partners in (((DOT,), (MAP,)), ((REDUCE, SCAN), (MAP, REDUCE, SCAN)), ((MAP,), (MAP,))):
-            for group in list(self.groups):
-                if group in self.groups and group.kind in kinds:
-                    self._grow(group, partners)
+    def run(self, sums: Callable[[Fusion], Sequence[Group]] = lambda _: ()) -> None:
+        """Merge until nothing merges any more. ``sums``: merges sums over rows with what goes through these rows.
+
+        It gives the groups that are made in doing so.
+        """
+        self._grow_all(list(self.groups), (DOT,), (MAP,))
+        self._grow_all(list(self.groups), (REDUCE, SCAN), (MAP, REDUCE, SCAN))
+        self._grow_all(sums(self), (REDUCE,), (MAP, REDUCE, SCAN))
+        self._grow_all(list(self.groups), (MAP,), (MAP,))
+
+    def _grow_all(self, groups: Sequence[Group], kinds: tuple[str, ...], partners: tuple[str, ...]) -> None:
+        for group in groups:
+            if group in self.groups and group.kind in kinds:
+                self._grow(group, partners)
+
+    def owners(self, v: Value) -> list[Group]:
+        """The groups that compute a value."""
+        return self._owners[id(v)]
+
+    def readers(self, root: int) -> Iterable[Group]:
+        """The groups that read a value, by identity."""
+        return self._readers[root]
+
+    def taken_apart(self, steps: Iterable[tuple[Group, Sequence[Piece]]]) -> list[Group]:
+        """Groups of one piece each, of which one needs the next, in the place of groups that have merged with none."""
+        found: list[Group] = []
+        for old, pieces in steps:
+            del self.groups[old]
+            for root in old.reads:
+                del self._readers[root][old]
+            for root in old.roots:
+                self._owners[root].remove(old)
+            for piece in pieces:
+                group = self._alone(piece, old.rank)
+                self._read(group)
+                for root in group.roots:
+                    for reader in self._readers.get(root, ()):
+                        self._link(group, reader)
+                found.append(group)
+            for before in old.predecessors:
+                del before.successors[old]
+                self._link(before, found[-len(pieces)])
+            for after in old.successors:
+                del after.predecessors[old]
+        if found:
+            for rank, group in enumerate(sorted(self.groups, key=_rank)):
+                group.rank = rank
+        return found
 
     def _grow(self, group: Group, partners: tuple[str, ...]) -> None:
         tried: dict[Group, int] = {}
@@ -112,7 +163,7 @@ class Fusion:
                 if other.kind not in partners or tried.get(other) == len(group.members) + len(other.members):
                     continue
                 tried[other] = len(group.members) + len(other.members)
-                merged = self._try(group, other)
+                merged = self.merge(group, other)
                 if merged is not None:
                     group, grown = merged, True
                     break
@@ -135,7 +186,7 @@ class Fusion:
     def _first_reader(self, root: int) -> int:
         return min((g.position for g in self._readers[root]), default=0)
 
-    def _try(self, a: Group, b: Group) -> Group | None:
+    def merge(self, a: Group, b: Group) -> Group | None:
         """The merged group, when merging is possible and worth while."""
         buffers = a.reads | b.reads | a.roots.keys() | b.roots.keys()
         if len(a.members) + len(b.members) > MOST_MEMBERS or len(buffers) > MOST_BUFFERS:
@@ -168,7 +219,7 @@ class Fusion:
         for piece in other.members:
             mapping = self._permuted(piece, main, other, out) if main.kind == DOT else None
             if mapping is None:
-                mapping = self._place(piece, main)
+                mapping = self.place(piece, main)
             if mapping is None:
                 return None
             out[piece] = mapping
@@ -232,7 +283,13 @@ class Fusion:
             return False
         return inner in (last, self.axes.remainder(last, extent))
 
-    def _place(self, piece: Piece, group: Group) -> Mapping | None:
+    def place(self, piece: Piece, group: Group) -> Mapping | None:
+        """A mapping of a piece's axes onto the space of a loop that is not its own; None where there is none."""
+        if piece.kind == COLUMN_SUM:
+            along_rows = group.reduced == (len(group.space) - 1,) and piece.space[-1] == group.space[-1]
+            if not along_rows or 0 in piece.space or self._size(piece.space) != self._size(group.space):
+                return None
+            return self._regroup(piece, group.space, range(len(group.space)))
         if piece.kind not in (MAP, REDUCE, SCAN):
             return None
         whole = piece.space == group.space
@@ -300,7 +357,7 @@ class Fusion:
                 source = group.roots.get(id(read.root))
                 if source is None:
                     continue
-                if piece.kind == DOT or source.part is not None:
+                if piece.kind == DOT or source.kind == COLUMN_SUM or source.part is not None:
                     return False
                 if id(read.root) not in canonical:
                     canonical[id(read.root)] = group.canonical(source)

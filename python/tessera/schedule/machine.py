@@ -24,6 +24,7 @@ class Machine:
     ordered          sums keep the order of their elements whatever the other sizes are: no reduction is cut, and no
                      product becomes a reduction
     overlaps         whether exchanges between devices run beside kernels
+    partials         partial sums of each column that row kernels leave which form sums over rows, too; 0: none does
     """
 
     name: str
@@ -40,12 +41,13 @@ class Machine:
     parts_rows: bool = False
     ordered: bool = False
     overlaps: bool = False
+    partials: int = 0
 
 
 CPU = Machine("cpu", results=64, columns=1, row_length=32768, column_length=32768, chunks=64)
 ORDERED_CPU = replace(CPU, ordered=True)
 GPU = Machine(
     "gpu", results=264, columns=64, row_length=8192, column_length=512, chunks=1024, spread=True, spills=False,
-    narrows=False, work=0.1, together=True, parts_rows=True, overlaps=True,
+    narrows=False, work=0.1, together=True, parts_rows=True, overlaps=True, partials=528,
 )
-"""264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy."""
+"""264 blocks are two for each multiprocessor of the largest chips; 1024 keep all of them busy, as 528 do with rows."""

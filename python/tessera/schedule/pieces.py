@@ -18,6 +18,8 @@ from tessera.schedule.materialise import can_inline
 from tessera.schedule.placement import Placement
 
 MAP, REDUCE, SCAN, DOT, SCATTER, CHECK = "map", "reduce", "scan", "dot", "scatter", "check"
+COLUMN_SUM = "column sum"
+"""A sum over all dimensions but the last one, that a kernel over rows forms beside its own work."""
 PORTABLE, WHOLE = "portable", "whole"
 """Operators whose operands are tensors in memory: run by the portable kernel, or by one that the target has for it."""
 
@@ -148,7 +150,7 @@ def _pieces_of(node: Node, v: Value, placement: Placement, axes: Axes, position:
         return _concat_parts(node, v, placement, axes, position)
     if can_inline(node) or isinstance(rule, low.View):
         return [_map(node, v, placement, axes, position)]
-    maker = {low.Reduction: _reduce, low.Scan: _scan, low.Dot: _dot, low.IndexAdd: _scatter, low.ScatterAdd: _scatter}
+    maker = {low.Reduction: reduction, low.Scan: _scan, low.Dot: _dot, low.IndexAdd: _scatter, low.ScatterAdd: _scatter}
     return [maker[type(rule)](node, v, placement, axes, position)]
 
 
@@ -181,7 +183,10 @@ def _concat_parts(node: Node, v: Value, placement: Placement, axes: Axes, positi
     return out
 
 
-def _reduce(node: Node, v: Value, placement: Placement, axes: Axes, position: int) -> Piece:
+def reduction(
+    node: Node, v: Value, placement: Placement, axes: Axes, position: int, kind: str = REDUCE
+) -> Piece:
+    """The piece that stores a reduction as ``v``."""
     x = node.operands[0]
     space, full = spread(axes, x.shape)
     wanted = set(reduced_axes(node))
@@ -190,7 +195,7 @@ def _reduce(node: Node, v: Value, placement: Placement, axes: Axes, position: in
     index = tuple(0 if i in wanted else d for i, d in enumerate(full))
     if not node.attrs["keepdims"]:
         index = tuple(d for i, d in enumerate(index) if i not in wanted)
-    return _finish(Piece(REDUCE, node, v, position, space, _positions(x.shape, wanted), index), reader)
+    return _finish(Piece(kind, node, v, position, space, _positions(x.shape, wanted), index), reader)
 
 
 def _scan(node: Node, v: Value, placement: Placement, axes: Axes, position: int) -> Piece:

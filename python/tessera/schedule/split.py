@@ -100,6 +100,27 @@ def _reduce(node: Node, x: Value, axes: list[int], dtype: DType) -> Value:
     return derived(node.op, (x,), {"axes": axes, "keepdims": False}, dtype, shape, node)
 
 
+def undivided(total: Node) -> Value | None:
+    """What the second step of a sum sums in the end, where that is over all dimensions but the last one."""
+    partial = total.operands[0].node
+    if total.op != "sum" or partial.op != "sum" or total.attrs["axes"] != [0] or total.operands[0].ndim != 2:
+        return None
+    cut = partial.operands[0]
+    if cut.node.op != "reshape" or partial.attrs["keepdims"] or total.attrs["keepdims"]:
+        return None
+    source = cut.node.operands[0]
+    if cut.ndim - 1 in partial.attrs["axes"] or cut.dtype != total.results[0].dtype:
+        return None
+    at, = (a for a in range(cut.ndim - 1) if a not in partial.attrs["axes"])
+    if cut.shape[:at] + cut.shape[at + 2:] != source.shape[:at] + source.shape[at + 1:]:
+        return None
+    pad = source.node
+    if pad.op == "pad":
+        only_rows = not any(pad.attrs["low"]) and pad.attrs["high"][-1] == 0 and pad.attrs["value"] == 0
+        return pad.operands[0] if only_rows else None
+    return source
+
+
 def derived(
     op: str, operands: tuple[Value, ...], attrs: dict[str, Any], dtype: DType, shape: tuple[Dim, ...], at: Node
 ) -> Value:

@@ -13,7 +13,7 @@ from tessera.ir.value import Node, Value
 from tessera.schedule.expression import Expression
 from tessera.schedule.index import Axes, Index, fold, strides, symbol_of
 from tessera.schedule.placement import Placement
-from tessera.tile.ir import Buffer, Compute, Const, Load, Op, Random, Ref, Store
+from tessera.tile.ir import Buffer, Compute, Const, Load, Op, Random, Ref, Store, StoreMode
 from tessera.tile.ir import Index as IndexOp
 
 Operand = Union[Ref, Const]
@@ -228,7 +228,7 @@ class Emitter(Expression[Operand]):
 
         return self.append(make, (mask, *refs), uniform, ("load", slot, index))
 
-    def store(self, root: Value, index: Index, value: Operand, mode: str = "set") -> None:
+    def store(self, root: Value, index: Index, value: Operand, mode: StoreMode = "set") -> None:
         """Write an element of a tensor; in the loop when anything varies over it, or when it adds."""
         shape, index = _squeezed(*fold(root.shape, index))
         slot = self._slot(root, shape, read=mode == "add", written=True)
@@ -243,7 +243,7 @@ class Emitter(Expression[Operand]):
         settled = [self.settle(r, scope) for r in refs]
         ref = self.settle(value, scope)
         self.bodies.setdefault(scope, []).append(
-            Store(slot, self._fill(entries, settled), ref, "add" if mode == "add" else "set")
+            Store(slot, self._fill(entries, settled), ref, mode)
         )
 
     def _entries(self, index: Index) -> tuple[list[Dim | None], list[Operand]]:

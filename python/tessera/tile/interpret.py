@@ -32,6 +32,7 @@ from tessera.tile.ir import (
     Stage,
     Store,
 )
+from tessera.tile.rewrite import accesses
 
 Sizes = Mapping[str, int]
 
@@ -74,6 +75,9 @@ def run_kernel(
         buffers = [
             a.reshape(tuple(evaluate(d, sizes) for d in b.shape)) for a, b in zip(arrays, kernel.buffers, strict=True)
         ]
+        for _, _, op in accesses(kernel):
+            if isinstance(op, Store) and op.mode == "sum":
+                buffers[op.buffer][...] = 0
         if isinstance(kernel, AttentionKernel):
             raise UnsupportedError(f"kernel {kernel.name}: attention is interpreted decomposed, not as one kernel")
         grid = kernel.grid if isinstance(kernel, LoopKernel) else (*kernel.batch, kernel.m, kernel.n)

@@ -126,14 +126,21 @@ class Scan:
     dtype: DType
 
 
+StoreMode = Literal["set", "add", "sum"]
+
+
 @dataclass(frozen=True, slots=True)
 class Store:
-    """Write ``value`` to a buffer; mode ``add`` adds to what is there (in axis order: deterministic)."""
+    """Write ``value`` to a buffer; mode ``add`` adds to what is there (in axis order: deterministic).
+
+    Mode ``sum``: the element is the sum over all points of the grid, in a fixed order; the index tells the position
+    along the single axis of the stage alone.
+    """
 
     buffer: int
     index: tuple[Union[Dim, Ref], ...]
     value: Ref
-    mode: Literal["set", "add"] = "set"
+    mode: StoreMode = "set"
     mask: Ref | None = None
 
 

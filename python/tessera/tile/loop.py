@@ -12,7 +12,7 @@ from tessera.op.opdef import get
 from tessera.schedule import cost
 from tessera.schedule.fusion import Group
 from tessera.schedule.index import Axes, Index, symbol_of, uses
-from tessera.schedule.pieces import MAP, REDUCE, SCAN, Piece
+from tessera.schedule.pieces import COLUMN_SUM, MAP, REDUCE, SCAN, Piece
 from tessera.schedule.placement import Placement
 from tessera.tile.emission import Argument, Operand
 from tessera.tile.ir import Axis, LoopKernel, Op, Reduce, Ref, Scan, Stage
@@ -54,17 +54,21 @@ class LoopBuilder(MemberEmitter):
             self._level = level
             self.enter(2 * level, 2 * level + 1 if self.loop else None)
             for piece in self.group.members:  # operands first, so that the walk is never deep
-                if level in self._needed[piece] and level >= levels[piece] and piece.kind != REDUCE:
+                if level in self._needed[piece] and level >= levels[piece] and piece.kind not in (REDUCE, COLUMN_SUM):
                     self.member(piece)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind == REDUCE:
                     self._reduce(piece)
+            for piece in self.group.members:
+                if levels[piece] == level and piece.kind == COLUMN_SUM:
+                    self._column_sum(piece)
             for piece, place in spills.items():
                 if levels[piece] == level:
                     self.store(place, self.canonical[id(piece.value)], self.element(piece))
                     self._written[id(piece.value)] = (level, place)
             for piece in self.group.members:
-                if levels[piece] == level and piece.kind != REDUCE and id(piece.value) in self.external:
+                written = piece.kind not in (REDUCE, COLUMN_SUM) and id(piece.value) in self.external
+                if written and levels[piece] == level:
                     for spilled, place in spills.items():
                         if place is piece.value and level in self._needed[spilled]:
                             self.member(spilled)  # before it is overwritten
@@ -164,6 +168,12 @@ class LoopBuilder(MemberEmitter):
         ref = self._in_loop(value, lambda r: Reduce(rule.combine, r, piece.value.dtype))
         self.mark_uniform(ref)
         self._results[id(piece.value)] = ref
+
+    def _column_sum(self, piece: Piece) -> None:
+        operand = piece.node.operands[0]
+        value = self._converted(self.value(operand, self.own_index(piece, operand)), piece)
+        self.visit(piece.node)
+        self.store(piece.value, self.canonical[id(piece.value)], value, mode="sum")
 
     def _in_loop(self, value: Operand, make: Callable[[Ref], Op]) -> Ref:
         assert self.inner is not None

@@ -13,7 +13,8 @@ from tessera.op import lowering as low
 from tessera.op.collective import received_bytes
 from tessera.op.opdef import get
 from tessera.schedule import cost
-from tessera.schedule.fusion import Group, fuse
+from tessera.schedule.columns import fuse_with_sums
+from tessera.schedule.fusion import Group
 from tessera.schedule.index import Axes
 from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.materialise import place
@@ -90,7 +91,8 @@ class _Builder:
         self.nodes = graph.nodes()
         axes = Axes()
         self.placement = place(graph, self.nodes, options, recompute, machine)
-        groups = fuse(cut(graph, self.nodes, self.placement, axes), axes, options, machine)
+        pieces = cut(graph, self.nodes, self.placement, axes)
+        groups = fuse_with_sums(pieces, axes, options, machine, self.placement, graph)
         self.drafts = draft_kernels(graph, groups, self.placement, axes, machine)
         self.order = Order(groups)
         self.binding = Binding(graph, self.placement, self.drafts, self.order)

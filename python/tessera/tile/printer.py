@@ -22,6 +22,8 @@ from tessera.tile.ir import (
     Scan,
 )
 
+_WAYS = {"set": "store", "add": "add to", "sum": "sum into"}
+
 
 def print_kernel(kernel: Kernel) -> str:
     """The kernel as text: buffers, axes, and one line per op."""
@@ -98,4 +100,4 @@ def _op(op: Op) -> str:
     if isinstance(op, (Reduce, Scan)):
         return f"{'reduce' if isinstance(op, Reduce) else 'scan'} {op.combine}({_ref(op.value)}) : {op.dtype.name}"
     mask = "" if op.mask is None else f" where {_ref(op.mask)}"
-    return f"{'add to' if op.mode == 'add' else 'store'} {op.buffer}{_index(op.index)} = {_ref(op.value)}{mask}"
+    return f"{_WAYS[op.mode]} {op.buffer}{_index(op.index)} = {_ref(op.value)}{mask}"

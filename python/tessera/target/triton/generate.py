@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.target.triton import attention, dot, loops, products, scatter
+from tessera.target.triton import attention, columns, dot, loops, products, scatter
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated
 from tessera.tile.ir import AttentionKernel, DotKernel, Kernel
@@ -17,4 +17,6 @@ def generate(kernel: Kernel, options: Options) -> Generated:
         return attention.generate(kernel, options)
     if scatter.is_scatter(kernel):
         return scatter.generate(kernel, options)
+    if columns.has_sums(kernel):
+        return columns.generate(kernel, options)
     return Generated((loops.generate(kernel, options),))

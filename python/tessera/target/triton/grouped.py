@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from tessera.ir.dims import Dim, substitute
 from tessera.ir.dtype import DType
 from tessera.schedule.plan import KernelCall, Plan
-from tessera.target.triton import loops, scatter
+from tessera.target.triton import columns, loops, scatter
 from tessera.target.triton.head import FLAG, Head, Options
 from tessera.target.triton.launch import Argument, BufferArgument, Generated, Program
 from tessera.target.triton.library import module_text
@@ -76,7 +76,7 @@ def runs(plan: Plan) -> list[Run]:
 def _is_simple(plan: Plan, call: KernelCall) -> bool:
     """Whether a call is of a loop kernel over constant sizes."""
     kernel = plan.kernels[call.kernel]
-    if not isinstance(kernel, LoopKernel) or scatter.is_scatter(kernel):
+    if not isinstance(kernel, LoopKernel) or scatter.is_scatter(kernel) or columns.has_sums(kernel):
         return False
     sizes = [plan.buffers[b].bytes for b in call.buffers]
     if sum(n if isinstance(n, int) else _MOST_BYTES for n in sizes) > _MOST_BYTES:

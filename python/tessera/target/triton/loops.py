@@ -39,17 +39,24 @@ def generate(kernel: LoopKernel, options: Options, blocks: Blocks | None = None)
 def written(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) -> tuple[Head, Dim, int]:
     """The function of a loop kernel, how many programs run it, and of how many warps each."""
     blocks = blocks or choose(kernel)
-    kernel = at_points(kernel)
-    nvidia = options.architecture.startswith("sm_")
-    if nvidia:
-        kernel = of_differences(kernel)
+    kernel = prepared(kernel, options)
     head = Head(kernel, options)
     found, count = grid_positions(head.writer, kernel.grid, blocks.sizes, blocks.rank, head.sizes)
     shape = [str(n) for n in blocks.shape()]
     block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
-    _Stages(kernel, blocks, block).emit()
-    most = 32 if nvidia else 16  # 1024 threads: a warp has 64 on AMD's
-    return head, count, min(blocks.warps, most)
+    Stages(kernel, blocks, block).emit()
+    return head, count, min(blocks.warps, most_warps(options))
+
+
+def prepared(kernel: LoopKernel, options: Options) -> LoopKernel:
+    """The kernel in the form that programs are written from."""
+    kernel = at_points(kernel)
+    return of_differences(kernel) if options.architecture.startswith("sm_") else kernel
+
+
+def most_warps(options: Options) -> int:
+    """The most warps of a program: 1024 threads, of which a warp has 64 on AMD's."""
+    return 32 if options.architecture.startswith("sm_") else 16
 
 
 @dataclass(slots=True)
@@ -59,7 +66,7 @@ class _Accumulator:
     position: str = ""
 
 
-class _Stages:
+class Stages:
     """The stages of a kernel on one block."""
 
     def __init__(self, kernel: LoopKernel, blocks: Blocks, block: Block) -> None:
@@ -71,7 +78,7 @@ class _Stages:
     def emit(self) -> None:
         """Emit all stages."""
         for number, stage in enumerate(self.kernel.stages):
-            self._order(stage)
+            self.order(stage)
             if stage.axes:
                 self._loop(number, stage)
             else:
@@ -79,12 +86,12 @@ class _Stages:
 
     # Order of accesses to the same memory by different threads.
 
-    def _order(self, stage: Stage) -> None:
+    def order(self, stage: Stage) -> None:
         """A barrier where this stage meets memory that an earlier one read or wrote in the other way."""
         accesses = {(op.buffer, isinstance(op, Store)) for op in stage.ops if isinstance(op, (Load, Store))}
         wait = False
         for buffer, writes in accesses:
-            for other in self._same(buffer):
+            for other in self.same(buffer):
                 kinds = self._touched.get(other, set())
                 wait |= "store" in kinds or (writes and "load" in kinds)
         if wait:
@@ -93,7 +100,8 @@ class _Stages:
         for buffer, writes in accesses:
             self._touched.setdefault(buffer, set()).add("store" if writes else "load")
 
-    def _same(self, buffer: int) -> set[int]:
+    def same(self, buffer: int) -> set[int]:
+        """The buffers that may be the same memory."""
         buffers = self.kernel.buffers
         return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
 
@@ -101,7 +109,7 @@ class _Stages:
         """Whether the stage writes memory of which other threads may still have to read."""
         loads = [(i, op) for i, op in enumerate(stage.ops) if isinstance(op, Load)]
         return any(
-            load.buffer in self._same(op.buffer) and not self._follows(stage, op, load, i)
+            load.buffer in self.same(op.buffer) and not self._follows(stage, op, load, i)
             for op in stage.ops if isinstance(op, Store) for i, load in loads
         )
 
@@ -162,7 +170,7 @@ class _Stages:
         self.block.inside.append(axis.symbol)
         if _is_whole(axis, size):
             if axis.symbol not in self.block.axes:
-                self.block.axes[axis.symbol] = self._positions(axis, "")
+                self.block.axes[axis.symbol] = self.positions(axis, "")
             self._nest(rest, body)
             return
         if self.blocks.kept:
@@ -195,7 +203,7 @@ class _Stages:
         first = self.writer.fresh(f"{axis.symbol.name}_first")
         memo, inside = dict(block.memo), list(block.inside)
         with self.writer.block(f"for {first} in range({ends[0]}, {ends[1]}, {self._size(axis)}):"):
-            block.axes[axis.symbol] = self._positions(axis, first, masked)
+            block.axes[axis.symbol] = self.positions(axis, first, masked)
             self._nest(rest, body)
         del block.axes[axis.symbol]
         block.leave(memo)
@@ -207,7 +215,7 @@ class _Stages:
         assert isinstance(axis.extent, int)
         for first in range(0, axis.extent, size):
             if first not in self._pieces:
-                self._pieces[first] = self._positions(axis, str(first), first + size > axis.extent), {}
+                self._pieces[first] = self.positions(axis, str(first), first + size > axis.extent), {}
             block.axes[axis.symbol], own = self._pieces[first]
             outside = dict(block.memo)
             block.memo.update(own)
@@ -217,7 +225,8 @@ class _Stages:
             own.update({k: v for k, v in block.memo.items() if k not in outside})
             block.leave(outside)
 
-    def _positions(self, axis: Axis, first: str, masked: bool | None = None) -> AxisValue:
+    def positions(self, axis: Axis, first: str, masked: bool | None = None) -> AxisValue:
+        """The positions along an axis in the block that begins at ``first``."""
         dim, size = self.blocks.sizes.get(axis.symbol, (0, 1))
         sizes = {s: v for s, v in self.block.axes.items() if s in self.kernel.sizes}
         return positions(self.writer, axis, first, size, dim, self.blocks.rank, sizes, masked)
@@ -228,7 +237,9 @@ class _Stages:
         waited = not self._in_place(stage)
         for i, op in enumerate(stage.ops):
             ref = Ref(number, i)
-            if isinstance(op, Store):
+            if isinstance(op, Store) and op.mode == "sum":
+                self.add_up(op)
+            elif isinstance(op, Store):
                 if not waited and op.mode == "set":
                     self.writer.line("tl.debug_barrier()")
                     waited = True
@@ -239,6 +250,10 @@ class _Stages:
                 self._scan(ref, op, stage, carries.get(i))
             else:
                 self.block.values[ref] = self.block.simple(op)
+
+    def add_up(self, op: Store) -> None:
+        """A value of a sum over all points of the grid."""
+        raise AssertionError("a sum over rows needs a program that owns rows")
 
     # Reductions.
 

@@ -17,7 +17,7 @@ from tessera import op
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.machine import GPU
-from tessera.target.triton import exponentials, loops, points
+from tessera.target.triton import ahead, exponentials, loops, points
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.head import Options
 from tessera.target.triton.kept import values_kept
@@ -152,6 +152,34 @@ def test_what_is_kept() -> None:
         assert not choose(largest({"y": op.softmax(op.tensor((4096, columns), "bf16", name="x"))})).kept
 
 
+@pytest.mark.parametrize("columns", [140, 131])
+def test_rows_asked_for(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each program asks for the row of the one that follows it, in units of 16 bytes; the last ones for none."""
+    monkeypatch.setitem(ahead.MULTIPROCESSORS, "sm_90a", 5)
+    kernel = cross_entropy(17, columns)
+    axis = next(s.axes[0].symbol for s in kernel.stages if s.axes)
+    program = loops.generate(kernel, Options(), Blocks({axis: (0, 64)}, 1, 16, 64, kept=True))
+    arrays = arrays_of(kernel, columns)
+    triton_interpreter.asked.clear()
+    triton_interpreter.launch(program, arrays, [], (17, 1, 1))
+    begin, row = arrays[0].ctypes.data, 2 * columns
+    rows = [begin + n * row for n in range(10, 17)]
+    assert begin % 16 == 0
+    assert triton_interpreter.asked == [(at // 16 * 16, row // 16 * 16) for at in rows]
+
+
+def test_where_rows_are_asked_for() -> None:
+    """Where a row of many is kept, on devices that fetch in bulk: each row that a program has for itself, once."""
+    x, g = (op.tensor((4, 1024, 40000), "bf16", name=n) for n in "xg")
+    few, some = (op.tensor((n, 20000), "bf16", name="x") for n in (264, op.dim("rows")))
+    for y, architecture, count in (
+        (op.softmax(x), "sm_90a", 1), (op.softmax(x), "sm_80", 0), (op.layer_norm(x, g[0, 0], g[0, 0]), "sm_90a", 1),
+        (op.softmax(few), "sm_90a", 0), (op.softmax(some), "sm_100a", 1), (op.sum(x, axis=2), "sm_90a", 0),
+    ):
+        program = loops.generate(largest({"y": y}), Options(architecture))
+        assert program.source.count("ask_for(b") == count, program.source
+
+
 def test_exponentials_of_16_bit_rows_only() -> None:
     """The machine's power of 2 where the error does not count."""
     for dtype, build, expected in (
@@ -183,6 +211,7 @@ def test_instructions_of_cross_entropy() -> None:
         assert len(found) <= 16 * 49 and registers <= 64
         assert sum("MUFU.EX2" in i for i in found) <= 52
         assert sum("STL" in i or "LDL" in i for i in found) <= 8
+        assert sum("UBLKPF" in i for i in found) == 1
 
 
 def test_instructions_of_loops() -> None:

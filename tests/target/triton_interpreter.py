@@ -109,8 +109,17 @@ def _dot(self: Any, a: Any, b: Any, d: Any, precision: Any, imprecise: Any) -> A
     return interpreter.TensorHandle(left @ right + d.data, d.dtype.scalar)
 
 
+asked: list[tuple[int, int]] = []
+"""The first address and the bytes of all that programs asked for ahead."""
+
+
 def _assembly(self: Any, text: str, constraints: str, values: Sequence[Any], kinds: Any, pure: bool, pack: int) -> Any:
-    """As InterpreterBuilder.create_inline_asm, for the one instruction that generated loop kernels have."""
+    """As InterpreterBuilder.create_inline_asm, for the two that generated loop kernels have."""
+    if "cp.async.bulk.prefetch.L2.global" in text:
+        address, inside, size = (int(v.data.reshape(-1)[0]) for v in values)
+        if inside:
+            asked.append((address & -16, size))
+        return SimpleNamespace(get_result=lambda _: interpreter.TensorHandle(np.zeros(1, np.int32), tl.int32))
     assert text.startswith("ex2.approx.ftz.f32 "), text
     value, = values
     power = np.exp2(value.data)

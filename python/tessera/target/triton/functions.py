@@ -172,6 +172,26 @@ def exp_of_difference(x):
 
 
 @triton.jit
+def ask_for(pointer, size: tl.constexpr, inside):
+    """Have memory brought into the second cache, by one thread of the program, if ``inside``. From sm_90 on.
+
+    ``size``: bytes, a multiple of 16; they begin with the multiple of 16 before ``pointer``.
+    """
+    text: tl.constexpr = """{
+        .reg .pred asks;
+        .reg .b64 start;
+        mov.u32 $0, %tid.x;
+        setp.lt.u32 asks, $0, $2;
+        and.b64 start, $1, -16;
+        @asks cp.async.bulk.prefetch.L2.global [start], $3;
+    }"""
+    tl.inline_asm_elementwise(
+        text, "=&r,l,r,r", [pointer.to(tl.int64, bitcast=True), inside.to(tl.int32), size], dtype=tl.int32,
+        is_pure=False, pack=1,
+    )
+
+
+@triton.jit
 def erf_of(x):
     """The error function in f32, without branches: x + x·p(x²) up to 1, beyond it 1 - 2^q(|x|). Errors up to 2 ulp."""
     size = tl.abs(x)

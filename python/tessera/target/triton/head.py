@@ -77,17 +77,18 @@ class Head:
 
 
 def block_numbers(
-    writer: Writer, axes: Sequence[tuple[Axis, int]], sizes: Mapping[Symbol, AxisValue]
+    writer: Writer, axes: Sequence[tuple[Axis, int]], sizes: Mapping[Symbol, AxisValue],
+    program: str = "tl.program_id(0)",
 ) -> tuple[dict[Symbol, str], Dim]:
     """The number of a program's block along each axis, from its number in the launch; how many programs there are.
 
-    The last axis varies fastest. Axes of one block have no number.
+    The last axis varies fastest. Axes of one block have no number. ``program``: the number in the launch.
     """
     expressions = Expressions(writer, sizes)
     counts = [(axis.symbol, ceildiv(axis.extent, size)) for axis, size in axes]
     several = [(s, n) for s, n in counts if n != 1]
     numbers: dict[Symbol, str] = {}
-    rest = writer.assign("program", "tl.program_id(0)") if several else ""
+    rest = writer.assign("program", program) if several else ""
     for at, (symbol, count) in enumerate(reversed(several)):
         if at == len(several) - 1:
             numbers[symbol] = rest

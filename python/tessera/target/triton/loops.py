@@ -14,6 +14,7 @@ from typing import Any
 
 from tessera.ir.dims import Dim, bounds, is_multiple, sym
 from tessera.ir.dtype import DType, i64
+from tessera.target.triton.ahead import ask_ahead
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import constant, register_type
 from tessera.target.triton.exponentials import of_differences
@@ -42,6 +43,7 @@ def written(kernel: LoopKernel, options: Options, blocks: Blocks | None = None) 
     kernel = prepared(kernel, options)
     head = Head(kernel, options)
     found, count = grid_positions(head.writer, kernel.grid, blocks.sizes, blocks.rank, head.sizes)
+    ask_ahead(head, kernel, blocks)
     shape = [str(n) for n in blocks.shape()]
     block = Block(head.writer, kernel.buffers, head.pointers, {**head.sizes, **found}, shape)
     Stages(kernel, blocks, block).emit()

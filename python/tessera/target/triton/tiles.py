@@ -75,7 +75,7 @@ def _votes(kernel: LoopKernel) -> dict[Symbol, float]:
     found: dict[Symbol, float] = {}
     for scope, _, op in accesses(kernel):
         buffer = kernel.buffers[op.buffer]
-        offset = _offset(buffer, op)
+        offset = offset_of(buffer, op)
         inside = [a for a in (*kernel.grid, *kernel.stages[scope].axes) if not isinstance(offset, int)]
         used = [a for a in inside if a.symbol in symbols(offset)]
         size = buffer.dtype.itemsize
@@ -87,7 +87,8 @@ def _votes(kernel: LoopKernel) -> dict[Symbol, float]:
     return found
 
 
-def _offset(buffer: Buffer, op: Load | Store) -> Dim:
+def offset_of(buffer: Buffer, op: Load | Store) -> Dim:
+    """The element of a buffer that an access begins with, without what is gathered."""
     offset: Dim = 0
     for entry, stride in zip(op.index, buffer.strides, strict=True):
         if not isinstance(entry, Ref):

@@ -123,7 +123,7 @@ static void test_plans() {
     };
     for (const Case &c : cases)
         CHECK_ERROR(load(test_artifact(replaced(test_plan, c.from, c.to))), Error, Code::Format, c.words);
-    CHECK_ERROR(load(test_artifact(replaced(test_plan, "\"version\": 1", "\"version\": 3"))), Error, Code::Version, "version 3");
+    CHECK_ERROR(load(test_artifact(replaced(test_plan, "\"version\": 1", "\"version\": 4"))), Error, Code::Version, "version 4");
 }
 
 // Conditions that only show for given sizes.

@@ -19,7 +19,7 @@ constexpr int bytes_type = 1, i64_type = 4, largest = 2; // ncclUint8, ncclInt64
 constexpr int in_progress = 7;                           // ncclInProgress
 
 // ncclDataType_t of what can be reduced; -1: NCCL does not know it.
-int reduced_type(DType dtype, Combine combine) {
+int type_of(DType dtype, Combine combine) {
     switch (dtype) {
     case DType::F64:
         return 8;
@@ -123,6 +123,15 @@ std::pair<uint64_t, uint64_t> NcclCommunicator::traffic() const {
 void NcclCommunicator::reset_traffic() {
     host_->reset_traffic();
     received_ = calls_ = 0;
+}
+
+// ncclDataType_t of what a collective combines; UnsupportedError where there is none.
+int NcclCommunicator::reduced_type(const Collective &c, DType dtype) const {
+    const int type = type_of(dtype, c.combine);
+    if (type < 0)
+        core::fail(Code::Unsupported, "[%s] %s does not combine elements of %s; cast them to i32 or f32", c.name.c_str(),
+                   library_.name(), core::name(dtype));
+    return type;
 }
 
 // All members of the team come here at the same place of their programs.
@@ -238,10 +247,7 @@ void NcclCommunicator::put(const Collective &c, const GpuExchange &e, const Tens
     connect(t, c.axes);
     switch (c.kind) {
     case CollectiveKind::AllReduce: {
-        const int type = t.members == 1 ? bytes_type : reduced_type(operand.dtype, c.combine);
-        if (type < 0)
-            core::fail(Code::Unsupported, "[%s] %s does not combine elements of %s; cast them to i32 or f32", c.name.c_str(),
-                       library_.name(), core::name(operand.dtype));
+        const int type = t.members == 1 ? bytes_type : reduced_type(c, operand.dtype);
         const int64_t count = t.members == 1 ? bytes_of(operand) : operand.size(), chunk = (count + t.members - 1) / t.members;
         if (count == 0)
             return;
@@ -361,10 +367,7 @@ void NcclCommunicator::gather(const Team &t, const Collective &c, const GpuExcha
 
 void NcclCommunicator::scatter(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand,
                                const TensorView &result, void *scratch, gpu::Handle stream) {
-    const int type = reduced_type(operand.dtype, c.combine);
-    if (type < 0)
-        core::fail(Code::Unsupported, "[%s] %s does not combine elements of %s; cast them to i32 or f32", c.name.c_str(),
-                   library_.name(), core::name(operand.dtype));
+    const int type = reduced_type(c, operand.dtype);
     const Along from(operand, c.dim);
     const void *source = operand.data;
     const int64_t unit = from.outer * from.inner, item = static_cast<int64_t>(item_size(operand.dtype));

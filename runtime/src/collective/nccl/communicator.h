@@ -75,6 +75,7 @@ class NcclCommunicator final : public Communicator {
         int64_t members = 1, member = 0;
         bool copies = false; // what is contiguous goes by copies
     };
+    int reduced_type(const Collective &c, DType dtype) const;
     Team &team(const std::vector<std::string> &axes);
     void connect(Team &team, const std::vector<std::string> &axes);
     // Does an exchange by copies; false where it takes more than that, and NCCL has to do it.

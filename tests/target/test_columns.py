@@ -18,7 +18,7 @@ from tessera.schedule.machine import GPU
 from tessera.schedule.plan import KernelCall, Plan
 from tessera.target.hsaco import architectures as amd
 from tessera.target.ptx import architectures as nvidia
-from tessera.target.triton import columns
+from tessera.target.triton import columns, points
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
@@ -53,6 +53,19 @@ def softmax_gradients(*shape: Dim, dtype: DType = f32) -> list[Value]:
     x, g, b = tensor("x", *shape, dtype=dtype), tensor("g", *shape, dtype=dtype), tensor("b", shape[-1], dtype=dtype)
     y = op.softmax(x + b)
     return gradients([y], [x, b], [g])
+
+
+def cross_entropy_gradients(rows: int, classes: int) -> list[Value]:
+    """Those of logits and of a bias for each class."""
+    x, b, labels = tensor("x", rows, classes), tensor("b", classes), tensor("labels", rows, dtype=i64)
+    return gradients([op.cross_entropy(x + b, labels)], [x, b])
+
+
+def dropped_gradients(*shape: Dim) -> list[Value]:
+    """A norm's behind random zeros, and of the bias in front of these."""
+    x, g, w, b, c = (tensor(n, *(shape if n in "xg" else shape[-1:])) for n in "xgwbc")
+    y = op.layer_norm(op.dropout(x + c, 0.25, key=tensor("key", 2, dtype=i64)), w, b)
+    return gradients([y], [x, w, b, c], [g])
 
 
 def planned(outputs: list[Value], machine: object = GPU) -> Plan:
@@ -100,14 +113,17 @@ CASES: list[tuple[str, list[Value], int]] = [
     ("rms norm", norm_gradients(301, 77, kind="rms"), 2),
     ("rms norm, heads", norm_gradients(3, 131, 2, 64, dtype=f32, kind="rms"), 2),
     ("softmax", softmax_gradients(300, 50), 1),
+    ("cross entropy", cross_entropy_gradients(130, 100), 1),
+    ("dropout", dropped_gradients(200, 72), 3),
     ("softmax, heads", softmax_gradients(2, 3, 140, 36, dtype=bf16), 1),
 ]
 
 
 @pytest.fixture
 def few_programs(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So few that each has many rows."""
+    """So few that each has many rows; what labels pick is treated as in long rows."""
     monkeypatch.setattr(columns, "MULTIPROCESSORS", 2)
+    monkeypatch.setattr(points, "SHORTEST", 2)
 
 
 @pytest.mark.usefixtures("few_programs")

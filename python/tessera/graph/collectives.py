@@ -6,7 +6,8 @@ from typing import Any
 
 from tessera.dist.report import CollectivePlan
 from tessera.errors import ArgumentError
-from tessera.graph.compile import compile
+from tessera.graph.compile import compile_with
+from tessera.graph.pipeline import Options
 from tessera.graph.sharded import ShardedCompiled
 
 
@@ -17,7 +18,9 @@ def collectives(subject: Any, *examples: Any, **named_examples: Any) -> Collecti
     remove it; printing the plan lists them. The bytes are exactly those that a run counts. Raises ArgumentError for a
     graph in which nothing is sharded.
     """
-    compiled = subject if isinstance(subject, ShardedCompiled) else compile(subject, *examples, **named_examples)
+    compiled = subject
+    if not isinstance(subject, ShardedCompiled):
+        compiled = compile_with(subject, Options(("portable",), planned_only=True), examples, named_examples)
     if not isinstance(compiled, ShardedCompiled):
         raise ArgumentError("collectives: no tensor of the graph is sharded, so that it runs on one device")
     return compiled.collectives

@@ -40,7 +40,8 @@ def numbers(most: int, *shape: int) -> np.ndarray:
 
 def schedule(variant: str) -> graph.Schedule:
     """How a variant is compiled: as it comes, or with measured choices of kernels and libraries."""
-    return graph.Schedule(autotune="autotuned" in variant)
+    tuned = "autotuned" in variant
+    return graph.Schedule(autotune=tuned, deterministic=False) if "any order" in variant else graph.Schedule(autotune=tuned)
 
 
 def program(outputs: Value | dict[str, Any], *inputs: np.ndarray, variant: str = "") -> Work:
@@ -150,15 +151,15 @@ def cross_entropy(_: str) -> Work:
     return program({"loss": loss, "gradient": gradient}, drawn(8192, 50304), numbers(50304, 8192))
 
 
-def attention(name: str) -> Work:
+def attention(name: str, variant: str) -> Work:
     """Causal attention, perhaps with its gradients."""
     shape = (4, 16, 4096, 128)
     q, k, v, g = (op.tensor(shape, "bf16", name=n) for n in "qkvg")
     out, given = op.scaled_dot_product_attention(q, k, v, causal=True), drawn(*shape)
     if name == "attention":
-        return program(out, given, given, given)
+        return program(out, given, given, given, variant=variant)
     dq, dk, dv = gradients([out], [q, k, v], [g])
-    return program({"out": out, "dq": dq, "dk": dk, "dv": dv}, given, given, given, given)
+    return program({"out": out, "dq": dq, "dk": dk, "dv": dv}, given, given, given, given, variant=variant)
 
 
 def prepare(row: str, variant: str) -> Work | float:
@@ -170,7 +171,7 @@ def prepare(row: str, variant: str) -> Work | float:
     if row in found:
         return found[row](variant)
     if row.startswith("attention"):
-        return attention(row)
+        return attention(row, variant)
     if row.startswith("mlp_"):
         return mlp_inference(int(row.split("_")[1]), variant)
     return loop(row)

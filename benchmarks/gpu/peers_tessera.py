@@ -41,7 +41,7 @@ def numbers(most: int, *shape: int) -> np.ndarray:
 def schedule(variant: str) -> graph.Schedule:
     """How a variant is compiled: as it comes, or with measured choices of kernels and libraries."""
     tuned = "autotuned" in variant
-    return graph.Schedule(autotune=tuned, deterministic=False) if "any order" in variant else graph.Schedule(autotune=tuned)
+    return graph.Schedule(autotune=tuned, deterministic="any order" not in variant)
 
 
 def program(outputs: Value | dict[str, Any], *inputs: np.ndarray, variant: str = "") -> Work:

@@ -4,9 +4,8 @@
 #include <numeric>
 
 #include "core/transfer.h"
-#include "device/allocators.h"
 #include "device/cuda/cudnn.h"
-#include "exec/gpu_engine.h"
+#include "host.h"
 #include "plan_builder.h"
 
 using namespace gpu_test;
@@ -23,9 +22,7 @@ void fail_next_call(int status) {
     reinterpret_cast<void (*)(int)>(::dlsym(library, "fake_cudnn_fail"))(status);
 }
 
-struct Host {
-    ThreadPool pool{1};
-    std::shared_ptr<Allocator> allocator = make_backend_allocator();
+   std::shared_ptr<Allocator> allocator = make_backend_allocator();
     std::shared_ptr<Stream> stream = backend(device()).create_stream(0);
 
     RunContext context() {

@@ -1,14 +1,12 @@
 // Plans executed on a GPU: values, streams, graphs, checks, memory, faults.
-#include "exec/gpu_engine.h"
-
 #include <algorithm>
 #include <numeric>
 #include <thread>
 
 #include "core/transfer.h"
 #include "custom_operators.h"
-#include "device/allocators.h"
 #include "exec/trace_sink.h"
+#include "host.h"
 #include "plan_builder.h"
 
 using namespace gpu_test;
@@ -21,10 +19,7 @@ void gpu_test::copy_on_device(void *to, const void *from, size_t bytes, void *st
 
 namespace {
 
-// What a runtime gives a run.
-struct Host {
-    ThreadPool pool{1};
-    std::shared_ptr<Allocator> allocator = make_backend_allocator();
+   std::shared_ptr<Allocator> allocator = make_backend_allocator();
     std::shared_ptr<Stream> stream = backend(device()).create_stream(0);
 
     RunContext context() {

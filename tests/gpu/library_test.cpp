@@ -3,9 +3,8 @@
 #include <numeric>
 
 #include "core/transfer.h"
-#include "device/allocators.h"
 #include "device/cuda/cublaslt.h"
-#include "exec/gpu_engine.h"
+#include "host.h"
 #include "plan_builder.h"
 
 using namespace gpu_test;
@@ -22,9 +21,7 @@ void fail_next_product(int status) {
     reinterpret_cast<void (*)(int)>(::dlsym(library, "fake_cublaslt_fail"))(status);
 }
 
-struct Host {
-    ThreadPool pool{1};
-    std::shared_ptr<Allocator> allocator = make_backend_allocator();
+   std::shared_ptr<Allocator> allocator = make_backend_allocator();
     std::shared_ptr<Stream> stream = backend(device()).create_stream(0);
 
     RunContext context() {

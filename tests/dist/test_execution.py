@@ -11,6 +11,7 @@ from tessera import dist, graph, op, optim
 from tessera.dist import Mesh, ShardSpec
 from tessera.errors import (
     ArgumentError,
+    DeviceError,
     DTypeError,
     IndexRangeError,
     NameMissingError,
@@ -18,6 +19,7 @@ from tessera.errors import (
     TesseraError,
     UnsupportedError,
 )
+from tessera.graph.devices import devices_of
 
 RNG = np.random.default_rng(5)
 X = RNG.normal(size=(22, 10)).astype(np.float32)
@@ -340,3 +342,22 @@ def test_a_part_that_lies_right_is_taken_as_it_is() -> None:
     assert all(parts[rank] is x.shards[rank] for rank in range(2))
     assert x.dtype == np.float32
     np.testing.assert_array_equal(program(x)["y"], np.full((4, 6), 3.0))
+
+
+def test_what_failed_on_a_device_is_raised_with_its_place() -> None:
+    """The error of the device itself and not of those that give up because of it; the mesh is used again."""
+    mesh = Mesh(["dp"], 3)
+    w = dist.tensor((6,), layout=ShardSpec((0,), ("dp",)), mesh=mesh, name="w", init=1.0)
+    program = graph.compile({"y": dist.replicate(w * 2, mesh)})
+    program()
+    devices = devices_of(mesh)
+
+    def wait(rank: int) -> None:
+        if rank == 1:
+            raise DeviceError("an illegal address")
+        if rank == 2:
+            raise DeviceError("another device failed: an illegal address")
+
+    with pytest.raises(DeviceError, match="^an illegal address\n  on the device dp=1"):
+        devices.settle(wait)
+    np.testing.assert_array_equal(program()["y"], np.full(6, 2.0))

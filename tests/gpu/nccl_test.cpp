@@ -191,6 +191,80 @@ void wrong_parts_and_elements() {
     CHECK(contains(errors[0], "does not combine elements of i16; cast them to i32 or f32"));
 }
 
+// What a device has, on the device; exchanged into `result`, which is waited for.
+void exchanged(NcclCommunicator &gpu, const Collective &c, const Tensor &operand, const Tensor &result) {
+    const DeviceId here = gpu.device();
+    auto stream = backend(here).create_stream(here.index);
+    const gpu::Driver &driver = gpu::gpu_backend(here).driver();
+    gpu::Current current(driver, here.index);
+    gpu.put(c, gpu.exchange(c, view(operand), view(result)), view(operand), view(result), nullptr, stream->native());
+    gpu.await([&] { return stream->idle(); }, "a test");
+}
+
+void after_a_failure_they_begin_anew() {
+    auto group = group_of();
+    std::vector<std::shared_ptr<NcclCommunicator>> ends;
+    for (int64_t r = 0; r < members; ++r)
+        ends.push_back(std::make_shared<NcclCommunicator>(group->communicator(r), device(static_cast<int32_t>(r)), nullptr, long_enough));
+    auto all = [&](int64_t r) {
+        const DeviceId here = device(static_cast<int32_t>(r));
+        const Tensor operand = to_device(drawn(DType::F32, {4, 2}, r), here), sum = to_device(drawn(DType::F32, {4, 2}, 9), here);
+        const Tensor joined = to_device(drawn(DType::F32, {4 * members, 2}, 9), here);
+        exchanged(*ends[static_cast<size_t>(r)], collective(CollectiveKind::AllGather), operand, joined);
+        exchanged(*ends[static_cast<size_t>(r)], collective(CollectiveKind::AllReduce), operand, sum);
+        float expected = 0, found = 0;
+        for (int64_t m = 0; m < members; ++m)
+            expected += static_cast<const float *>(drawn(DType::F32, {4, 2}, m).data())[3];
+        std::memcpy(&found, static_cast<const float *>(to_device(sum, {}).data()) + 3, sizeof found);
+        CHECK(found == expected);
+        const Tensor parts = to_device(joined, {});
+        CHECK(std::memcmp(static_cast<const char *>(parts.data()) + 32, drawn(DType::F32, {4, 2}, 1).data(), 32) == 0);
+    };
+    for (int again = 0; again < 3; ++again) {
+        for (const std::string &error : together(all))
+            CHECK(error == "");
+        const std::vector<std::string> errors = together([&](int64_t r) {
+            if (r == 0)
+                ends[0]->fail("memory is full");
+            else
+                all(r);
+        });
+        CHECK(contains(errors[1], "another device failed: memory is full"));
+        group->reset();
+    }
+}
+
+void tensors_that_differ_and_devices_out_of_step() {
+    auto group = group_of();
+    Collective c = collective(CollectiveKind::Permute);
+    c.pairs = {{0, 1}};
+    std::vector<std::string> errors = together([&](int64_t r) {
+        const DeviceId here = device(static_cast<int32_t>(r));
+        NcclCommunicator gpu(group->communicator(r), here, nullptr, long_enough);
+        try {
+            const Tensor x = to_device(drawn(DType::F32, {r == 0 ? 3 : 2, 2}, r), here), y = to_device(drawn(DType::F32, {r == 0 ? 3 : 2, 2}, 9), here);
+            exchanged(gpu, c, x, y);
+        } catch (const Error &e) {
+            gpu.fail(e.message());
+            throw;
+        }
+    });
+    CHECK(contains(errors[0], "24 bytes go to a device that has room for 16; the devices' tensors differ in size"));
+    CHECK(contains(errors[1], "another device failed"));
+
+    group = group_of();
+    errors = together([&](int64_t r) {
+        std::vector<int64_t> words(static_cast<size_t>(members));
+        const Tensor x = drawn(DType::F32, {2}, r), y = drawn(DType::F32, {2 * members}, r);
+        if (r == 0)
+            group->communicator(r)->tell({"dp"}, "a copy", words.data(), sizeof(int64_t));
+        else
+            group->communicator(r)->run(collective(CollectiveKind::AllGather), view(x), view(y));
+    });
+    CHECK(contains(errors[0], "out of step") || contains(errors[1], "out of step"));
+    CHECK(!errors[0].empty() && !errors[1].empty());
+}
+
 void a_communicator_handed_in() {
     auto group = group_of();
     NcclId id{};
@@ -292,6 +366,8 @@ int main(int argc, char **argv) {
     a_failed_device_ends_the_others();
     a_device_that_does_not_come();
     wrong_parts_and_elements();
+    after_a_failure_they_begin_anew();
+    tensors_that_differ_and_devices_out_of_step();
     a_communicator_handed_in();
     an_exchange_beside_a_kernel();
     CHECK(misuses() == "");

@@ -110,7 +110,8 @@ def _pass_on(
             free = frozenset(
                 i for i, slot in enumerate(slots) if slot is not None and slot[0] not in settled and dims[i] is None
             )
-            dims = _without_taken(dims, free, flow.get(operand))
+            wanted, dims = dims, _without_taken(dims, free, flow.get(operand))
+            free |= {i for i, s in enumerate(wanted) if s is not None and dims[i] is None}  # nor does it care about those now
             if any(dims):
                 hints[operand] = Hint(Sharding(wish.sharding.mesh, dims), free)
 

@@ -66,17 +66,24 @@ class Devices:
                 raise self._first(errors)
             return {rank: f.result() for rank, f in enumerate(futures)}
 
-    def settle(self) -> None:
-        """Wait for what GPUs are still at. A run in which a check failed ends on all of them; nobody has to give up."""
-        errors: list[BaseException | None] = [None] * self.mesh.size
+    def settle(self, wait: Callable[[int], Any]) -> None:
+        """Call ``wait(rank)`` for every device: it waits for what that is still at, and raises what failed there."""
         with self._lock:
-            for rank, runtime in self.runtimes.items():
-                try:
-                    runtime.wait()
-                except TesseraError as error:
-                    errors[rank] = error
+            futures = [self._threads.submit(self._settled, wait, rank) for rank in range(self.mesh.size)]
+            errors = [f.exception() for f in futures]
+            if any(isinstance(e, DeviceError) and not str(e).startswith(_FOLLOWS) for e in errors):
+                self._group.reset()
         if any(errors):
             raise self._first(errors)
+
+    def _settled(self, wait: Callable[[int], Any], rank: int) -> None:
+        """A run in which a check failed ends on all devices; where a device itself has failed, the others give up."""
+        try:
+            wait(rank)
+        except DeviceError as error:
+            if not str(error).startswith(_FOLLOWS):
+                self._group.fail(str(error))
+            raise
 
     def _one(self, function: Callable[[int], Any], rank: int) -> Any:
         try:
@@ -130,9 +137,9 @@ class ProcessDevice:
                     raise _placed(self.mesh, self.rank, error) from None
                 raise
 
-    def settle(self) -> None:
-        """Wait for what this process's GPU is still at."""
-        self.run(lambda rank: self.runtimes[rank].wait())
+    def settle(self, wait: Callable[[int], Any]) -> None:
+        """Call ``wait(rank)`` for this process's device, which waits for what it is still at."""
+        self.run(wait)
 
 
 def _placed(mesh: Mesh, rank: int, error: BaseException) -> BaseException:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,15 @@ from tessera.dist.partition import Partitioned
 from tessera.dist.placement import Placement, shard_ranges, slices, with_sizes
 from tessera.dist.report import CollectivePlan
 from tessera.dist.world import world
-from tessera.errors import ArgumentError, DeviceError, DTypeError, NameMissingError, ShapeError, UnsupportedError
+from tessera.errors import (
+    ArgumentError,
+    DeviceError,
+    DTypeError,
+    NameMissingError,
+    ShapeError,
+    TesseraError,
+    UnsupportedError,
+)
 from tessera.graph.compiled import Compiled
 from tessera.graph.devices import Replicas, devices_of
 from tessera.graph.pipeline import GPU_TARGETS, Built, TensorInfo
@@ -64,7 +73,7 @@ class ShardedCompiled(Compiled):
     def call(self, arrays: Sequence[Any]) -> Any:
         """Run on the inputs in order; the result as for a call."""
         outputs = self._outputs(arrays)
-        self._settle()
+        self._settle(outputs)
         return self._signature.result([as_array(a.numpy()) for a in outputs])
 
     def call_sharded(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,13 +105,14 @@ class ShardedCompiled(Compiled):
                 raise NameMissingError(f"input {missing[0]!r} is missing; the inputs are {', '.join(names)}")
             inputs = [inputs[n] for n in names]
         found = self._outputs(inputs)
-        self._settle()
+        self._settle(found)
         return [as_array(a.numpy()) for a in found]
 
-    def _settle(self) -> None:
-        """Wait for what GPUs are still at; raises what failed there, with the device that it failed on."""
+    def _settle(self, outputs: Sequence[ShardedArray]) -> None:
+        """Wait for the run that makes the outputs; raises what failed in it, with the device that it failed on."""
         if self._gpu is not None:
-            self._devices.settle()
+            devices = self._devices
+            devices.settle(lambda rank: outputs[0].shards[rank].wait() if outputs else devices.runtimes[rank].wait())
 
     def _outputs(self, arrays: Sequence[Any]) -> list[ShardedArray]:
         programs = self.programs()
@@ -134,7 +144,7 @@ class ShardedCompiled(Compiled):
             shape = tuple(evaluate(d, sizes) for d in t.shape)
             out.append(ShardedArray(self.mesh, with_sizes(self._part.outputs[info.name], sizes), shape,
                                     [found[r][i] if r in found else None for r in range(self.mesh.size)],
-                                    self._settle))
+                                    devices.settle if self._gpu is not None else None))
         return out
 
     def _parts(self, name: str, x: Any) -> dict[int, Array]:
@@ -145,7 +155,8 @@ class ShardedCompiled(Compiled):
         if isinstance(x, ShardedArray):
             ranks = self.mesh.local_ranks
             if x.mesh == self.mesh and all(
-                shard_ranges(x.sharding, shape, rank) == shard_ranges(sharding, shape, rank) for rank in ranks
+                shard_ranges(x.sharding, shape, rank) == shard_ranges(sharding, shape, rank)
+                for rank in range(self.mesh.size)  # all processes find the same
             ):
                 return {rank: as_array(x.shards[rank]) for rank in ranks}
             x = x.numpy()
@@ -191,6 +202,9 @@ class ShardedCompiled(Compiled):
         """The loaded program of each device of this process, by rank; made at the first use, its state the shards."""
         with self._lock:
             if self._programs and self._gpu is not None and self._moves != moves():
+                for runtime in self._devices.runtimes.values():  # runs under way read what is bound
+                    with contextlib.suppress(TesseraError):  # which is raised where an output is read
+                        runtime.wait()
                 self._bind_on_gpus(self._programs)
             if not self._programs:
                 devices = devices_of(self.mesh)

@@ -25,11 +25,11 @@ class ShardedArray:
 
     def __init__(
         self, mesh: Mesh, sharding: Sharding, shape: tuple[int, ...], shards: Sequence[Any],
-        settle: Callable[[], None] | None = None,
+        settle: Callable[[Callable[[int], Any]], None] | None = None,
     ) -> None:
         self.mesh, self.sharding, self.shape = mesh, sharding, shape
         self.shards = list(shards)
-        self._settle = settle  # waits for the run that makes the shards
+        self._settle = settle  # calls what waits for each device
 
     @property
     def dtype(self) -> Any:
@@ -44,7 +44,7 @@ class ShardedArray:
     def numpy(self) -> np.ndarray:
         """The whole tensor, as a new array. Raises what failed in the run that made it."""
         if self._settle is not None:
-            self._settle()
+            self._settle(lambda rank: self.shards[rank].wait())
         return whole(self.mesh, self.sharding, self.shape, self.dtype, lambda rank: to_numpy(self.shards[rank]))
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:

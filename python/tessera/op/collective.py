@@ -251,7 +251,8 @@ def _constrain_vjp(node: Node, cotangents: tuple[Value | None, ...]) -> Sequence
     g, lies = cotangents[0], node.operands[0].type.sharding
     if g is None or g.dtype != node.results[0].dtype:
         return [None]
-    dims = node.attrs["dims"] if lies is None else [[] if s is None else list(s.axes) for s in lies.dims]
+    split = lies is not None and any(lies.dims)
+    dims = [[] if s is None else list(s.axes) for s in lies.dims] if lies is not None and split else node.attrs["dims"]
     return [build("constrain", g, **{**node.attrs, "dims": dims})]
 
 

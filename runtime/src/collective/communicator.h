@@ -66,11 +66,14 @@ class Communicator {
     using Describe = std::function<std::vector<std::string>()>;
     virtual void compare(const Describe &describe) { (void)describe; }
     // Members of a group that are threads of one process tell each other `bytes` each: `all` has a place for each, in order,
-    // its own filled. Returns when all have come. False where members are other processes; then nothing is told.
+    // its own filled. Returns when all have come; DeviceError when one is at something else. False where members are other
+    // processes; then nothing is told.
     virtual bool tell(const std::vector<std::string> &axes, const std::string &what, void *all, size_t bytes) {
         (void)axes, (void)what, (void)all, (void)bytes;
         return false;
     }
+    // How often the members have begun anew after a failure: what they have made together before is of no use any more.
+    virtual uint64_t epoch() { return 0; }
     // DeviceError when another device is known to have failed; for those who wait for something else meanwhile.
     virtual void check() {}
     // This device's run has failed.

@@ -89,7 +89,8 @@ std::shared_ptr<const GpuPrepared> GpuEngine::prepare(const std::vector<int64_t>
 
 Requirements GpuEngine::requirements(const std::vector<int64_t> &sizes) {
     std::lock_guard<std::mutex> hold(lock_);
-    std::shared_ptr<const GpuPrepared> p = prepare(sizes);
+    // Not kept: all devices of a mesh keep those that they run, in the same order.
+    const auto p = std::make_shared<const GpuPrepared>(*plan_, sizes, libraries_);
     Requirements out;
     out.arena = checked_add(p->arena_bytes, p->scratch_bytes);
     return out;
@@ -161,6 +162,9 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     });
     s.run = take_run();
     s.run->begin(s.prepared, s.stream);
+    NcclCommunicator *group = plan_->has_collectives() ? devices(context) : nullptr;
+    if (group)
+        watch(*group, *s.run);
     make_outputs(s);
     order(s);
     bind_inputs(s);
@@ -169,7 +173,9 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     try {
         execute(s);
         copy_back(s);
-    } catch (...) { // what is on the stream already still uses the memory
+    } catch (const std::exception &error) { // what is on the stream already still uses the memory
+        if (group)
+            leave(*group, s, error.what());
         try {
             mark(s);
         } catch (const Error &) { // of a device that has failed; the first error says why
@@ -178,20 +184,27 @@ void GpuEngine::run(RunContext &context, const StateTable &table, const Tensor *
     }
     mark(s);
     s.context.pending = s.run;
-    if (plan_->has_collectives())
-        if (NcclCommunicator *group = devices(context))
-            watch(*group, s.run);
+    // One run with other devices may be under way when the next is submitted, so that the device need not wait for the host.
+    const std::shared_ptr<GpuRun> before = group ? std::exchange(watched_, s.run) : nullptr;
+    if (before && before != s.run)
+        before->finish();
 }
 
-// A device that fails would leave the others waiting for ever. One run may be under way when the next is submitted, so that
-// the device need not wait for the host in between.
-void GpuEngine::watch(NcclCommunicator &group, const std::shared_ptr<GpuRun> &run) {
-    run->watch([watch = group.watch(), self = run.get(), what = exchanges_] {
+// A device that fails would leave the others waiting for ever.
+void GpuEngine::watch(NcclCommunicator &group, GpuRun &run) const {
+    run.watch([watch = group.watch(), self = &run, what = exchanges_] {
         watch->await([self] { return self->reached(); }, what);
     });
-    const std::shared_ptr<GpuRun> before = std::exchange(watched_, run);
-    if (before && before != run)
-        before->finish();
+}
+
+// The run has failed here: the others learn of it, and what this device still sends into their memory comes to its end.
+void GpuEngine::leave(NcclCommunicator &group, const Submission &s, const char *why) const {
+    group.fail(why);
+    try {
+        const std::shared_ptr<Stream> &lane = s.frame->lane.stream;
+        wait_a_while([&] { return (!lane || lane->idle()) && s.context.stream->idle(); });
+    } catch (const Error &) { // of a device that has failed
+    }
 }
 
 // The communicator of a run on several devices; null: there is one.
@@ -229,6 +242,8 @@ bool GpuEngine::is_captured(const RunContext &context) const {
 // The launches become part of the caller's graph, and with them the memory of a frame. Nothing tells when the graph runs,
 // so nothing can be copied, made or reported.
 void GpuEngine::run_in_capture(Submission &s) {
+    if (plan_->has_collectives() && devices(s.context))
+        fail(Code::Unsupported, "a run with exchanges between devices cannot be captured in a graph; run it outside the capture");
     if (checks_)
         fail(Code::Unsupported, "a run that is captured in a graph cannot report a failed range check, and this program has "
                                 "checks; run it outside the capture");

@@ -58,6 +58,8 @@ class GpuEngine final : public Engine {
     void wait_for_exchange(const Submission &s, int64_t number, gpu::Handle stream) const;
     void run_collective(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     NcclCommunicator *devices(const RunContext &context) const;
+    void watch(NcclCommunicator &group, GpuRun &run) const;
+    void leave(NcclCommunicator &group, const Submission &s, const char *why) const;
     void run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     gpu::Result put(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     // `marks`: receives an event behind each step.
@@ -83,7 +85,6 @@ class GpuEngine final : public Engine {
     std::vector<std::shared_ptr<const GpuPrepared>> prepared_; // the latest used first
     std::vector<std::unique_ptr<GpuFrame>> frames_;
     std::vector<std::unique_ptr<GpuFrame>> captured_frames_; // memory that belongs to graphs of the callers
-    void watch(NcclCommunicator &group, const std::shared_ptr<GpuRun> &run);
     std::shared_ptr<GpuRun> watched_; // the last run with other devices
     std::vector<std::shared_ptr<GpuRun>> runs_; // a ring in the order of submission
     size_t oldest_ = 0;

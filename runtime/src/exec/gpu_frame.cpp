@@ -73,7 +73,11 @@ GpuFrame::~GpuFrame() {
     if (last && !last->reached()) {
         try {
             last->finish();
-        } catch (...) { // the device has failed
+        } catch (...) { // another device has failed, or this one
+            try {
+                last->event()->wait(); // before its memory goes
+            } catch (...) {
+            }
         }
     }
     if (last)

@@ -1,5 +1,8 @@
 #include "exec/gpu_run.h"
 
+#include <chrono>
+#include <thread>
+
 #include "core/error.h"
 #include "exec/check_range.h"
 
@@ -36,9 +39,22 @@ void GpuRun::begin(std::shared_ptr<const GpuPrepared> prepared, void *native_str
         status_->data()[0] = 0;
 }
 
+void wait_a_while(const std::function<bool()> &reached) {
+    constexpr auto longest = std::chrono::seconds(2);
+    const auto start = std::chrono::steady_clock::now();
+    while (!reached() && std::chrono::steady_clock::now() - start < longest)
+        std::this_thread::sleep_for(std::chrono::microseconds(50));
+}
+
 void GpuRun::finish() {
-    if (await_ && !reached())
-        await_();
+    if (await_ && !reached()) {
+        try {
+            await_();
+        } catch (const Error &) {
+            wait_a_while([this] { return reached(); });
+            throw;
+        }
+    }
     event_->wait();
 }
 

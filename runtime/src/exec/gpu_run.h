@@ -32,6 +32,9 @@ class PinnedWords {
 // No range check has failed at any position.
 inline constexpr int64_t no_position = INT64_MAX;
 
+// Until something is so, for as long as aborted exchanges and copies under way may take; a device that hangs is left.
+void wait_a_while(const std::function<bool()> &reached);
+
 class GpuRun final : public Completion {
   public:
     // With `checks` range checks.

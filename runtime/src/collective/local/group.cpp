@@ -89,9 +89,15 @@ void LocalGroup::check() {
 void LocalGroup::reset() {
     std::lock_guard<std::mutex> hold(lock_);
     failed_ = false;
+    ++epoch_;
     message_.clear();
     for (auto &[key, team] : teams_)
         team->arrived = team->reading = 0;
+}
+
+uint64_t LocalGroup::epoch() {
+    std::lock_guard<std::mutex> hold(lock_);
+    return epoch_;
 }
 
 class LocalCommunicator : public Communicator {
@@ -105,6 +111,7 @@ class LocalCommunicator : public Communicator {
     int64_t rank() const override { return rank_; }
     void fail(const std::string &message) noexcept override { group_->fail(message); }
     void check() override { group_->check(); }
+    uint64_t epoch() override { return group_->epoch(); }
     std::pair<uint64_t, uint64_t> traffic() const override { return {received_, calls_}; }
     void reset_traffic() override { received_ = calls_ = 0; }
 
@@ -119,7 +126,7 @@ class LocalCommunicator : public Communicator {
         if (static_cast<int64_t>(team.posts.size()) != collective.members)
             core::fail(Code::Device, "[%s] the program is for groups of %lld devices; here are %zu",
                        collective.name.c_str(), Number(collective.members), team.posts.size());
-        team.posts[member] = {&collective, &operand, &result, nullptr};
+        team.posts[member] = {&collective, &operand, &result, nullptr, 0, &collective.name};
         group_->meet(team, collective.name, true);
         try {
             check(team, collective, operand);
@@ -136,8 +143,17 @@ class LocalCommunicator : public Communicator {
     bool tell(const std::vector<std::string> &axes, const std::string &what, void *all, size_t bytes) override {
         size_t member;
         LocalGroup::Team &team = group_->team(axes, rank_, member);
-        team.posts[member].told = static_cast<char *>(all) + member * bytes;
+        team.posts[member] = {nullptr, nullptr, nullptr, static_cast<char *>(all) + member * bytes, bytes, &what};
         group_->meet(team, what, true);
+        try {
+            for (const LocalGroup::Post &post : team.posts)
+                if (post.collective || post.bytes != bytes || *post.what != what)
+                    elsewhere(post, what);
+        } catch (const std::exception &error) {
+            group_->fail(error.what());
+            group_->leave(team);
+            throw;
+        }
         for (size_t m = 0; m < team.posts.size() && bytes; ++m)
             if (m != member)
                 std::memcpy(static_cast<char *>(all) + m * bytes, team.posts[m].told, bytes);
@@ -162,12 +178,19 @@ class LocalCommunicator : public Communicator {
     // All members must have posted the same collective.
     void check(const Team &team, const Collective &mine, const TensorView &operand) const {
         for (const LocalGroup::Post &post : team.posts)
+            if (!post.collective)
+                elsewhere(post, mine.name);
+        for (const LocalGroup::Post &post : team.posts)
             if (post.collective->kind != mine.kind || post.collective->combine != mine.combine ||
                 post.collective->dim != mine.dim || post.collective->pairs != mine.pairs || post.operand->dtype != operand.dtype ||
                 post.operand->shape.size() != operand.shape.size())
                 core::fail(Code::Device, "[%s] another device is at %s %s, here it is %s", mine.name.c_str(),
                            post.collective->name.c_str(), type_text(post.operand->dtype, post.operand->shape).c_str(),
                            type_text(operand.dtype, operand.shape).c_str());
+    }
+
+    [[noreturn]] static void elsewhere(const LocalGroup::Post &post, const std::string &what) {
+        core::fail(Code::Device, "[%s] another device is at %s; they have fallen out of step", what.c_str(), post.what->c_str());
     }
 
     void count(size_t member, size_t from, int64_t bytes) {

@@ -28,6 +28,7 @@ class LocalGroup : public std::enable_shared_from_this<LocalGroup> {
     void check();
     // Ready for the next run, when no device is in one.
     void reset();
+    uint64_t epoch();
 
   private:
     friend class LocalCommunicator;
@@ -35,7 +36,9 @@ class LocalGroup : public std::enable_shared_from_this<LocalGroup> {
         const Collective *collective = nullptr;
         const TensorView *operand = nullptr;
         const TensorView *result = nullptr;
-        const void *told = nullptr;
+        const void *told = nullptr; // `bytes` of them, where there is no collective
+        size_t bytes = 0;
+        const std::string *what = nullptr;
     };
     // The devices that agree in all coordinates but those of some axes.
     struct Team {
@@ -56,6 +59,7 @@ class LocalGroup : public std::enable_shared_from_this<LocalGroup> {
     std::mutex lock_; // of everything below
     std::map<std::pair<std::vector<std::string>, std::vector<int64_t>>, std::unique_ptr<Team>> teams_;
     bool failed_ = false;
+    uint64_t epoch_ = 0; // counts `reset`
     std::string message_;
 };
 

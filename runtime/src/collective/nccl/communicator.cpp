@@ -108,11 +108,15 @@ void NcclCommunicator::abort() noexcept {
     try {
         std::lock_guard<std::mutex> hold(lock_);
         for (auto &[axes, team] : teams_)
-            if (team.communicator && team.communicator != existing_)
-                library_.abort(team.communicator);
-        teams_.clear();
+            drop(team);
     } catch (...) {
     }
+}
+
+void NcclCommunicator::drop(Team &team) {
+    if (team.communicator && team.communicator != existing_)
+        library_.abort(team.communicator);
+    team.communicator = nullptr;
 }
 
 std::pair<uint64_t, uint64_t> NcclCommunicator::traffic() const {
@@ -136,8 +140,13 @@ int NcclCommunicator::reduced_type(const Collective &c, DType dtype) const {
 
 // All members of the team come here at the same place of their programs.
 NcclCommunicator::Team &NcclCommunicator::team(const std::vector<std::string> &axes) {
+    const uint64_t epoch = host_->epoch();
     {
         std::lock_guard<std::mutex> hold(lock_);
+        if (epoch != epoch_) // some have ended theirs after a failure, others not: all connect again
+            for (auto &[key, team] : teams_)
+                drop(team);
+        epoch_ = epoch;
         auto found = teams_.find(axes);
         if (found != teams_.end())
             return found->second;
@@ -154,13 +163,17 @@ NcclCommunicator::Team &NcclCommunicator::team(const std::vector<std::string> &a
 
 // All members come here at the same place, too.
 void NcclCommunicator::connect(Team &team, const std::vector<std::string> &axes) {
-    if (team.communicator)
-        return;
+    {
+        std::lock_guard<std::mutex> hold(lock_);
+        if (team.communicator)
+            return;
+    }
     const std::vector<int64_t> ranks = mesh().team(axes, rank());
     bool whole = team.members == mesh().devices();
     for (int64_t i = 0; whole && i < team.members; ++i)
         whole = ranks[static_cast<size_t>(i)] == i;
     if (existing_ && whole) {
+        std::lock_guard<std::mutex> hold(lock_);
         team.communicator = existing_;
         return;
     }
@@ -309,7 +322,7 @@ bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuE
     case CollectiveKind::ReduceScatter:
         return false;
     }
-    peers_.put(c, t.member, pieces, operand.data, result.data, stream);
+    peers_.put(c, t.member, pieces, operand, result, stream);
     return true;
 }
 

@@ -82,6 +82,7 @@ class NcclCommunicator final : public Communicator {
     bool put_copies(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
                     gpu::Handle stream);
     void abort() noexcept;
+    void drop(Team &team);
     CopyBytes copier(gpu::Handle stream) const;
     void gather(const Team &t, const Collective &c, const GpuExchange &e, const TensorView &operand, const TensorView &result,
                 void *scratch, gpu::Handle stream);
@@ -100,7 +101,8 @@ class NcclCommunicator final : public Communicator {
     PeerCopies peers_;
     const std::shared_ptr<Watch> watch_;
     std::mutex lock_; // of the list
-    std::map<std::vector<std::string>, Team> teams_;
+    std::map<std::vector<std::string>, Team> teams_; // none is ever taken out
+    uint64_t epoch_ = 0;
     std::atomic<uint64_t> received_{0}, calls_{0};
 };
 

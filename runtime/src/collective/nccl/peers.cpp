@@ -8,18 +8,24 @@ namespace {
 
 gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
 
+// Where a member wants what is sent.
+struct Place {
+    void *result;
+    int64_t bytes;
+};
+
 } // namespace
 
 PeerCopies::PeerCopies(Communicator &host, DeviceId device)
-    : host_(host), device_(device), driver_(gpu::gpu_backend(device).driver()),
-      self_{device.index, gpu::gpu_backend(device).create_plain_event(device.index),
-            gpu::gpu_backend(device).create_plain_event(device.index)} {}
+    : host_(host), device_(device), driver_(gpu::gpu_backend(device).driver()) {}
 
 bool PeerCopies::reach(const std::vector<std::string> &axes, int64_t members, int64_t member) {
     const std::string what = "the first meeting of GPUs";
     const auto count = static_cast<size_t>(members), own = static_cast<size_t>(member);
+    gpu::GpuBackend &here = gpu::gpu_backend(device_);
+    const Peer self{device_.index, here.create_plain_event(device_.index), here.create_plain_event(device_.index)};
     std::vector<const Peer *> all(count);
-    all[own] = &self_;
+    all[own] = &self;
     if (!host_.tell(axes, what, all.data(), sizeof(const Peer *)))
         return false;
     std::vector<Peer> peers; // copied while all are here
@@ -28,30 +34,33 @@ bool PeerCopies::reach(const std::vector<std::string> &axes, int64_t members, in
     host_.tell(axes, what, nullptr, 0);
     std::vector<char> reached(count, 1);
     for (size_t m = 0; m < count; ++m)
-        if (m != own && (peers[m].index == device_.index || !gpu::gpu_backend(device_).open_to(device_.index, peers[m].index)))
+        if (m != own && (peers[m].index == device_.index || !here.open_to(device_.index, peers[m].index)))
             reached[own] = 0;
     host_.tell(axes, what, reached.data(), 1);
     groups_[axes] = std::move(peers);
     return std::count(reached.begin(), reached.end(), 1) == members;
 }
 
-void PeerCopies::put(const Collective &collective, int64_t member, const std::vector<Piece> &pieces, const void *operand,
-                     void *result, gpu::Handle stream) {
+void PeerCopies::put(const Collective &collective, int64_t member, const std::vector<Piece> &pieces,
+                     const TensorView &operand, const TensorView &result, gpu::Handle stream) {
     const gpu::Functions &call = driver_.call();
     const std::vector<Peer> &peers = groups_.at(collective.axes);
     const auto own = static_cast<size_t>(member);
-    std::vector<void *> results(peers.size());
-    results[own] = result;
-    driver_.check(call.event_record(self_.ready->handle(), stream), "an exchange");
-    host_.tell(collective.axes, collective.name, results.data(), sizeof(void *));
+    std::vector<Place> places(peers.size());
+    places[own] = {result.data, result.size() * static_cast<int64_t>(item_size(result.dtype))};
+    driver_.check(call.event_record(peers[own].ready->handle(), stream), "an exchange");
+    host_.tell(collective.axes, collective.name, places.data(), sizeof(Place));
     for (size_t i = 0; i < pieces.size(); ++i) { // to the next member first, so that not all send to the same one
         const Piece &piece = pieces[(i + own + 1) % pieces.size()];
         const auto m = static_cast<size_t>(piece.member);
+        if (piece.to + piece.bytes > places[m].bytes)
+            fail(Code::Shape, "[%s] %lld bytes go to a device that has room for %lld; the devices' tensors differ in size",
+                 collective.name.c_str(), static_cast<long long>(piece.bytes), static_cast<long long>(places[m].bytes - piece.to));
         if (m != own)
             driver_.check(call.stream_wait_event(stream, peers[m].ready->handle(), 0), "an exchange");
-        send(piece, operand, results[m], peers[m].index, stream);
+        send(piece, operand.data, places[m].result, peers[m].index, stream);
     }
-    driver_.check(call.event_record(self_.done->handle(), stream), "an exchange");
+    driver_.check(call.event_record(peers[own].done->handle(), stream), "an exchange");
     host_.tell(collective.axes, collective.name, nullptr, 0);
     for (size_t m = 0; m < peers.size(); ++m)
         if (m != own)

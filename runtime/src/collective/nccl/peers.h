@@ -26,12 +26,12 @@ class PeerCopies {
     };
     // Puts the copies on a stream. What is put there later finds the result whole; all members call this with pieces that
     // fill the results.
-    void put(const Collective &collective, int64_t member, const std::vector<Piece> &pieces, const void *operand, void *result,
-             gpu::Handle stream);
+    void put(const Collective &collective, int64_t member, const std::vector<Piece> &pieces, const TensorView &operand,
+             const TensorView &result, gpu::Handle stream);
 
   private:
     // A device of a group, and the events by which others wait for it: its result may be written; its copies have ended.
-    // They are recorded anew only when all have put their waits, and live as long as anybody may put one.
+    // Those of a group are recorded anew only when all have put their waits, and live as long as anybody may put one.
     struct Peer {
         int32_t index = 0;
         std::shared_ptr<gpu::GpuEvent> ready, done;
@@ -41,7 +41,6 @@ class PeerCopies {
     Communicator &host_;
     const DeviceId device_;
     const gpu::Driver &driver_;
-    const Peer self_;
     std::map<std::vector<std::string>, std::vector<Peer>> groups_;
 };
 

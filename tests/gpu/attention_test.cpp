@@ -22,17 +22,6 @@ void fail_next_call(int status) {
     reinterpret_cast<void (*)(int)>(::dlsym(library, "fake_cudnn_fail"))(status);
 }
 
-   std::shared_ptr<Allocator> allocator = make_backend_allocator();
-    std::shared_ptr<Stream> stream = backend(device()).create_stream(0);
-
-    RunContext context() {
-        RunContext c{pool, allocator};
-        c.stream = stream.get();
-        c.own_stream = stream;
-        return c;
-    }
-};
-
 using Values = std::vector<double>;
 constexpr int64_t size = 8;
 

@@ -19,23 +19,6 @@ void gpu_test::copy_on_device(void *to, const void *from, size_t bytes, void *st
 
 namespace {
 
-   std::shared_ptr<Allocator> allocator = make_backend_allocator();
-    std::shared_ptr<Stream> stream = backend(device()).create_stream(0);
-
-    RunContext context() {
-        RunContext c{pool, allocator};
-        c.stream = stream.get();
-        c.own_stream = stream;
-        return c;
-    }
-    // On a stream of the caller's.
-    RunContext context_on(Stream &callers) {
-        RunContext c{pool, allocator};
-        c.stream = &callers;
-        return c;
-    }
-};
-
 std::unique_ptr<GpuEngine> engine_of(const PlanText &plan) {
     static const std::string code = image();
     Plan parsed = Plan::parse(plan.text(), "test.tsr", code, target());

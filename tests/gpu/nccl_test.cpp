@@ -234,25 +234,34 @@ void after_a_failure_they_begin_anew() {
     }
 }
 
-void tensors_that_differ_and_devices_out_of_step() {
+// What the devices say when the first has three rows and the second two, and `to` gets the tensor of the other.
+std::vector<std::string> permuted_to(int64_t to) {
     auto group = group_of();
     Collective c = collective(CollectiveKind::Permute);
-    c.pairs = {{0, 1}};
-    std::vector<std::string> errors = together([&](int64_t r) {
+    c.pairs = {{to, 1 - to}};
+    return together([&](int64_t r) {
         const DeviceId here = device(static_cast<int32_t>(r));
         NcclCommunicator gpu(group->communicator(r), here, nullptr, long_enough);
+        const std::vector<int64_t> shape{r == 0 ? 3 : 2, 2};
+        const Tensor x = to_device(drawn(DType::F32, shape, r), here), y = to_device(drawn(DType::F32, shape, 9), here);
         try {
-            const Tensor x = to_device(drawn(DType::F32, {r == 0 ? 3 : 2, 2}, r), here), y = to_device(drawn(DType::F32, {r == 0 ? 3 : 2, 2}, 9), here);
             exchanged(gpu, c, x, y);
         } catch (const Error &e) {
             gpu.fail(e.message());
             throw;
         }
     });
+}
+
+void tensors_that_differ_and_devices_out_of_step() {
+    std::vector<std::string> errors = permuted_to(1);
     CHECK(contains(errors[0], "24 bytes go to a device that has room for 16; the devices' tensors differ in size"));
     CHECK(contains(errors[1], "another device failed"));
+    errors = permuted_to(0);
+    CHECK(contains(errors[1], "16 bytes go to a device that has room for 24; the devices' tensors differ in size"));
+    CHECK(contains(errors[0], "another device failed"));
 
-    group = group_of();
+    auto group = group_of();
     errors = together([&](int64_t r) {
         std::vector<int64_t> words(static_cast<size_t>(members));
         const Tensor x = drawn(DType::F32, {2}, r), y = drawn(DType::F32, {2 * members}, r);

@@ -294,7 +294,7 @@ bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuE
             return false;
         const int64_t first = std::accumulate(e.brought.begin(), e.brought.begin() + t.member, int64_t{0}) * to.inner;
         for (int64_t m = 0; m < t.members; ++m)
-            pieces.push_back({m, 0, first, own});
+            pieces.push_back({m, 0, first, own, false});
         received_ += static_cast<uint64_t>(bytes_of(result) - own);
         break;
     }
@@ -303,7 +303,7 @@ bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuE
             return false;
         const int64_t each = own / t.members;
         for (int64_t m = 0; m < t.members; ++m)
-            pieces.push_back({m, m * each, t.member * each, each});
+            pieces.push_back({m, m * each, t.member * each, each, false});
         received_ += static_cast<uint64_t>(own - each);
         break;
     }
@@ -314,7 +314,7 @@ bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuE
                           "an exchange");
         for (int64_t m = 0; m < t.members; ++m)
             if (c.source(static_cast<size_t>(m)) == t.member)
-                pieces.push_back({m, 0, 0, own});
+                pieces.push_back({m, 0, 0, own, true});
         received_ += source < 0 || source == t.member ? 0 : static_cast<uint64_t>(own);
         break;
     }

@@ -53,9 +53,10 @@ void PeerCopies::put(const Collective &collective, int64_t member, const std::ve
     for (size_t i = 0; i < pieces.size(); ++i) { // to the next member first, so that not all send to the same one
         const Piece &piece = pieces[(i + own + 1) % pieces.size()];
         const auto m = static_cast<size_t>(piece.member);
-        if (piece.to + piece.bytes > places[m].bytes)
+        const int64_t room = places[m].bytes - piece.to;
+        if (piece.whole ? piece.bytes != room : piece.bytes > room)
             fail(Code::Shape, "[%s] %lld bytes go to a device that has room for %lld; the devices' tensors differ in size",
-                 collective.name.c_str(), static_cast<long long>(piece.bytes), static_cast<long long>(places[m].bytes - piece.to));
+                 collective.name.c_str(), static_cast<long long>(piece.bytes), static_cast<long long>(room));
         if (m != own)
             driver_.check(call.stream_wait_event(stream, peers[m].ready->handle(), 0), "an exchange");
         send(piece, operand.data, places[m].result, peers[m].index, stream);

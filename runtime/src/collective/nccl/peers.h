@@ -20,9 +20,10 @@ class PeerCopies {
     // Whether the members of a group reach each other. All of them call this, at the same place of their programs.
     bool reach(const std::vector<std::string> &axes, int64_t members, int64_t member);
 
-    // Bytes of the operand that go to a member, and where in its result.
+    // Bytes of the operand that go to a member, and where in its result; `whole`: they are all of it.
     struct Piece {
         int64_t member = 0, from = 0, to = 0, bytes = 0;
+        bool whole = false;
     };
     // Puts the copies on a stream. What is put there later finds the result whole; all members call this with pieces that
     // fill the results.

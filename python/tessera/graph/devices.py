@@ -59,9 +59,7 @@ class Devices:
             futures = [self._threads.submit(self._one, function, rank) for rank in range(self.mesh.size)]
             errors = [f.exception() for f in futures]  # waits for all
             if any(errors):
-                for runtime in self.runtimes.values():
-                    with contextlib.suppress(TesseraError):  # GPUs that wait for the one that failed give up
-                        runtime.wait()
+                wait_quietly(self.runtimes)  # GPUs that wait for the one that failed give up
                 self._group.reset()
                 raise self._first(errors)
             return {rank: f.result() for rank, f in enumerate(futures)}
@@ -140,6 +138,13 @@ class ProcessDevice:
     def settle(self, wait: Callable[[int], Any]) -> None:
         """Call ``wait(rank)`` for this process's device, which waits for what it is still at."""
         self.run(wait)
+
+
+def wait_quietly(runtimes: Mapping[int, Runtime]) -> None:
+    """Wait for what devices are at; what failed is raised where an output is read."""
+    for runtime in runtimes.values():
+        with contextlib.suppress(TesseraError):
+            runtime.wait()
 
 
 def _placed(mesh: Mesh, rank: int, error: BaseException) -> BaseException:

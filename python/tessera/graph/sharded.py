@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -17,17 +16,9 @@ from tessera.dist.partition import Partitioned
 from tessera.dist.placement import Placement, shard_ranges, slices, with_sizes
 from tessera.dist.report import CollectivePlan
 from tessera.dist.world import world
-from tessera.errors import (
-    ArgumentError,
-    DeviceError,
-    DTypeError,
-    NameMissingError,
-    ShapeError,
-    TesseraError,
-    UnsupportedError,
-)
+from tessera.errors import ArgumentError, DeviceError, DTypeError, NameMissingError, ShapeError, UnsupportedError
 from tessera.graph.compiled import Compiled
-from tessera.graph.devices import Replicas, devices_of
+from tessera.graph.devices import Replicas, devices_of, wait_quietly
 from tessera.graph.pipeline import GPU_TARGETS, Built, TensorInfo
 from tessera.graph.sharded_array import ShardedArray
 from tessera.graph.signature import Signature
@@ -202,9 +193,7 @@ class ShardedCompiled(Compiled):
         """The loaded program of each device of this process, by rank; made at the first use, its state the shards."""
         with self._lock:
             if self._programs and self._gpu is not None and self._moves != moves():
-                for runtime in self._devices.runtimes.values():  # runs under way read what is bound
-                    with contextlib.suppress(TesseraError):  # which is raised where an output is read
-                        runtime.wait()
+                wait_quietly(self._devices.runtimes)  # runs under way read what is bound
                 self._bind_on_gpus(self._programs)
             if not self._programs:
                 devices = devices_of(self.mesh)

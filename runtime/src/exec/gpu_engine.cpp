@@ -32,7 +32,7 @@ std::string exchanges_text(const Plan &plan) {
 }
 
 bool is_aligned(const void *pointer) { return reinterpret_cast<uintptr_t>(pointer) % alignment == 0; }
-gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
+using gpu::address_of;
 
 } // namespace
 

@@ -12,7 +12,7 @@ namespace {
 constexpr size_t max_graphs = 8; // captured graphs of one size tuple
 constexpr int64_t at_once = -1;  // the number of exchanges that are waited for where they are put
 
-gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
+using gpu::address_of;
 
 } // namespace
 

@@ -310,7 +310,7 @@ bool NcclCommunicator::put_copies(const Team &t, const Collective &c, const GpuE
     case CollectiveKind::Permute: {
         const int64_t source = c.source(static_cast<size_t>(t.member));
         if (source < 0 && own)
-            driver_.check(driver_.call().fill(reinterpret_cast<gpu::Address>(result.data), 0, static_cast<size_t>(own), stream),
+            driver_.check(driver_.call().fill(gpu::address_of(result.data), 0, static_cast<size_t>(own), stream),
                           "an exchange");
         for (int64_t m = 0; m < t.members; ++m)
             if (c.source(static_cast<size_t>(m)) == t.member)
@@ -333,7 +333,7 @@ void NcclCommunicator::permute(const Team &t, const Collective &c, const TensorV
         return;
     const int64_t source = c.source(t.member);
     if (source < 0)
-        driver_.check(driver_.call().fill(reinterpret_cast<gpu::Address>(result.data), 0, bytes, stream), "an exchange");
+        driver_.check(driver_.call().fill(gpu::address_of(result.data), 0, bytes, stream), "an exchange");
     else
         received_ += source == t.member ? 0 : bytes;
     library_.check(library_.group_begin(), c.name);
@@ -453,7 +453,7 @@ void NcclCommunicator::swap(const Team &t, const Collective &c, const GpuExchang
 // Copies on the device, in the order of a stream.
 CopyBytes NcclCommunicator::copier(gpu::Handle stream) const {
     return [this, stream](void *target, const void *source, size_t bytes) {
-        driver_.check(driver_.call().copy_within(reinterpret_cast<gpu::Address>(target), reinterpret_cast<gpu::Address>(source),
+        driver_.check(driver_.call().copy_within(gpu::address_of(target), gpu::address_of(source),
                                                  bytes, stream),
                       "a part of an exchange");
     };

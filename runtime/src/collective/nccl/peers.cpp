@@ -6,7 +6,7 @@ namespace tessera::core {
 
 namespace {
 
-gpu::Address address_of(const void *pointer) { return reinterpret_cast<gpu::Address>(pointer); }
+using gpu::address_of;
 
 // Where a member wants what is sent.
 struct Place {

@@ -14,6 +14,8 @@ using Result = int;       // 0: success; CUDA and HIP share the numbers that are
 using Address = uint64_t; // in device memory
 using Handle = void *;    // of a context, stream, event, module, function, graph or pool
 
+inline Address address_of(const void *pointer) { return reinterpret_cast<Address>(pointer); }
+
 enum : Result {
     success = 0,
     invalid_value = 1,

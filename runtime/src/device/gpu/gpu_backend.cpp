@@ -8,8 +8,6 @@ namespace gpu {
 
 namespace {
 
-Address address_of(const void *pointer) { return reinterpret_cast<Address>(pointer); }
-
 class StreamWork final : public Completion {
   public:
     StreamWork(std::shared_ptr<Event> event, void *native_stream) : event_(std::move(event)), stream_(native_stream) {}

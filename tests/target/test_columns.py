@@ -229,3 +229,21 @@ def test_every_architecture(name: str) -> None:
         kernel, = with_sums(planned(outputs, EAGER))
         for program in generate(kernel, Options(name)).programs:
             assert compile_program(program, arch.backend, arch.number, arch.warp).scratch == 0
+
+
+@pytest.mark.parametrize("dtype", [f32, bf16])
+def test_the_label_is_stored_after_all_else(dtype: DType) -> None:
+    """Other threads store the rest of the row to the same place: a barrier stands between, beside sums too."""
+    x, labels = tensor("x", 16384, 4096, dtype=dtype), tensor("labels", 16384, dtype=i64)
+    dx, = gradients([op.cross_entropy(x, labels)], [x])
+    beside = op.sum(x, axis=[0]) if dtype == f32 else op.mean(op.softmax(op.cast(x, "f32")), axis=0)
+    outputs = {"dx": dx, "loss": op.cross_entropy(x, labels), "beside": beside}
+    kernels = build_plan(to_primitives(Graph(outputs)), None, GPU).kernels
+    kernel, = (k for k in kernels if isinstance(k, LoopKernel) and columns.has_sums(k))
+    assert points.at_points(kernel) != kernel
+    source = generate(kernel, Options()).programs[0].source
+    lines = [line.strip() for line in source[source.rindex("@triton.jit"):].splitlines()]
+    stored = [line.partition(" ")[0] if line.startswith("tl.store(b") else line for line in lines]
+    at = next(i for i, line in enumerate(stored) if line.startswith("tl.store(b") and stored.count(line) == 2)
+    last = stored.index(stored[at], at + 1)
+    assert "mask=" in lines[last] and "tl.debug_barrier()" in lines[at:last]

@@ -227,3 +227,37 @@ def test_instructions_of_softmax() -> None:
     found, registers = instructions(largest({"y": op.softmax(x)}))
     assert len(found) <= 16 * 8192 // 256 and registers <= 64
     assert sum("MUFU.EX2" in i for i in found) == 8192 // 256
+
+
+def launched(outputs: dict[str, Value], columns: int) -> tuple[LoopKernel, list[np.ndarray], list[np.ndarray]]:
+    """The kernel, what the generated program stores, and what the kernel means; labels are below ``columns``."""
+    kernel, random = largest(outputs), np.random.default_rng(0)
+    found = [
+        random.integers(0, min(columns, 100), b.shape).astype(b.dtype.numpy) if b.dtype.is_integer
+        else random.standard_normal(b.shape).astype(b.dtype.numpy) for b in kernel.buffers
+    ]
+    expected = [a.copy() for a in found]
+    triton_interpreter.run_kernel(kernel, found, {})
+    run_kernel(kernel, expected, {})
+    return kernel, found, expected
+
+
+def test_what_is_stored_at_the_label_is_read_back() -> None:
+    """Kept rows read a buffer again once the label has changed it, whichever piece it lies in."""
+    x, labels = op.tensor((270, 20000), name="x"), op.tensor((270, 1), "i64", name="labels")
+    y = op.where(op.iota((270, 20000), 1, "i64") == labels, x * 2 + 5, x)
+    kernel, found, expected = launched({"y": y, "z": y * x / op.sum(op.abs(x), axis=1, keepdims=True)}, 20000)
+    assert choose(kernel).kept and points.at_points(kernel) != kernel
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "picked"), [("i8", False), ("u8", False), ("i16", True), ("i32", True)])
+def test_positions_that_do_not_fit_are_compared(dtype: str, picked: bool) -> None:
+    """2100 positions repeat in 8 bits, so that a label is at several of them."""
+    x, labels = op.tensor((270, 2100), name="x"), op.tensor((270, 1), dtype, name="labels")
+    y = op.where(op.iota((270, 2100), 1, dtype) == labels, x, 0.0)
+    kernel, found, expected = launched({"y": op.sum(y, axis=1)}, 2100)
+    assert (points.at_points(kernel) != kernel) == picked
+    for a, b in zip(found, expected, strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5)

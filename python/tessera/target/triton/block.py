@@ -231,12 +231,20 @@ class Block:
         """After a loop: of what was known before it (``memo``), all that was not overwritten; nothing from inside."""
         self.memo = {k: v for k, v in memo.items() if k in self.memo}
 
-    def forget(self, buffer: int) -> None:
-        """What was read from a buffer, or from one that may be the same memory, must be read again."""
-        same = {buffer, *self.buffers[buffer].may_alias}
-        same |= {i for i, b in enumerate(self.buffers) if buffer in b.may_alias}
-        for key in [k for k in self.memo if k[0] == "load" and k[1] in same]:
-            del self.memo[key]
+    def same(self, buffer: int) -> set[int]:
+        """The buffers that may be the same memory."""
+        buffers = self.buffers
+        return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
+
+    def forget(self, buffer: int, *memos: dict[Any, Variable]) -> None:
+        """What was read from a buffer, or from one that may be the same memory, must be read again.
+
+        ``memos``: of what is known elsewhere; none: of this block.
+        """
+        same = self.same(buffer)
+        for memo in memos or (self.memo,):
+            for key in [k for k in memo if k[0] == "load" and k[1] in same]:
+                del memo[key]
 
 
 def _default(dtype: DType) -> str:

@@ -187,17 +187,15 @@ class _Rows(Stages):
             return False
         return all(d in known if isinstance(d, Ref) else not _mentions(d, varying) for d in op.index)
 
-    def order(self, stage: Stage) -> None:
-        """As for any stage, but nothing waits where a sum along the row has waited for all that was read of it."""
+    def has_waited(self, stage: Stage, buffer: int) -> bool:
+        """A sum along the row has waited for all that was read of it."""
         number = self.kernel.stages.index(stage)
-        for i, op in enumerate(stage.ops):
-            if isinstance(op, Store) and op.mode == "set" and not self._follows_all(Ref(number, i), op):
-                super().order(stage)
-                return
+        stores = [(i, op) for i, op in enumerate(stage.ops) if isinstance(op, Store) and op.buffer == buffer]
+        return all(self._follows_all(Ref(number, i), op) for i, op in stores)
 
     def _follows_all(self, at: Ref, store: Store) -> bool:
         """Whether what is stored needs reductions of all that was read of the same memory, and of this row alone."""
-        same = self.same(store.buffer)
+        same = self.block.same(store.buffer)
         read: set[Ref] = set()
         for number, stage in enumerate(self.kernel.stages[: at.scope + 1]):
             for i, op in enumerate(stage.ops):

@@ -90,28 +90,30 @@ class Stages:
 
     def order(self, stage: Stage) -> None:
         """A barrier where this stage meets memory that an earlier one read or wrote in the other way."""
-        accesses = {(op.buffer, isinstance(op, Store)) for op in stage.ops if isinstance(op, (Load, Store))}
+        accesses = {
+            (op.buffer, isinstance(op, Store)) for op in stage.ops
+            if isinstance(op, Load) or (isinstance(op, Store) and op.mode != "sum")  # which stays in registers
+        }
         wait = False
         for buffer, writes in accesses:
-            for other in self.same(buffer):
+            for other in self.block.same(buffer):
                 kinds = self._touched.get(other, set())
-                wait |= "store" in kinds or (writes and "load" in kinds)
+                wait |= "store" in kinds or (writes and "load" in kinds and not self.has_waited(stage, buffer))
         if wait:
             self.writer.line("tl.debug_barrier()")
             self._touched.clear()
         for buffer, writes in accesses:
             self._touched.setdefault(buffer, set()).add("store" if writes else "load")
 
-    def same(self, buffer: int) -> set[int]:
-        """The buffers that may be the same memory."""
-        buffers = self.kernel.buffers
-        return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
+    def has_waited(self, stage: Stage, buffer: int) -> bool:
+        """Whether all that was read of a buffer has arrived before the stage stores to it, without a barrier."""
+        return False
 
     def _in_place(self, stage: Stage) -> bool:
         """Whether the stage writes memory of which other threads may still have to read."""
         loads = [(i, op) for i, op in enumerate(stage.ops) if isinstance(op, Load)]
         return any(
-            load.buffer in self.same(op.buffer) and not self._follows(stage, op, load, i)
+            load.buffer in self.block.same(op.buffer) and not self._follows(stage, op, load, i)
             for op in stage.ops if isinstance(op, Store) for i, load in loads
         )
 
@@ -246,6 +248,8 @@ class Stages:
                     self.writer.line("tl.debug_barrier()")
                     waited = True
                 self.block.store(op)
+                if any(isinstance(d, Ref) for d in op.index):  # in any of the pieces of a row
+                    self.block.forget(op.buffer, *(own for _, own in self._pieces.values()), self.block.memo)
             elif isinstance(op, Reduce):
                 self._reduce(ref, op, stage, accumulators.get(i))
             elif isinstance(op, Scan):

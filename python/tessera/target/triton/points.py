@@ -13,8 +13,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Union
 
-from tessera.ir.dims import Dim, Expr, sym, symbols
-from tessera.ir.dtype import bool_, i64
+import numpy as np
+
+from tessera.ir.dims import Dim, Expr, bounds, sym, symbols
+from tessera.ir.dtype import DType, bool_, i64
 from tessera.schedule.cost import typical
 from tessera.tile.ir import Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Scan, Stage, Store
 
@@ -79,9 +81,15 @@ def _is_position(stage: Stage, number: int, ref: Ref) -> bool:
     if ref.scope != number:
         return False
     op = stage.ops[ref.index]
-    if isinstance(op, Compute) and op.function == "cast" and op.dtype.is_integer:
+    if isinstance(op, Compute) and op.function == "cast" and _holds_positions(op.dtype, stage.axes[0].extent):
         return _is_position(stage, number, op.args[0])
     return isinstance(op, Index) and op.expr == sym(stage.axes[0].symbol)
+
+
+def _holds_positions(dtype: DType, extent: Dim) -> bool:
+    """Whether numbers of a dtype tell all positions of an axis apart."""
+    most = bounds(extent)[1]
+    return dtype.is_integer and (dtype == i64 or (most is not None and most - 1 <= int(np.iinfo(dtype.numpy).max)))
 
 
 class _Point:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import numpy as np
@@ -209,6 +212,34 @@ def test_what_triton_refuses_is_a_compile_error() -> None:
     program = Program("broken", "import triton\n@triton.jit\ndef broken():\n    missing()\n", (), (1, 1, 1))
     with pytest.raises(CompileError, match="kernel broken: Triton does not compile it for 80"):
         compile_program(program, "cuda", 80, 32)
+
+
+def test_threads_that_come_while_triton_is_imported() -> None:
+    text = """
+        import threading, time
+        from tessera.errors import CompileError
+        from tessera.target.triton.build import compile_program
+        from tessera.target.triton.launch import Program
+
+        program = Program("broken", "import triton\\n@triton.jit\\ndef broken():\\n    missing()\\n", (), (1, 1, 1))
+        refused = []
+
+        def one():
+            try:
+                compile_program(program, "cuda", 80, 32)
+            except CompileError as error:
+                refused.append(error)
+
+        threads = [threading.Thread(target=one) for _ in range(100)]
+        for thread in threads:
+            thread.start()
+            time.sleep(0.005)
+        for thread in threads:
+            thread.join()
+        assert len(refused) == 100, len(refused)
+        """
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(text)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_processes_that_compile() -> None:

@@ -20,6 +20,9 @@ from tessera.target.triton.launch import (
 )
 
 _ALIGNED = 16
+_importing = threading.Lock()
+"""Held while Triton is imported. Its modules import each other, so that a thread that comes while another imports them
+would find modules that are not whole."""
 _loading = threading.Lock()
 _front_end = threading.Lock()
 """Held while Triton reads a program. That is Python, one thread at a time anyway, and CPython before 3.11.8 raises
@@ -28,8 +31,9 @@ SystemError where two threads are in ``ast.parse`` at once (python/cpython#10690
 
 def compile_program(program: Program, backend: str, architecture: int | str, warp: int) -> Binary:
     """Compile one program for an architecture (90, "gfx942"). Raises CompileError."""
-    from triton.backends.compiler import GPUTarget, Language  # type: ignore[import-not-found]
-    from triton.compiler.compiler import make_backend  # type: ignore[import-not-found]
+    with _importing:
+        from triton.backends.compiler import GPUTarget, Language  # type: ignore[import-not-found]
+        from triton.compiler.compiler import make_backend  # type: ignore[import-not-found]
 
     target = GPUTarget(backend, architecture, warp)
     compiler: Any = make_backend(target)

@@ -122,7 +122,7 @@ struct Reference {
 struct Attention {
     int64_t heads = 2, shared = 2;
     bool gradient = false;
-    std::string more, scratch = "1048576", dtype = "bf16", otherwise, then = "[]";
+    std::string more, scale = "0.5", scratch = "1048576", dtype = "bf16", otherwise, then = "[]";
 
     static std::string tensor(const char *name, const std::string &dtype, const char *shape, int buffer) {
         return std::string(R"({"name": ")") + name + R"(", "dtype": ")" + dtype + R"(", "shape": )" + shape + R"(, "buffer": )" +
@@ -153,7 +153,7 @@ struct Attention {
         const std::string out = std::to_string(inputs);
         p.instructions = R"({"library": "cudnn", "function": ")" + std::string(gradient ? "attention_gradient" : "attention") +
                          R"(", "loc": "model.py:3", "scratch": )" + scratch + R"(, "attrs": {"batch": 1, "heads": )" + h +
-                         R"(, "shared": )" + s + R"(, "length": "L", "keys": "S", "size": 8, "scale": 0.5)" + more +
+                         R"(, "shared": )" + s + R"(, "length": "L", "keys": "S", "size": 8, "scale": )" + scale + more +
                          R"(}, "operands": [)" + lists[2] + R"(], "results": [)" + lists[3] + R"(], "then": )" + then +
                          R"(, "otherwise": )" +
                          (otherwise.empty() ? R"([{"kernel": 0, "buffers": [0, 0, )" + out + R"(], "sizes": [4], "grid": [1, 1, 1]}])" : otherwise) +
@@ -279,6 +279,13 @@ void generated_in_its_place(Host &host) {
     CHECK(contains(error_of([&] { run(*other.engine(), host, Given(c, DType::F16).tensors); }, Code::Device), "the model does not know f16"));
     Attention wide = plan_of({4, 3, 5, 5, false}, false);
     CHECK(is_generated(run(*wide.engine(), host, Given({4, 3, 5, 5, false}).tensors)[0], Given({4, 3, 5, 5, false}).q));
+    const Case many{65536, 65536, 1, 1, false};
+    CHECK(is_generated(run(*plan_of(many, false).engine(), host, Given(many).tensors)[0], Given(many).q));
+    for (const char *scale : {"-0.5", "0", "1e-42", "1e39"}) {
+        Attention scaled = plan_of(c, false);
+        scaled.scale = scale;
+        CHECK(is_generated(run(*scaled.engine(), host, given.tensors)[0], given.q));
+    }
     const Attention none = plan_of(c, false);
     CHECK(run(*none.engine(), host, Given({2, 2, 0, 5, false}).tensors)[0].size() == 0);
 }

@@ -27,12 +27,13 @@ Shape = tuple[Any, ...]
 
 
 def attention_graph(
-    q: Shape, k: Shape, causal: bool, dtype: str = "bf16", backward: bool = True, mask: Shape | None = None
+    q: Shape, k: Shape, causal: bool, dtype: str = "bf16", backward: bool = True, mask: Shape | None = None,
+    scale: float | None = None,
 ) -> Graph:
     """Attention and, ``backward``, its gradients for a given gradient of the result."""
     operands = [op.tensor(s, dtype, name=n) for n, s in (("q", q), ("k", k), ("v", k))]
     where = None if mask is None else op.tensor(mask, "bool", name="mask")
-    out = op.scaled_dot_product_attention(*operands, where, causal=causal)
+    out = op.scaled_dot_product_attention(*operands, where, causal=causal, scale=scale)
     if not backward:
         return Graph({"out": out})
     found = gradients([out], operands, [op.tensor(q, dtype, name="g")])
@@ -45,11 +46,14 @@ def attention_kernels(graph: Graph) -> list[AttentionKernel]:
     return [k for k in plan.kernels if isinstance(k, AttentionKernel)]
 
 
-def expected(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, causal: bool) -> list[np.ndarray]:
+def expected(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor, causal: bool, scale: float | None = None
+) -> list[np.ndarray]:
     """Result, sums and gradients by PyTorch in f64, on [heads, length, size]."""
     group = q.shape[0] // k.shape[0]
     q, k, v = (x.double().requires_grad_() for x in (q, k, v))
-    scores = q @ k.repeat_interleave(group, 0).transpose(-1, -2) / math.sqrt(q.shape[-1])
+    scale = 1 / math.sqrt(q.shape[-1]) if scale is None else scale
+    scores = q @ k.repeat_interleave(group, 0).transpose(-1, -2) * scale
     if causal:
         scores = scores.masked_fill(torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1), -math.inf)
     out = torch.softmax(scores, -1) @ v.repeat_interleave(group, 0)
@@ -59,30 +63,32 @@ def expected(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, g: torch.Tensor,
 
 
 @pytest.mark.parametrize(
-    ("q", "k", "causal", "dtype"),
+    ("q", "k", "causal", "dtype", "arch", "scale"),
     [
-        ((1, 2, 70, 16), (1, 1, 70, 16), True, "bf16"),
-        ((40, 32), (70, 32), False, "f16"),
-        ((2, 1, 16), (2, 1, 16), True, "f16"),
+        ((1, 2, 70, 16), (1, 1, 70, 16), True, "bf16", "sm_80", None),
+        ((40, 32), (70, 32), False, "f16", "sm_80", None),
+        ((2, 1, 16), (2, 1, 16), True, "f16", "sm_80", None),
+        ((2, 70, 64), (2, 70, 64), True, "f16", "sm_90a", -0.25),
+        ((2, 70, 64), (2, 70, 64), True, "bf16", "sm_90a", 0.0),
     ],
 )
-def test_against_torch(q: Shape, k: Shape, causal: bool, dtype: str) -> None:
-    forward, backward = attention_kernels(attention_graph(q, k, causal, dtype))
+def test_against_torch(q: Shape, k: Shape, causal: bool, dtype: str, arch: str, scale: float | None) -> None:
+    forward, backward = attention_kernels(attention_graph(q, k, causal, dtype, scale=scale))
     kind = ml_dtypes.bfloat16 if dtype == "bf16" else np.float16
     heads, shared = math.prod(q[:-2]), math.prod(k[:-2])
     rng = np.random.default_rng(3)
     shapes = [(heads, *q[-2:]), (shared, *k[-2:]), (shared, *k[-2:]), (heads, *q[-2:])]
     queries, keys, values, gradient = (rng.standard_normal(s).astype(kind) for s in shapes)
     out, sums, dq, dk, dv = expected(
-        *(torch.tensor(x.astype(np.float64)) for x in (queries, keys, values, gradient)), causal
+        *(torch.tensor(x.astype(np.float64)) for x in (queries, keys, values, gradient)), causal, scale
     )
     result, logarithms = np.full(shapes[0], 77, kind), np.full(shapes[0][:2], 77, np.float32)
-    run_kernel(forward, [queries, keys, values, result, logarithms], {}, Options("sm_80"))
+    run_kernel(forward, [queries, keys, values, result, logarithms], {}, Options(arch))
     close = {"rtol": 0, "atol": 0.03 if dtype == "bf16" else 0.004}
     np.testing.assert_allclose(result.astype(np.float64), out, **close)
     np.testing.assert_allclose(logarithms, sums, rtol=0, atol=1e-5)
     found = [np.full_like(x, 77) for x in (queries, keys, values)]
-    run_kernel(backward, [queries, keys, values, result, logarithms, gradient, *found], {}, Options("sm_80"))
+    run_kernel(backward, [queries, keys, values, result, logarithms, gradient, *found], {}, Options(arch))
     for got, right in zip(found, (dq, dk, dv), strict=True):
         np.testing.assert_allclose(got.astype(np.float64), right, rtol=0, atol=4 * close["atol"])
 
@@ -124,6 +130,14 @@ def test_the_gradient_reads_what_the_forward_pass_wrote() -> None:
 def test_others_are_decomposed(q: Shape, k: Shape, dtype: str) -> None:
     graph = to_gpu_operators(attention_graph(q, k, True, dtype))
     assert not any("attention" in n.op for n in graph.nodes())
+
+
+@pytest.mark.parametrize("scale", [math.inf, -math.inf, math.nan, 1e300, -1e-300])
+def test_scales_beyond_those_of_kernels_are_decomposed(scale: float) -> None:
+    graph = to_gpu_operators(attention_graph((2, 64, 64), (2, 64, 64), True, scale=scale))
+    assert not any("attention" in n.op for n in graph.nodes())
+    usual = to_gpu_operators(attention_graph((2, 64, 64), (2, 64, 64), True, scale=-8.0))
+    assert [n.op for n in usual.nodes() if "attention" in n.op] == ["flash_attention", "flash_attention_gradient"]
 
 
 MASKS = [

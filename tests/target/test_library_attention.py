@@ -66,6 +66,17 @@ def test_what_is_offered() -> None:
         assert names(one, options, libraries) == ["generated"]
 
 
+def test_scales_and_heads_that_the_library_computes_otherwise_are_not_offered() -> None:
+    for gradient in (False, True):
+        one = kernel(gradient)
+        for scale in (0.0, -0.125, 1e-42, 1e39, float("inf"), float("-inf"), float("nan")):
+            assert names(replace(one, scale=scale)) == ["generated"], scale
+        assert names(replace(one, scale=2.0)) == ["generated", "cudnn"]
+    some = op.dim("B", min=1)
+    for batch, expected in ((8191, ["generated", "cudnn"]), (8192, ["generated"]), (some, ["generated", "cudnn"])):
+        assert names(kernel(q=(batch, 8, 256, 64))) == expected
+
+
 def test_gradients_are_the_same_in_every_run_unless_they_need_not_be() -> None:
     def offered(q: tuple[Any, ...], **more: Any) -> bool | None:
         found = candidates(kernel(gradient=True, q=q), replace(OPTIONS, **more), BOTH)

@@ -30,6 +30,8 @@ from tessera.transform.autodiff import composite_gradients
 ATTENTION = "scaled_dot_product_attention"
 FORWARD, GRADIENT = "flash_attention", "flash_attention_gradient"
 _SIZES = (16, 32, 64, 128)
+_LARGEST_SCALE = 2.0**100
+"""Scales up to which, and from whose reciprocal on, kernels compute in f32."""
 
 
 def _forward_infer(types: tuple[TensorType, ...], attrs: Mapping[str, Any]) -> tuple[TensorType, ...]:
@@ -169,9 +171,12 @@ def _covers(mask: TensorType, q: TensorType) -> bool:
 
 
 def has_kernel(node: Node) -> bool:
-    """Whether attention on these operands can be one kernel: 16-bit floats, equal batches, heads of a usual size; a
-    mask for all batches or for each.
+    """Whether attention on these operands can be one kernel: 16-bit floats, equal batches, heads of a usual size, a
+    usual scale; a mask for all batches or for each.
     """
+    scale = abs(node.attrs["scale"])
+    if scale and not 1 / _LARGEST_SCALE <= scale <= _LARGEST_SCALE:
+        return False
     mask = mask_of(node)
     if mask is not None and not _covers(mask.type, node.operands[0].type):
         return False

@@ -19,6 +19,13 @@ using Number = long long;
 
 constexpr size_t aligned = 256; // of what lies in the scratch memory
 constexpr size_t last_without_partial_blocks = 91500; // gradients need keys in whole blocks of 128 up to here
+constexpr int64_t most_heads = 65535; // of all in the batch: rows of blocks that a launch may have
+
+// cuDNN may scale behind the mask: its -inf must stay as it is.
+bool keeps_infinity(double scale) {
+    return scale >= static_cast<double>(std::numeric_limits<float>::min()) &&
+           scale <= static_cast<double>(std::numeric_limits<float>::max());
+}
 
 } // namespace
 
@@ -159,6 +166,14 @@ std::shared_ptr<LibraryCall> AttentionCall::prepare(const Libraries &libraries, 
     if (s.shared == 0 || s.heads % s.shared || std::max({s.batch, s.heads, s.length, s.keys}) > most ||
         checked_mul(s.length, s.keys) > std::numeric_limits<int64_t>::max() / std::max<int64_t>(checked_mul(s.batch, s.heads), 1)) {
         why = "its sizes";
+        return nullptr;
+    }
+    if (s.batch * s.heads > most_heads) {
+        why = format("%lld heads", Number(s.batch * s.heads));
+        return nullptr;
+    }
+    if (!keeps_infinity(a.scale)) {
+        why = format("the scale %g", a.scale);
         return nullptr;
     }
     if (s.length == 0 || s.keys == 0 || (a.gradient && s.length == 1 && s.keys == 1)) {

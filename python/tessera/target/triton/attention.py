@@ -158,6 +158,8 @@ def _element(dtype: DType) -> str:
 
 
 def _hopper_forward(kernel: AttentionKernel, options: Options) -> Program | None:
+    if kernel.scale <= 0:  # scores of keys that do not count are -inf before they are scaled
+        return None
     text = _Text(kernel, options)
     tiles = mul(text.heads, text.blocks(text.length, 128))
     high = bounds(tiles)[1]

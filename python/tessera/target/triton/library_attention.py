@@ -17,6 +17,10 @@ _SCRATCH = 64 << 20
 """Bytes that the library may ask for beside what the sizes tell."""
 _MOST_SCORES = 512 << 20
 """Bytes of scores up to which they may lie in memory, for a gradient that is the same in every run."""
+_MOST_HEADS = 65535
+"""Heads, with the batch: the library has a row of blocks for each, and devices take so many rows."""
+_SCALES = 2.0**-126, 2.0**127
+"""Where scales lie: the library may scale behind the causal mask, whose -inf is then of another sign, or no number."""
 _SUMS = 4
 """Which of the buffers holds the logarithms of sums."""
 
@@ -70,7 +74,9 @@ def library_attention(kernel: AttentionKernel, options: Options) -> LibraryAtten
     shared, keys = k.shape[:2]
     if kernel.masked or options.guarded or size not in _SIZES or q.dtype not in (bf16, f16):
         return None
-    if any(b.role == "inout" for b in kernel.buffers):
+    if any(b.role == "inout" for b in kernel.buffers) or not _SCALES[0] <= kernel.scale <= _SCALES[1]:
+        return None
+    if bounds(heads)[0] > _MOST_HEADS:  # more, where the size is known at the run alone, are seen there
         return None
     deterministic = kernel.backward and options.deterministic
     scores = mul(2, mul(heads, mul(mul(ceildiv(length, 64), 64), mul(ceildiv(keys, 128), 128))))

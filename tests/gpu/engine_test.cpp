@@ -194,6 +194,14 @@ void traces(Host &host) {
     CHECK(values_of(run(*engine, context, {}, {on_device(x), on_device(x)})) == expected(x, x));
     CHECK(sink.seen == (std::vector<std::string>{"kernel add model.py:7", "kernel scale model.py:8"}));
     CHECK(sink.ordered && sink.last > 0);
+    if (!on_model)
+        return;
+    // All three events are there before the first launch, which fails here.
+    const Tensor given = on_device(x);
+    const int64_t before = calls("cuEventCreate");
+    fail_next("cuLaunchKernelEx", 1);
+    CHECK(!error_of([&] { run(*engine, context, {}, {given, given}); }, Code::Device).empty());
+    CHECK(calls("cuEventCreate") >= before + 3);
 }
 
 // A run becomes part of a graph that the caller captures.

@@ -63,7 +63,7 @@ class GpuEngine final : public Engine {
     void run_library(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     gpu::Result put(const Submission &s, const GpuStep &step, gpu::Handle stream) const;
     // `marks`: receives an event behind each step.
-    void launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks = nullptr) const;
+    void launch_all(Submission &s, gpu::Handle stream, const std::vector<std::shared_ptr<Event>> *marks = nullptr) const;
     void launch_traced(Submission &s) const;
     bool is_captured(const RunContext &context) const;
     void run_in_capture(Submission &s);

@@ -85,10 +85,13 @@ CapturedGraph &GpuEngine::capture(Submission &s) {
     return *target;
 }
 
-// Piece by piece with an event behind each, and waited for: who watches gets the times of the device.
+// Piece by piece with an event behind each, and waited for: who watches gets the times of the device. All events are made
+// first: to make one can take longer than a kernel, which would then be seen to wait for it.
 void GpuEngine::launch_traced(Submission &s) const {
     std::shared_ptr<Event> start = backend_.create_event(device_.index);
-    std::vector<std::shared_ptr<Event>> marks;
+    std::vector<std::shared_ptr<Event>> marks(s.prepared->steps.size());
+    for (std::shared_ptr<Event> &mark : marks)
+        mark = backend_.create_event(device_.index);
     start->record(*s.context.stream);
     launch_all(s, s.stream, &marks);
     if (marks.empty())
@@ -106,19 +109,19 @@ void GpuEngine::launch_traced(Submission &s) const {
     }
 }
 
-void GpuEngine::launch_all(Submission &s, gpu::Handle stream, std::vector<std::shared_ptr<Event>> *marks) const {
+void GpuEngine::launch_all(Submission &s, gpu::Handle stream, const std::vector<std::shared_ptr<Event>> *marks) const {
     if (checks_)
         driver_.check(driver_.call().copy_within(address_of(s.frame->status()), address_of(s.frame->clean_status()),
                                        s.frame->status_bytes(), stream),
                       "status words");
-    for (const GpuStep &step : s.prepared->steps) {
+    for (size_t i = 0; i < s.prepared->steps.size(); ++i) {
+        const GpuStep &step = s.prepared->steps[i];
         const gpu::Result result = put(s, step, stream);
-        if (result == gpu::success && marks) {
-            marks->push_back(backend_.create_event(device_.index));
-            marks->back()->record(*s.context.stream);
-        }
-        if (result == gpu::success)
+        if (result == gpu::success) {
+            if (marks)
+                (*marks)[i]->record(*s.context.stream);
             continue;
+        }
         const Instruction &in = *step.source;
         const char *what = in.kernel >= 0 ? plan_->kernels[static_cast<size_t>(in.kernel)].name.c_str() : "a copy";
         driver_.raise(result, format("%s %s%s%s", what, gpu::Driver::is_sticky(result) ? "or a kernel before it failed" : "cannot be launched",

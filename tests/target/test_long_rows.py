@@ -23,7 +23,7 @@ from tessera.target.triton.head import Options
 from tessera.target.triton.kept import values_kept
 from tessera.target.triton.tiles import Blocks, choose
 from tessera.tile.interpret import run_kernel
-from tessera.tile.ir import Compute, Load, LoopKernel, Store
+from tessera.tile.ir import Compute, Load, LoopKernel, Ref, Store
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import to_primitives
@@ -187,9 +187,58 @@ def test_exponentials_of_16_bit_rows_only() -> None:
         ("f32", op.softmax, False), ("bf16", lambda x: op.exp(x - op.max(x, axis=1, keepdims=True)), False),
     ):
         kernel = largest({"y": build(op.tensor((64, 512), dtype, name="x"))})
-        marked = exponentials.of_differences(kernel)
-        found = {o.function for s in marked.stages for o in s.ops if isinstance(o, Compute)}
-        assert (exponentials.FUNCTION in found) == expected and ("exp" in found) != expected, (dtype, build)
+        assert is_marked(kernel) == expected, (dtype, build)
+
+
+def is_marked(kernel: LoopKernel) -> bool:
+    """Whether the exponentials are those of differences, all of them or none."""
+    marked = exponentials.of_differences(kernel)
+    found = {o.function for s in marked.stages for o in s.ops if isinstance(o, Compute)}
+    assert (exponentials.FUNCTION in found) != ("exp" in found)
+    return exponentials.FUNCTION in found
+
+
+def test_exponentials_of_what_the_maximum_is_of_only() -> None:
+    """Differences that may be above 0 keep the exponential that is right everywhere."""
+    x, y = (op.cast(op.tensor((64, 512), "bf16", name=n), "f32") for n in "xy")
+    half = op.cast(x * 0.5, "bf16")
+
+    def less(a: Value, b: Value, other: float | None = None) -> LoopKernel:
+        top = op.max(b, axis=1, keepdims=True)
+        top = top if other is None else op.where(top == float("-inf"), other, top)
+        return largest({"y": op.sum(op.exp(a - top), axis=1)})
+
+    assert is_marked(less(x, x)) and is_marked(less(x, x, 0.0)) and is_marked(less(op.cast(half, "f32"), half))
+    assert is_marked(largest({"y": op.logsumexp(op.cast(x, "bf16"), axis=1)}))
+    top = op.max(x, axis=1, keepdims=True)
+    for kernel in (
+        less(x, y), less(x, half), less(x, -x), less(x, x, 1.0), less(x, x[:, :256]),
+        largest({"y": op.sum(op.exp(x - op.cast(op.cast(top * 1.0, "f8e4m3"), "f32")), axis=1)}),
+        largest({"y": op.sum(op.exp(x - op.where(top > 3.0, 0.0, top)), axis=1)}),
+    ):
+        assert not is_marked(kernel), kernel
+
+
+def test_exponentials_of_elements_that_were_written_since() -> None:
+    kernel = largest({"y": op.softmax(op.tensor((64, 512), "bf16", name="x"))})
+    load, store = kernel.stages[0].ops[0], kernel.stages[-1].ops[-1]
+    assert isinstance(load, Load) and isinstance(store, Store) and is_marked(kernel)
+
+    def with_store(number: int, at: int, new: Store) -> LoopKernel:
+        stage = kernel.stages[number]
+        changed = replace(stage, ops=(*stage.ops[:at], new, *stage.ops[at:]))
+        return replace(kernel, stages=(*kernel.stages[:number], changed, *kernel.stages[number + 1 :]))
+
+    last = len(kernel.stages) - 1
+    here = replace(store, buffer=load.buffer)
+    there = replace(here, index=(here.index[0], 0))
+    assert is_marked(with_store(last, len(kernel.stages[last].ops), here))
+    for number, new in ((1, replace(here, value=Ref(1, 0))), (1, replace(there, value=Ref(1, 0)))):
+        found = exponentials.of_differences(with_store(number, len(kernel.stages[number].ops), new))
+        functions = [[o.function for o in s.ops if isinstance(o, Compute)] for s in found.stages]
+        assert "exp" in functions[last] and exponentials.FUNCTION not in functions[last]
+    found = exponentials.of_differences(with_store(last, len(kernel.stages[last].ops), there))
+    assert any(isinstance(o, Compute) and o.function == "exp" for o in found.stages[last].ops)
 
 
 def instructions(kernel: LoopKernel) -> tuple[list[str], int]:

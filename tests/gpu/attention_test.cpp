@@ -1,7 +1,9 @@
 // Attention by cuDNN in plans: values, the generated kernels in its place, errors. On the model, which computes the graphs
 // of operations that the runtime describes; tests/gpu/check_libraries.py has the checks for a device.
+#include <atomic>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "core/transfer.h"
 #include "device/cuda/cudnn.h"
@@ -304,6 +306,27 @@ void a_library_that_cannot_be_used(Host &host) {
     ::unsetenv("FAKE_CUDNN_BROKEN");
 }
 
+// Plans are made, and run, by several threads; the library's context is used by one at a time.
+void several_threads() {
+    const Case c{2, 2, 5, 5, true};
+    std::atomic<int> good{0};
+    std::vector<std::thread> threads;
+    for (int t = 0; t < 4; ++t)
+        threads.emplace_back([&] {
+            Host host;
+            for (int i = 0; i < 4; ++i) {
+                const Given given(c);
+                const Reference right(c, given.q, given.k, given.v, given.g);
+                auto engine = plan_of(c, false).engine();
+                for (int again = 0; again < 2; ++again)
+                    good += near(values_of(run(*engine, host, given.tensors)[0]), right.out);
+            }
+        });
+    for (std::thread &t : threads)
+        t.join();
+    CHECK(good == 32);
+}
+
 void a_failed_call_is_an_error(Host &host) {
     const Case c{2, 2, 5, 5, false};
     const Given given(c);
@@ -389,6 +412,7 @@ int main(int argc, char **argv) {
         values(host);
         calls_are_captured(host);
         generated_in_its_place(host);
+        several_threads();
         a_failed_call_is_an_error(host);
         tensors_that_are_too_small(host);
         refused_when_read();

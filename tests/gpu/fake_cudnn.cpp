@@ -5,6 +5,8 @@
 // (here f16), and has a workspace of its own. What lies in memory must be 16-byte aligned.
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <chrono>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -12,7 +14,9 @@
 #include <cstring>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "fake_cuda/device_model.h"
@@ -55,6 +59,24 @@ std::map<Handle, std::shared_ptr<Descriptor>> alive;
 std::string last_error;
 int failure = 0;
 Handle stream_of_context = nullptr;
+using Hold = std::lock_guard<std::recursive_mutex>;
+std::recursive_mutex lock; // of all above: threads may each have descriptors
+std::atomic<int> users{0};
+
+// The library's context is used, by one thread at a time.
+struct InUse {
+    InUse() {
+        if (users++) {
+            Model &model = Model::get();
+            const Hold hold(model.lock);
+            model.misuse("cuDNN: two threads use a context");
+        }
+        std::this_thread::sleep_for(std::chrono::microseconds(300));
+    }
+    ~InUse() { --users; }
+    InUse(const InUse &) = delete;
+    InUse &operator=(const InUse &) = delete;
+};
 
 int refuse(int status, const std::string &why) {
     last_error = why;
@@ -333,6 +355,17 @@ bool is_unknown(const Descriptor &graph) {
     return false;
 }
 
+// Engines, plans and graphs are found for a context, and use it.
+std::unique_ptr<InUse> user_of(Handle descriptor) {
+    int type = 0;
+    {
+        const Hold hold(lock);
+        const auto found = alive.find(descriptor);
+        type = found == alive.end() ? 0 : found->second->type;
+    }
+    return type == 4 || type == 5 || type == 15 ? std::make_unique<InUse>() : nullptr;
+}
+
 } // namespace
 
 extern "C" {
@@ -360,15 +393,20 @@ int cudnnSetStream(Handle, Handle stream) {
 }
 
 int cudnnBackendCreateDescriptor(int type, Handle *descriptor) {
+    const Hold hold(lock);
     auto made = std::make_shared<Descriptor>();
     made->type = type;
     *descriptor = made.get();
     alive[made.get()] = made;
     return 0;
 }
-int cudnnBackendDestroyDescriptor(Handle descriptor) { return alive.erase(descriptor) ? 0 : refuse(bad_parameter, "no descriptor"); }
+int cudnnBackendDestroyDescriptor(Handle descriptor) {
+    const Hold hold(lock);
+    return alive.erase(descriptor) ? 0 : refuse(bad_parameter, "no descriptor");
+}
 
 int cudnnBackendSetAttribute(Handle descriptor, int attribute, int type, int64_t count, const void *values) {
+    const Hold hold(lock);
     const auto found = alive.find(descriptor);
     if (found == alive.end() || found->second->complete || !values)
         return refuse(bad_parameter, "a descriptor that cannot be changed");
@@ -387,6 +425,8 @@ int cudnnBackendSetAttribute(Handle descriptor, int attribute, int type, int64_t
 }
 
 int cudnnBackendFinalize(Handle descriptor) {
+    const auto in_use = user_of(descriptor);
+    const Hold hold(lock);
     const auto found = alive.find(descriptor);
     const auto wants = found == alive.end() ? needed.end() : needed.find(found->second->type);
     if (wants == needed.end())
@@ -402,6 +442,8 @@ int cudnnBackendFinalize(Handle descriptor) {
 }
 
 int cudnnBackendGetAttribute(Handle descriptor, int attribute, int, int64_t wanted, int64_t *found, void *values) {
+    const auto in_use = user_of(descriptor);
+    const Hold hold(lock);
     const auto d = alive.find(descriptor);
     if (d == alive.end() || !d->second->complete)
         return refuse(bad_parameter, "a descriptor that is not complete");
@@ -425,8 +467,9 @@ int cudnnBackendGetAttribute(Handle descriptor, int attribute, int, int64_t want
 }
 
 int cudnnBackendExecute(Handle, Handle plan, Handle pack) {
+    const InUse in_use;
     Model &model = Model::get();
-    std::lock_guard<std::recursive_mutex> hold(model.lock);
+    const Hold hold(lock), hold_model(model.lock);
     ++counts["execute"];
     if (failure) {
         const int status = failure;

@@ -51,7 +51,7 @@ Handle Cudnn::handle(int device) const {
 
 void Cudnn::run(int device, Handle stream, Handle plan, Handle addresses) const {
     const Handle context = handle(device);
-    std::lock_guard<std::mutex> hold(running_);
+    const auto hold = alone();
     check(set_stream(context, stream), "a stream");
     check(execute(context, plan, addresses), "a call");
 }

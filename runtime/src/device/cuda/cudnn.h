@@ -39,6 +39,8 @@ class Cudnn {
     size_t version() const { return version_; } // 91900: 9.19
     // The library's context for a device, made at the first use and kept. DeviceError.
     Handle handle(int device) const;
+    // While it is held no other thread uses a context, which knows of one thread at a time.
+    std::unique_lock<std::mutex> alone() const { return std::unique_lock<std::mutex>(in_use_); }
     // Puts a plan on a stream of a device. DeviceError.
     void run(int device, Handle stream, Handle plan, Handle addresses) const;
     // Throws a DeviceError, with what the library says of it, for a status unless it is success.
@@ -50,7 +52,7 @@ class Cudnn {
     std::string file_;
     size_t version_ = 0;
     LibraryHandles handles_;
-    mutable std::mutex running_; // a context has one stream at a time
+    mutable std::mutex in_use_;
 };
 
 // The library, loaded at the first call; null where there is none, and `why` says so.

@@ -199,6 +199,7 @@ bool CudnnGraph::take(Handle proposal, size_t most_workspace, std::string &why) 
 void CudnnGraph::finish(size_t most_workspace) {
     graph_ = make(graph_kind);
     const Handle context = library_.handle(device_);
+    const auto hold = library_.alone(); // the context is used until a plan is complete
     set(graph_, graph_handle, handle_type, 1, &context);
     set(graph_, graph_operations, descriptor_type, static_cast<int64_t>(operations_.size()), operations_.data());
     library_.check(library_.finalize(graph_), "a graph of operations");

@@ -110,11 +110,11 @@ def test_a_program_calls_cudnn() -> None:
 class Attention:
     """Attention of [heads, length, size] in f64, and its gradients for that of the result."""
 
-    def __init__(self, q: Any, k: Any, v: Any, given: Any, causal: bool) -> None:
+    def __init__(self, q: Any, k: Any, v: Any, given: Any, causal: bool, scale: float | None = None) -> None:
         q, k, v, given = (wide(x) for x in (q, k, v, given))
         group = q.shape[0] // k.shape[0]
         every_k, every_v = np.repeat(k, group, axis=0), np.repeat(v, group, axis=0)
-        scale = 1 / np.sqrt(q.shape[-1])
+        scale = 1 / np.sqrt(q.shape[-1]) if scale is None else scale
         scores = q @ every_k.swapaxes(1, 2) * scale
         if causal:
             scores = np.where(np.tri(*scores.shape[1:], dtype=bool), scores, -np.inf)
@@ -331,14 +331,15 @@ def attention_called(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def attention(
-    q: tuple[int, ...], shared: int, dtype: str, causal: bool, deterministic: bool, libraries: list[str]
+    q: tuple[int, ...], shared: int, dtype: str, causal: bool, deterministic: bool, libraries: list[str],
+    scale: float | None = None,
 ) -> tuple[Any, dict[str, np.ndarray]]:
     """The program of attention and its gradients, and its inputs."""
     k = (q[0], shared, *q[2:])
     shapes = zip("qkvg", (q, k, k, q))
     given = {n: np.roll(drawn(*s, dtype=dtype), 7 * i, axis=-1) for i, (n, s) in enumerate(shapes)}
     tensors = {n: op.tensor(x.shape, dtype, name=n) for n, x in given.items()}
-    out = op.scaled_dot_product_attention(*(tensors[n] for n in "qkv"), causal=causal)
+    out = op.scaled_dot_product_attention(*(tensors[n] for n in "qkv"), causal=causal, scale=scale)
     found = gradients([out], [tensors[n] for n in "qkv"], [tensors["g"]])
     schedule = graph.Schedule(deterministic=deterministic, libraries=libraries)
     return graph.compile({"out": out, **dict(zip(("dq", "dk", "dv"), found))}, target="ptx", schedule=schedule), given
@@ -405,6 +406,21 @@ def test_attention_that_cudnn_does_not_do_stays_generated(attention_called: None
     for tensor, more in ((q, {"mask": mask}), (small, {})):
         out = op.scaled_dot_product_attention(tensor, tensor, tensor, **more)
         assert not calls(graph.compile({"out": out}, target="ptx"))
+
+
+@on_device
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scale", [-0.5, 0.0])
+def test_attention_with_scales_that_are_not_positive(scale: float, causal: bool, attention_called: None) -> None:
+    """Scores that do not count are -inf, of whatever sign the scale is."""
+    for length, size in ((200, 64), (384, 128)):
+        program, given = attention((2, 4, length, size), 2, "bf16", causal, False, ["cudnn"], scale)
+        assert not calls(program)
+        found = program(**given)
+        flat = {n: x.reshape(-1, *x.shape[2:]) for n, x in given.items()}
+        right = Attention(*(flat[n] for n in "qkvg"), causal, scale)
+        for name in ("out", "dq", "dk", "dv"):
+            near(found[name], getattr(right, name).reshape(found[name].shape), 2e-2)
 
 
 @on_device

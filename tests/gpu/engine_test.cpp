@@ -145,6 +145,18 @@ void repeated_runs_replay_a_graph(Host &host) {
     CHECK(!on_model || calls("graphs alive") == 0);
 }
 
+// Kernels that wait by themselves are launched so that the device may start them early; values are as ever.
+void early_kernels(Host &host) {
+    PlanText marked = double_sum();
+    for (size_t at = 0; (at = marked.kernels.find(R"("module")", at)) != std::string::npos; at += 30)
+        marked.kernels.insert(at, R"("early": true, )");
+    auto engine = engine_of(marked);
+    const std::vector<float> x = ramp(3000), y = ramp(3000, 7);
+    const int64_t before = calls("early launches");
+    CHECK(values_of(run(*engine, host.context(), {}, {on_device(x), on_device(y)})) == expected(x, y));
+    CHECK(!on_model || device_type != DeviceType::CUDA || calls("early launches") == before + 1); // the second kernel's
+}
+
 void streams_of_the_caller(Host &host) {
     auto engine = engine_of(double_sum());
     std::vector<float> x = ramp(3000), y = ramp(3000, 7);
@@ -508,6 +520,7 @@ int main(int argc, char **argv) {
         Host host;
         any_size_from_any_place(host);
         repeated_runs_replay_a_graph(host);
+        early_kernels(host);
         streams_of_the_caller(host);
         traces(host);
         captured_by_the_caller(host);

@@ -40,6 +40,7 @@ void refused_when_read() {
         {good, R"("shared": 0)", R"("shared": 0, "cluster": [2, 1])", "needs three sizes"},
         {good, R"("shared": 0)", R"("shared": 0, "cluster": [0, 1, 1])", "outside [1, 16]"},
         {good, R"("shared": 0)", R"("shared": 0, "scratch": -8)", "'scratch' is -8"},
+        {good, R"("shared": 0)", R"("shared": 0, "early": 1)", "'early' is not true or false"},
         {good, R"({"buffer": 0},)", R"({"buffer": -1},)", "'buffer' is -1"},
         {good, R"({"buffer": 0},)", R"({"buffer": 7},)", "takes 8 buffers"},
         {good, R"({"buffer": 0},)", R"({"puffer": 0},)", "of no known kind"},
@@ -107,11 +108,32 @@ void refused_for_given_sizes() {
     CHECK(contains(error_of([&] { parse(changed(mapped, R"("shape": [{"size": 0}, 4])", R"("shape": [-1, 4])")); }, Code::Format), "negative"));
 }
 
+// Only behind another kernel of the same run: what lies before the run, a copy or a library must have ended.
+void early_behind_a_kernel() {
+    auto is_early = [](const std::string &text) {
+        std::string all;
+        for (const GpuStep &step : GpuPrepared(parse(text), {1000}).steps)
+            all += step.launch.early ? 'e' : '-';
+        return all;
+    };
+    const std::string first = R"("name": "add", "module": 0)", second = R"("name": "scale", "module": 0)";
+    const std::string good = double_sum().text();
+    auto marked = [&](const std::string &text, const std::string &piece) { return changed(text, piece, piece + R"(, "early": true)"); };
+    CHECK(is_early(good) == "--");
+    CHECK(is_early(marked(good, first)) == "--");
+    CHECK(is_early(marked(good, second)) == "-e");
+    const std::string both = marked(marked(good, first), second);
+    CHECK(is_early(both) == "-e");
+    const std::string between = R"({"zero": 2, "bytes": 400}, )", at = R"({"kernel": 1)";
+    CHECK(is_early(changed(both, at, between + at)) == "---");
+}
+
 } // namespace
 
 int main(int argc, char **argv) {
     choose(argc, argv);
     refused_when_read();
     refused_for_given_sizes();
+    early_behind_a_kernel();
     return finish();
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import zlib
 from collections.abc import Iterator
 from functools import lru_cache
@@ -19,6 +20,7 @@ from tessera.target.hsaco import architectures as amd
 from tessera.target.ptx import architectures as nvidia
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.cache import key_of
+from tessera.target.triton.compile import Architecture
 from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Binary, Program
@@ -109,3 +111,16 @@ def test_every_operator(arch: str) -> None:
             compile_program(program, architecture.backend, architecture.number, architecture.warp)
         assert binary is not None and binary.code.startswith(b"\x7fELF") and 0 < binary.threads <= 1024, name
         assert binary.format == ("hsaco" if architecture.target == "hsaco" else "cubin")
+        assert_waits_first(binary, architecture)
+
+
+def assert_waits_first(binary: Binary, architecture: Architecture) -> None:
+    """Kernels of sm_90a and later begin before those before them have ended, and wait before they do anything."""
+    text = binary.text.decode()
+    if architecture.name in ("sm_80", "gfx90a", "gfx942"):
+        assert not binary.early and "griddepcontrol" not in text
+        return
+    assert binary.early and text.count("griddepcontrol") == 1
+    body = text[text.index("\n{\n") :].replace("{", ";", 1)
+    statements = [s.strip() for s in re.sub(r"//.*", "", body).split(";")]
+    assert next(s for s in statements if s and not s.startswith(".")) == "griddepcontrol.wait"

@@ -57,6 +57,7 @@ struct GpuKernel {
     std::string symbol;
     uint32_t threads = 1, shared = 0;
     uint32_t cluster[3] = {1, 1, 1};
+    bool early = false;  // waits by itself until the kernels before it have ended
     int64_t scratch = 0; // bytes of global scratch of one block
     std::vector<GpuArgument> arguments;
     uint32_t buffers = 0, sizes = 0; // how many operands and sizes the arguments refer to

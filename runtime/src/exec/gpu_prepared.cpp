@@ -36,6 +36,11 @@ int tensor_map_type(DType dtype) {
     }
 }
 
+bool is_launch(const GpuStep &step) {
+    const InstructionKind kind = step.source->kind;
+    return !step.agrees && (kind == InstructionKind::Kernel || kind == InstructionKind::CheckRange);
+}
+
 } // namespace
 
 GpuPrepared::GpuPrepared(const Plan &plan, std::vector<int64_t> given, const Libraries &libraries)
@@ -190,6 +195,7 @@ void GpuPrepared::add_launch(const Plan &plan, const Instruction &in, GpuStep &s
         return;
     step.launch.threads = k.threads;
     step.launch.shared = k.shared;
+    step.launch.early = k.early && !steps.empty() && is_launch(steps.back());
     step.first_slot = slot_buffers.size();
     slot_buffers.insert(slot_buffers.end(), in.buffers.begin(), in.buffers.end());
     step.first_argument = arguments.size();

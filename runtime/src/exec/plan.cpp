@@ -218,6 +218,7 @@ class PlanReader : private PlanFields {
             k.threads = static_cast<uint32_t>(bounded(j, "threads", 1, 1024, place));
             k.shared = static_cast<uint32_t>(bounded(j, "shared", 0, 1 << 20, place));
             k.scratch = j.find("scratch") ? bounded(j, "scratch", 0, int64_t{1} << 40, place) : 0;
+            k.early = flag(j, "early", place);
             if (j.find("cluster")) {
                 const Json &cluster = list(j, "cluster", place);
                 expect(cluster.items().size() == 3, place, "'cluster' needs three sizes");

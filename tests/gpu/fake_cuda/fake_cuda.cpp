@@ -490,10 +490,12 @@ int launch(const Configuration *c, Handle handle, void **arguments, void **) {
     if (threads == 0 || threads > 1024 || c->grid[0] == 0 || c->grid[1] == 0 || c->grid[2] == 0 || c->grid[1] > 65535 ||
         c->grid[2] > 65535 || c->shared > static_cast<unsigned>(function->shared))
         return invalid_value;
-    for (unsigned i = 0; i < c->attribute_count; ++i)
+    for (unsigned i = 0; i < c->attribute_count; ++i) {
+        model.calls["early launches"] += c->attributes[i].id == 6 && c->attributes[i].value[0] == 1;
         for (unsigned k = 0; k < 3 && c->attributes[i].id == 4; ++k)
             if (c->grid[k] % c->attributes[i].value[k])
                 return invalid_value;
+    }
     auto values = std::make_shared<Arguments>();
     for (const char *kind = function->kernel->parameters; *kind; ++kind) {
         const char *value = static_cast<const char *>(*arguments++);

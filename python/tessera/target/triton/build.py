@@ -10,6 +10,7 @@ from typing import Any
 
 from tessera.errors import CompileError
 from tessera.target.triton.convert import pointer_type
+from tessera.target.triton.early import FIRST, may_start_early
 from tessera.target.triton.launch import (
     Binary,
     BufferArgument,
@@ -36,6 +37,7 @@ def compile_program(program: Program, backend: str, architecture: int | str, war
         from triton.compiler.compiler import make_backend  # type: ignore[import-not-found]
 
     target = GPUTarget(backend, architecture, warp)
+    early = isinstance(architecture, int) and architecture >= FIRST
     compiler: Any = make_backend(target)
     try:
         options = compiler.parse_options(_options(program, backend))
@@ -46,12 +48,15 @@ def compile_program(program: Program, backend: str, architecture: int | str, war
         with _front_end:
             module = _first_form(program, target, compiler, options)
         for name, stage in stages.items():
-            module = made[name] = stage(module, metadata)
+            module = stage(module, metadata)
+            if name == "ptx" and early:
+                module = may_start_early(module)
+            made[name] = module
     except Exception as error:
         raise CompileError(
             f"kernel {program.name}: Triton does not compile it for {architecture}: {error}\n{program.source}"
         ) from error
-    return _binary(metadata, made, backend, warp)
+    return _binary(metadata, made, backend, warp, early)
 
 
 def _options(program: Program, backend: str) -> dict[str, Any]:
@@ -116,7 +121,7 @@ def load(program: Program) -> Any:
         return names[program.name]
 
 
-def _binary(metadata: Mapping[str, Any], made: Mapping[str, Any], backend: str, warp: int) -> Binary:
+def _binary(metadata: Mapping[str, Any], made: Mapping[str, Any], backend: str, warp: int, early: bool) -> Binary:
     nvidia = backend == "cuda"
     code = made["cubin" if nvidia else "hsaco"]
     return Binary(
@@ -124,7 +129,7 @@ def _binary(metadata: Mapping[str, Any], made: Mapping[str, Any], backend: str, 
         threads=metadata["num_warps"] * warp, shared=metadata["shared"],
         scratch=metadata.get("global_scratch_size") or 0,
         registers=_registers(bytes(code)) if nvidia else _vector_registers(made["amdgcn"]),
-        text=made["ptx"].encode() if nvidia else b"",
+        text=made["ptx"].encode() if nvidia else b"", early=early,
     )
 
 

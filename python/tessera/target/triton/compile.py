@@ -100,6 +100,7 @@ def _compiled(program: Program, binary: Binary, module: int) -> CompiledKernel:
     return CompiledKernel(
         program.name, module, binary.symbol, binary.threads, binary.shared, (program.clusters, 1, 1), binary.scratch,
         (*_passed(program.arguments), *_APPENDED), program.grid, binary.registers, program.source,
+        binary.early,
     )
 
 

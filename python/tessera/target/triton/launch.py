@@ -151,7 +151,10 @@ class Generated:
 
 @dataclass(frozen=True, slots=True)
 class Binary:
-    """A compiled module: machine code, and for NVIDIA its PTX."""
+    """A compiled module: machine code, and for NVIDIA its PTX.
+
+    ``early``: it may be started before the kernel before it has ended (see ``early.py``).
+    """
 
     symbol: str
     code: bytes
@@ -161,6 +164,7 @@ class Binary:
     scratch: int
     registers: int | None
     text: bytes = b""
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,6 +182,7 @@ class CompiledKernel:
     grid: tuple[Dim, Dim, Dim]
     registers: int | None = None
     source: str = ""
+    early: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -188,6 +188,7 @@ class _Writer:
                 "name": k.name, "module": k.module, "symbol": k.symbol, "threads": k.threads, "shared": k.shared,
                 "cluster": list(k.cluster), "scratch": k.scratch, "arguments": [a.plan() for a in k.arguments],
                 "registers": k.registers, "source": sources.index(k.source),
+                **({"early": True} if k.early else {}),
             }
             for k in image.kernels
         ]

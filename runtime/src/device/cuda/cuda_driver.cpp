@@ -18,13 +18,16 @@ constexpr int attribute_max_threads = 1, attribute_multiprocessors = 16, attribu
               attribute_shared = 97;
 constexpr int function_dynamic_shared = 8, function_large_clusters = 14;
 constexpr unsigned launch_cluster = 4; // CU_LAUNCH_ATTRIBUTE_CLUSTER_DIMENSION
+constexpr unsigned launch_early = 6;   // CU_LAUNCH_ATTRIBUTE_PROGRAMMATIC_STREAM_SERIALIZATION
 constexpr unsigned portable_cluster = 8;
+constexpr int first_with_early_in_graphs = 12030;
 
 struct LaunchAttribute {
     unsigned id;
     unsigned padding;
     union {
         unsigned dimensions[3];
+        int allowed;
         char bytes[64];
     } value;
 };
@@ -130,15 +133,20 @@ class CudaDriver final : public Driver {
         c.block[1] = c.block[2] = 1;
         c.shared = l.shared;
         c.stream = stream;
-        LaunchAttribute cluster{};
+        LaunchAttribute attributes[2] = {};
+        c.attributes = attributes;
         unsigned blocks = l.cluster[0] * l.cluster[1] * l.cluster[2];
         if (blocks > 1) {
+            LaunchAttribute &cluster = attributes[c.attribute_count++];
             cluster.id = launch_cluster;
             std::memcpy(cluster.value.dimensions, l.cluster, sizeof l.cluster);
-            c.attributes = &cluster;
-            c.attribute_count = 1;
             if (blocks > portable_cluster)
                 set_function_attribute_(function, function_large_clusters, 1);
+        }
+        if (l.early && version_ >= first_with_early_in_graphs) {
+            LaunchAttribute &early = attributes[c.attribute_count++];
+            early.id = launch_early;
+            early.value.allowed = 1;
         }
         return launch_(&c, function, arguments, nullptr);
     }

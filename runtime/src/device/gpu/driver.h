@@ -118,6 +118,7 @@ struct Launch {
     unsigned cluster[3] = {1, 1, 1};
     unsigned threads = 1; // of a block
     unsigned shared = 0;  // dynamic shared memory of a block, bytes
+    bool early = false;   // may be started before the kernel before it has ended; it waits for that itself
 };
 
 struct DeviceProperties {

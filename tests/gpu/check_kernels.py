@@ -335,7 +335,10 @@ def logits_of(rows: int, columns: int, dtype: torch.dtype) -> tuple[torch.Tensor
     return x, labels
 
 
-_LONG = [(8192, 50304), (300, 50257), (300, 33000), (64, 20001), (64, 25601), (40, 128256), (300, 8192), (2000, 1000)]
+_LONG = [
+    (8192, 50304), (300, 50257), (300, 33000), (300, 24008), (200, 56000), (64, 20001), (64, 25601), (40, 128256),
+    (300, 8192), (2000, 1000),
+]
 
 
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
@@ -359,6 +362,20 @@ def test_cross_entropy_of_long_rows(rows: int, columns: int, dtype: str) -> None
         torch.testing.assert_close(first["loss"][some].double(), right.detach(), rtol=2e-6, atol=1e-5, equal_nan=True)
         near = {"rtol": 2**-8, "atol": 1e-8} if dtype == "bf16" else {"rtol": 2e-5, "atol": 1e-9}
         torch.testing.assert_close(first["gradient"][some].double(), wide.grad, equal_nan=True, **near)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(300, 24008), (200, 56000), (300, 20001)])
+def test_gradient_of_long_rows(rows: int, columns: int) -> None:
+    """Two rows are needed twice."""
+    x, g = (op.tensor((rows, columns), "bf16", name=n) for n in "xg")
+    y = op.softmax(op.cast(x, "f32"))
+    gradient, = gradients([y], [x], [op.cast(g, "f32")])
+    given, _ = logits_of(rows, columns, torch.bfloat16)
+    above = torch.randn(rows, columns, device="cuda").bfloat16()
+    wide = given.double().requires_grad_()
+    torch.softmax(wide, -1).backward(above.double())
+    found = torch.from_dlpack(graph.compile({"y": gradient}, target="ptx")(x=given, g=above)["y"]).double()
+    torch.testing.assert_close(found, wide.grad, rtol=2**-7, atol=1e-6, equal_nan=True)
 
 
 @pytest.mark.parametrize("name", ["softmax", "log_softmax", "layer_norm"])

@@ -1,4 +1,4 @@
-"""Kernels over long rows: loops without masks, rows kept in registers, what labels pick, the instructions."""
+"""Kernels over long rows: loops without masks, rows in registers and in shared memory, labels, the instructions."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from tessera import op
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.machine import GPU
-from tessera.target.triton import ahead, exponentials, loops, points
+from tessera.target.triton import ahead, exponentials, loops, points, shared_rows
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.head import Options
 from tessera.target.triton.kept import values_kept
+from tessera.target.triton.launch import Binary, Program
 from tessera.target.triton.tiles import Blocks, choose
 from tessera.tile.interpret import run_kernel
 from tessera.tile.ir import Compute, Load, LoopKernel, Ref, Store
@@ -241,23 +242,101 @@ def test_exponentials_of_elements_that_were_written_since() -> None:
     assert any(isinstance(o, Compute) and o.function == "exp" for o in found.stages[last].ops)
 
 
-def instructions(kernel: LoopKernel) -> tuple[list[str], int]:
-    """The machine instructions of a kernel, and the registers of a thread."""
-    binary = compile_program(loops.generate(kernel, Options()), "cuda", 90, 32)
+@pytest.mark.parametrize("written_over", [False, True])
+@pytest.mark.parametrize(("columns", "dtype"), [(4104, "bf16"), (4096, "bf16"), (2052, "f32")])
+def test_rows_in_shared_memory(
+    columns: int, dtype: str, written_over: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each block is waited for once, and with a rest only that one has masks; nothing is read again at other places."""
+    small_rows_in_shared_memory(monkeypatch)
+    kernel = cross_entropy(17, columns, dtype)
+    kernel = in_place(kernel) if written_over else kernel
+    program = shared_rows.generate(kernel, Options())
+    assert program is not None and program.gluon
+    text, blocks, masked = program.source, -(-columns * (2 if dtype == "bf16" else 4) // 4096), columns != 4096
+    assert text.count("wait_group(") == text.count("commit_group(") == text.count("allocate_shared_memory(") == blocks
+    assert text.count(".load(line)") == 3 * blocks and text.count("mask=j0_inside") == (2 if masked else 0)
+    assert text.count("tl.thread_barrier()") == (2 if written_over else 1)
+    found, right = arrays_of(kernel, columns), arrays_of(kernel, columns)
+    triton_interpreter.launch(program, found, [], (17, 1, 1))
+    run_kernel(kernel, right, {})
+    assert_same(found, right)
+
+
+def test_two_rows_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The gradient of softmax needs two rows twice."""
+    small_rows_in_shared_memory(monkeypatch)
+    x, g = (op.tensor((9, 2056), "bf16", name=n) for n in "xg")
+    y = op.softmax(x)
+    gradient, = gradients([y], [x], [g])
+    kernel = largest({"gradient": gradient})
+    program = shared_rows.generate(kernel, Options())
+    assert program is not None and program.source.count("async_copy_global_to_shared(") == 4
+    random = np.random.default_rng(0)
+    found = [random.standard_normal((9, 2056)).astype(b.dtype.numpy) for b in kernel.buffers]
+    right = [a.copy() for a in found]
+    triton_interpreter.launch(program, found, [], (9, 1, 1))
+    run_kernel(kernel, right, {})
+    for a, b in zip(found, right, strict=True):
+        np.testing.assert_allclose(a.astype(np.float32), b.astype(np.float32), rtol=2e-2, atol=1e-3)
+
+
+def small_rows_in_shared_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rows that the interpreter can take count as long ones."""
+    monkeypatch.setattr(shared_rows, "LONGEST_ROW", 64)
+    monkeypatch.setattr(points, "SHORTEST", 2)
+    monkeypatch.setitem(shared_rows.MULTIPROCESSORS, "sm_90a", 5)
+
+
+def test_what_is_in_shared_memory() -> None:
+    """Many rows that a program has for itself and reads more than once, in whole units of 16 bytes, if two fit."""
+    x, g = (op.tensor((4, 1024, 40000), "bf16", name=n) for n in "xg")
+    wide, odd, part = op.tensor((1024, 27000), name="w"), op.tensor((1024, 20001), "f16", name="o"), x[0, :, 4:20004]
+    some = op.tensor((op.dim("rows"), 20000), "f16", name="s")
+    mask = op.tensor((1024, 27000), "bool", name="mask")
+    for y, count in (
+        (op.softmax(x), 2), (op.layer_norm(x), 2), (op.softmax(wide), 2), (op.softmax(some), 4), (op.sum(x, axis=2), 0),
+        (op.layer_norm(x, g[0, 0], g[0, 0]), 0), (op.softmax(odd), 0), (op.softmax(part), 0), (op.softmax(x) + g, 0),
+        (op.softmax(op.tensor((132, 20000), "bf16", name="few")), 0), (op.softmax(op.gelu(x)), 0),
+        (op.softmax(op.where(mask, wide, -1e9)), 0), (op.softmax(op.tensor((1024, 60000), "bf16", name="x")), 0),
+    ):
+        kernel = largest({"y": y})
+        program = shared_rows.generate(kernel, Options())
+        assert (program is not None) == (count > 0), kernel.name
+        assert program is None or program.registers == 65536 // (256 * count)
+        assert shared_rows.generate(kernel, Options("sm_80")) is None
+
+
+def instructions(program: Program) -> tuple[list[str], Binary]:
+    """The machine instructions of a program, and its binary."""
+    binary = compile_program(program, "cuda", 90, 32)
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(binary.code)
         file.flush()
         text = subprocess.run([str(tool), "-sass", file.name], capture_output=True, text=True, check=True).stdout
-    assert binary.registers is not None
-    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.MULTILINE), binary.registers
+    return re.findall(r"^\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", text, re.MULTILINE), binary
 
 
-def test_instructions_of_cross_entropy() -> None:
+def test_instructions_of_rows_in_shared_memory() -> None:
+    """Some 15 for each element of a thread, nothing spilled, 16 bytes in what moves rows, two programs at a time."""
+    for kernel in (cross_entropy(8192, 50304), in_place(cross_entropy(8192, 50304))):
+        program = shared_rows.generate(kernel, Options())
+        assert program is not None
+        found, binary = instructions(program)
+        assert len(found) <= 16 * 50304 // 256 and binary.registers is not None and binary.registers <= 128
+        assert 2 * (binary.shared + 1024) <= 228 << 10
+        assert not any("STL" in i or "LDL" in i for i in found)
+        assert sum("MUFU.EX2" in i for i in found) <= 2 * 8 * 25 + 4
+        assert sum("LDGSTS" in i and ".128" in i for i in found) == sum("STG.E.128" in i for i in found) == 25
+        assert sum("LDS.128" in i for i in found) <= 75 and sum("BAR.SYNC" in i for i in found) <= 33
+
+
+def test_instructions_of_rows_in_registers() -> None:
     """Some 14 for each element of a thread, one exponential among them, next to nothing spilled."""
     for kernel in (cross_entropy(8192, 50304), in_place(cross_entropy(8192, 50304))):
-        found, registers = instructions(kernel)
-        assert len(found) <= 16 * 49 and registers <= 64
+        found, binary = instructions(loops.generate(kernel, Options()))
+        assert len(found) <= 16 * 49 and binary.registers is not None and binary.registers <= 64
         assert sum("MUFU.EX2" in i for i in found) <= 52
         assert sum("STL" in i or "LDL" in i for i in found) <= 8
         assert sum("UBLKPF" in i for i in found) == 1
@@ -265,16 +344,16 @@ def test_instructions_of_cross_entropy() -> None:
 
 def test_instructions_of_loops() -> None:
     """A row that does not fit: two are worked on at a time, nothing is spilled."""
-    found, registers = instructions(cross_entropy(8192, 128256))
-    assert len(found) <= 1100 and registers <= 32
+    found, binary = instructions(loops.generate(cross_entropy(8192, 128256), Options()))
+    assert len(found) <= 1100 and binary.registers is not None and binary.registers <= 32
     assert not any("STL" in i or "LDL" in i for i in found)
 
 
 def test_instructions_of_softmax() -> None:
     """Some 14 for each element of a thread."""
     x = op.tensor((16384, 8192), "bf16", name="x")
-    found, registers = instructions(largest({"y": op.softmax(x)}))
-    assert len(found) <= 16 * 8192 // 256 and registers <= 64
+    found, binary = instructions(loops.generate(largest({"y": op.softmax(x)}), Options()))
+    assert len(found) <= 16 * 8192 // 256 and binary.registers is not None and binary.registers <= 64
     assert sum("MUFU.EX2" in i for i in found) == 8192 // 256
 
 

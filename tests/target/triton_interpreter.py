@@ -8,6 +8,7 @@ code, are those of NumPy and SciPy here.
 from __future__ import annotations
 
 import linecache
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
@@ -172,12 +173,35 @@ def interpreted() -> Iterator[None]:
             setattr(place, name, value)
 
 
+_FROM_GLUON: tuple[tuple[str, Any], ...] = (
+    (r"import triton\.language\.core as core\n(from .*\n)+?from triton\.language\.extra",
+     "import triton\nimport triton.language as tl\nfrom triton.language.extra"),
+    (r"@gluon\.jit", "@triton.jit"), (r"core\.PropagateNan", "tl.PropagateNan"),
+    (r"tl\.thread_barrier", "tl.debug_barrier"), (r" +(line|flat): tl\.constexpr = .*\n", ""),
+    (r", (layout=)?line\)", ")"), (r" +(\w+) = tl\.allocate_shared_memory\(.*\n", ""),
+    (r"hopper\.async_copy\.async_copy_global_to_shared\((\w+), (.*?)(, mask=.*)?\)\n",
+     lambda m: f"{m[1]} = tl.load({m[2]}{m[3] + ', other=77' if m[3] else ''})\n"),
+    (r" +hopper\.async_copy\.(commit|wait)_group\(.*\n", ""), (r"\.load\(line\)", ""),
+)
+
+
+def _in_triton(source: str) -> str:
+    """The text of a loop kernel in Gluon as Triton: what is copied to shared memory is loaded at once.
+
+    Beyond the end of a row there is 77.
+    """
+    for words, other in _FROM_GLUON:
+        source = re.sub(words, other, source)
+    return source
+
+
 def load(program: Program) -> Any:
     """The program's function, interpreted."""
     file = f"<interpreted {program.name}>"
-    linecache.cache[file] = (len(program.source), None, program.source.splitlines(True), file)
+    source = _in_triton(program.source) if program.gluon else program.source
+    linecache.cache[file] = (len(source), None, source.splitlines(True), file)
     names: dict[str, Any] = {"__name__": "interpreted"}
-    exec(compile(program.source, file, "exec"), names)
+    exec(compile(source, file, "exec"), names)
     names["libdevice"] = LIBDEVICE
     for value in list(names.values()):
         if isinstance(value, interpreter.InterpretedFunction):

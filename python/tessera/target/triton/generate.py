@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.target.triton import attention, columns, dot, loops, products, scatter
+from tessera.target.triton import attention, columns, dot, loops, products, scatter, shared_rows
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated
 from tessera.tile.ir import AttentionKernel, DotKernel, Kernel
@@ -19,4 +19,4 @@ def generate(kernel: Kernel, options: Options) -> Generated:
         return scatter.generate(kernel, options)
     if columns.has_sums(kernel):
         return columns.generate(kernel, options)
-    return Generated((loops.generate(kernel, options),))
+    return Generated((shared_rows.generate(kernel, options) or loops.generate(kernel, options),))

@@ -67,13 +67,13 @@ class Head:
         self.arguments.append(argument)
         return name
 
-    def program(self, grid: Sequence[Dim], **options: object) -> Program:
-        """The function as written, to be launched over ``grid``."""
+    def program(self, grid: Sequence[Dim], gluon: bool = False, **options: object) -> Program:
+        """The function as written, to be launched over ``grid``; ``gluon``: the text is in that language."""
         signature = f"def {self.name}({', '.join(self.parameters)}):"
         text = "\n".join(["@triton.jit", signature, *self.writer.lines])
-        source = module_text(self.writer.functions, text)
+        source = module_text(self.writer.functions, text, gluon)
         sizes = (*grid, 1, 1)[:3]
-        return Program(self.name, source, tuple(self.arguments), sizes, **options)  # type: ignore[arg-type]
+        return Program(self.name, source, tuple(self.arguments), sizes, gluon=gluon, **options)  # type: ignore[arg-type]
 
 
 def block_numbers(

@@ -34,6 +34,20 @@ def values_kept(kernel: LoopKernel, axis: Axis) -> int | None:
     return most
 
 
+def recomputed(kernel: LoopKernel, axis: Axis) -> set[str]:
+    """The functions that a stage along ``axis`` computes once more of what an earlier one has computed."""
+    known: set[Hashable] = set()
+    found: set[str] = set()
+    for number, stage in enumerate(kernel.stages):
+        meanings = [_meaning(kernel, axis, Ref(number, i)) for i in range(len(stage.ops))] if stage.axes else []
+        found |= {
+            op.function for op, own in zip(stage.ops, meanings) if isinstance(op, Compute) and own is not None
+            and own in known
+        }
+        known.update(meanings)
+    return found
+
+
 def _in_place_only(kernel: LoopKernel, axis: Axis) -> bool:
     """Whether what is written is read at the positions where it is written only."""
     ops = [op for _, _, op in accesses(kernel)]

@@ -69,4 +69,7 @@ def module_text(functions: Iterable[str], body: str, gluon: bool = False) -> str
 
 def in_gluon(text: str) -> str:
     """Text in Triton as Gluon, for what means the same in both."""
-    return text.replace("@triton.jit", "@gluon.jit").replace("tl.PropagateNan", "core.PropagateNan")
+    for words, other in (("@triton.jit", "@gluon.jit"), ("tl.PropagateNan", "core.PropagateNan"),
+                         ("tl.debug_barrier", "tl.thread_barrier")):
+        text = text.replace(words, other)
+    return text

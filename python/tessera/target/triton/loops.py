@@ -178,7 +178,7 @@ class Stages:
             self._nest(rest, body)
             return
         if self.blocks.kept:
-            self._kept(axis, size, body)
+            self.kept(axis, size, body)
             return
         masked = not is_multiple(axis.extent, size)
         wide = not fits(axis.extent, 2 * size)
@@ -213,7 +213,7 @@ class Stages:
         block.leave(memo)
         block.inside = inside
 
-    def _kept(self, axis: Axis, size: int, body: Callable[[], None]) -> None:
+    def kept(self, axis: Axis, size: int, body: Callable[[], None]) -> None:
         """The blocks of an axis one after the other, without a loop: what is known of each stays for later stages."""
         block = self.block
         assert isinstance(axis.extent, int)
@@ -272,13 +272,17 @@ class Stages:
         combination = Combination(op.combine, source)
         shape = self.block.shape_text() if self.block.shape else "()"
         value = self.writer.assign(
-            op.combine + "_", f"tl.zeros({shape}, {register_type(combination.dtype)}) + {combination.identity()}"
+            op.combine + "_", f"{self.zeros(shape, register_type(combination.dtype))} + {combination.identity()}"
         )
         if not combination.positional:
             return _Accumulator(combination, value)
         axis = self.kernel.stages[number].axes[0]
         last, kind = (LAST, "tl.int32") if fits(axis.extent, 1 << 20) else (2**63 - 1, "tl.int64")
-        return _Accumulator(combination, value, self.writer.assign("place", f"tl.zeros({shape}, {kind}) + {last}"))
+        return _Accumulator(combination, value, self.writer.assign("place", f"{self.zeros(shape, kind)} + {last}"))
+
+    def zeros(self, shape: str, kind: str) -> str:
+        """The text of a block of zeros."""
+        return f"tl.zeros({shape}, {kind})"
 
     def _inside(self, stage: Stage) -> list[str]:
         """The masks of the stage's own axes."""
@@ -323,7 +327,7 @@ class Stages:
         return f"tl.where({' & '.join(masks)}, {place}, {LAST})" if masks else place
 
     def _place(self, ref: Ref, stage: Stage, combination: Combination, value: str, place: str) -> None:
-        dim, keep, dims = self._along(stage)
+        dim, keep, dims = self.along(stage)
         if dim is None and not self._reduced(stage):
             self.block.values[ref] = Variable(self.writer.assign("place", f"{place}.to(tl.int64)"), i64, dims)
             return
@@ -347,7 +351,7 @@ class Stages:
         sizes = self.blocks.sizes
         return sorted({sizes[a.symbol][0] for a in stage.axes if a.symbol in sizes})
 
-    def _along(self, stage: Stage) -> tuple[int | None, bool, frozenset[int]]:
+    def along(self, stage: Stage) -> tuple[int | None, bool, frozenset[int]]:
         """The dimension to reduce (None: all), whether it is kept with size 1, and over which the result varies."""
         reduced = self._reduced(stage)
         left = frozenset(range(self.blocks.rank)) - set(reduced)
@@ -357,7 +361,7 @@ class Stages:
         return reduced[0], True, left
 
     def _result(self, ref: Ref, op: Reduce, combination: Combination, value: str, stage: Stage) -> None:
-        dim, keep, dims = self._along(stage)
+        dim, keep, dims = self.along(stage)
         if self._reduced(stage):
             value = combination.along(self.writer, value, dim, keep)
         name = self.writer.assign(op.combine + "_", combination.result(self.writer, value, op.dtype))

@@ -89,10 +89,17 @@ def test_gradients_are_the_same_in_every_run_unless_they_need_not_be() -> None:
     assert [offered(q, deterministic=False) for q in (small, large, any_length)] == [False] * 3
 
 
-def test_the_model_leaves_attention_to_generated_kernels() -> None:
-    for gradient in (False, True):
-        choice, = choose_by_model([kernel(gradient)], [replace(OPTIONS, deterministic=False)], BOTH)
-        assert choice.candidate.name == "generated" and choice.candidate.library is None
+def test_the_table_gives_long_causal_attention_to_the_library() -> None:
+    def choice(libraries: tuple[str, ...] = BOTH, architecture: str = "sm_90a", **shape: Any) -> str:
+        options = replace(OPTIONS, deterministic=False, architecture=architecture)
+        return choose_by_model([kernel(**shape)], [options], libraries)[0].candidate.name
+
+    long = (16, 12, 1024, 64)
+    assert choice(q=long) == choice(q=(4, 16, 4096, 128)) == "cudnn"
+    assert choice(libraries=("cublaslt",), q=long) == "generated"
+    assert choice(architecture="sm_80", q=long) == "generated"
+    assert choice(q=long, causal=False) == choice(q=(16, 12, 1023, 64)) == choice() == "generated"
+    assert choice(gradient=True, q=long) == choice(q=long, shared=4) == "generated"
 
 
 class Stub:

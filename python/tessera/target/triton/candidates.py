@@ -27,6 +27,8 @@ _NARROW = 64
 _LARGE_EDGE = 256
 _MANY_TERMS, _FEWEST_RESULTS, _FEW_RESULTS = 8192, 512, 1 << 22
 """Terms from which, and results on each side from which and in all up to which, a library divides products better."""
+_LONG_ROWS = 1024
+"""Queries and keys from which a library is faster at causal attention."""
 _ALGORITHMS = 4
 """Proposals of a library that are measured."""
 _BLOCKS = (
@@ -127,8 +129,14 @@ def is_faster_in_library(kernel: Kernel, options: Options) -> bool:
     f64 has matrix instructions that generated kernels do not use (2048³: 303 instead of 2072 µs); in f32 without them
     the library is 15 % ahead. Products of 16 bits differ too much from size to size for a rule, but for those with few
     results and many terms, which are nothing but a product (768 × 3072 results of 16384 terms: 110 instead of 141 µs).
+    Causal attention of as many heads of keys as of queries took 84 instead of 96 µs (192 × 1024 × 64) and 530 instead of
+    614 µs (64 × 4096 × 128) between other work; its gradient, in order, and grouped heads were slower.
     """
-    if not isinstance(kernel, DotKernel) or options.architecture != "sm_90a":
+    if options.architecture != "sm_90a":
+        return False
+    if isinstance(kernel, AttentionKernel):
+        return _is_long_and_causal(kernel)
+    if not isinstance(kernel, DotKernel):
         return False
     m, n, k = (typical(a.extent) for a in (kernel.m, kernel.n, kernel.k))
     if kernel.acc == f64:
@@ -139,6 +147,12 @@ def is_faster_in_library(kernel: Kernel, options: Options) -> bool:
     first = kernel.a[0]
     wide = isinstance(first, Load) and kernel.buffers[first.buffer].dtype == f32
     return wide and options.float32 == "ieee" and min(m, n, k) >= _LARGE_EDGE
+
+
+def _is_long_and_causal(kernel: AttentionKernel) -> bool:
+    """Whether this is the forward pass of causal attention over long rows, each head with keys of its own."""
+    q, k = (b.shape for b in kernel.buffers[:2])
+    return kernel.causal and not kernel.backward and q == k and isinstance(q[1], int) and q[1] >= _LONG_ROWS
 
 
 def default(kernel: Kernel) -> Candidate:

@@ -298,6 +298,7 @@ def test_what_is_in_shared_memory() -> None:
         (op.softmax(x), 2), (op.layer_norm(x), 2), (op.softmax(wide), 2), (op.softmax(some), 4), (op.sum(x, axis=2), 0),
         (op.layer_norm(x, g[0, 0], g[0, 0]), 0), (op.softmax(odd), 0), (op.softmax(part), 0), (op.softmax(x) + g, 0),
         (op.softmax(op.tensor((132, 20000), "bf16", name="few")), 0), (op.softmax(op.gelu(x)), 0),
+        (op.softmax(op.dropout(x, 0.1)), 0),
         (op.softmax(op.where(mask, wide, -1e9)), 0), (op.softmax(op.tensor((1024, 60000), "bf16", name="x")), 0),
     ):
         kernel = largest({"y": y})

@@ -129,8 +129,8 @@ def is_faster_in_library(kernel: Kernel, options: Options) -> bool:
     f64 has matrix instructions that generated kernels do not use (2048³: 303 instead of 2072 µs); in f32 without them
     the library is 15 % ahead. Products of 16 bits differ too much from size to size for a rule, but for those with few
     results and many terms, which are nothing but a product (768 × 3072 results of 16384 terms: 110 instead of 141 µs).
-    Causal attention of as many heads of keys as of queries took 84 instead of 96 µs (192 × 1024 × 64) and 530 instead of
-    614 µs (64 × 4096 × 128) between other work; its gradient, in order, and grouped heads were slower.
+    Causal attention of as many heads of keys as of queries took 84 instead of 96 µs (192 × 1024 × 64) and 530 instead
+    of 614 µs (64 × 4096 × 128) between other work; its gradient, in order, and grouped heads were slower.
     """
     if options.architecture != "sm_90a":
         return False

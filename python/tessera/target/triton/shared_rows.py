@@ -22,7 +22,7 @@ from tessera.target.triton.kept import recomputed, values_kept
 from tessera.target.triton.launch import Program
 from tessera.target.triton.loops import Stages, prepared
 from tessera.target.triton.tiles import LONGEST_ROW, Blocks, offset_of, step
-from tessera.tile.ir import Axis, Load, LoopKernel, Ref, Stage, Store
+from tessera.tile.ir import Axis, Load, LoopKernel, Random, Ref, Stage, Store
 from tessera.tile.rewrite import accesses
 
 MULTIPROCESSORS = {"sm_90a": 132, "sm_100a": 148}
@@ -103,6 +103,8 @@ def form_of(kernel: LoopKernel) -> Form | None:
     """The form of a kernel over long rows; None where it has none."""
     axis = next(a for s in kernel.stages for a in s.axes)
     rows = _rows(kernel, axis)
+    if any(isinstance(op, Random) for s in kernel.stages if s.axes for op in s.ops):
+        return None  # each stage would draw the numbers again
     if not rows or recomputed(kernel, axis) - _LIGHT:
         return None
     assert isinstance(axis.extent, int)

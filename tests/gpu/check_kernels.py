@@ -389,3 +389,22 @@ def test_long_rows(name: str, rows: int, columns: int) -> None:
     right = torch.nn.functional.layer_norm(wide, (columns,)) if name == "layer_norm" else getattr(torch, name)(wide, -1)
     found = torch.from_dlpack(program(x=given)["y"]).double()
     torch.testing.assert_close(found, right, rtol=2**-8, atol=2e-4 if name == "layer_norm" else 1e-8, equal_nan=True)
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize(
+    ("count", "rows", "width"), [(16384, 50304, 768), (5000, 3, 96), (2500, 700, 1500), (256, 9, 1)]
+)
+def test_scatter_of_many_rows(count: int, rows: int, width: int, dtype: str) -> None:
+    """Rows with no, few and many updates; twice the same bits."""
+    base, updates = op.tensor((rows, width), dtype, name="base"), op.tensor((count, width), dtype, name="updates")
+    program = graph.compile({"y": op.index_add(base, op.tensor((count,), "i64", name="i"), updates)}, target="ptx")
+    random = np.random.default_rng(count)
+    at = np.where(random.random(count) < 0.1, random.integers(0, min(rows, 4), count), random.integers(0, rows, count))
+    kind = {"bf16": torch.bfloat16, "f32": torch.float32}[dtype]
+    x, u = (torch.tensor(drawn(n, width)).to(kind).cuda() for n in (rows, count))
+    given = {"base": x, "updates": u, "i": torch.tensor(at).cuda()}
+    found = [np.asarray(program(**given)["y"]) for _ in range(2)]
+    assert found[0].tobytes() == found[1].tobytes()
+    right = x.double().index_add(0, given["i"], u.double()).cpu().numpy()
+    assert_near(found[0], right, 6e-3 if dtype == "bf16" else 1e-6)

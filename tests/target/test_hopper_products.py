@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
+from scipy import special
 from tessera import op
+from tessera.ir.dtype import f32
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.machine import GPU
@@ -12,12 +15,16 @@ from tessera.target.triton.apart import rounded_first
 from tessera.target.triton.build import compile_program
 from tessera.target.triton.head import Options
 from tessera.target.triton.hopper import Tile
-from tessera.target.triton.launch import Generated, TensorMapArgument
+from tessera.target.triton.launch import BufferArgument, Generated, Program, TensorMapArgument
+from tessera.target.triton.library import module_text
+from tessera.target.triton.narrow_functions import of_narrow
 from tessera.target.triton.operand import mapped
-from tessera.tile.ir import DotKernel
+from tessera.tile.ir import Compute, DotKernel
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import to_gpu_operators
+
+from tests.target import triton_interpreter
 
 SM_90A = Options("sm_90a")
 
@@ -96,3 +103,41 @@ def test_heads_are_stored_in_whole_vectors() -> None:
     program, = generated(product_of(y=y)).programs
     text = compile_program(program, "cuda", 90, 32).text
     assert b"st.global.v4" in text and b"st.global.b16" not in text
+
+
+def functions_of(kernel: DotKernel) -> list[str]:
+    """The functions of an epilogue."""
+    return [o.function for o in of_narrow(kernel).epilogue if isinstance(o, Compute)]
+
+
+def test_functions_of_16_bit_floats_take_fewer_instructions() -> None:
+    """In what is generated for Hopper only: the kernel itself, and what is decided from it, stays."""
+    assert "erf_beside_one" in functions_of(gelu_kernel()) and "erf" not in functions_of(gelu_kernel())
+    found = functions_of(gelu_gradient_kernel())
+    assert {"erf_beside_one", "exp_of_difference"} <= set(found) and not {"erf", "exp"} & set(found)
+    assert "erf_beside_one(" in generated(gelu_gradient_kernel()).programs[0].source
+    x, w = tensors(x=(1024, 768), w=(768, 512))
+    wide = op.matmul(op.cast(x, "f32"), op.cast(w, "f32"))
+    y = op.matmul(x, w)
+    others = [op.gelu(wide), op.erf(y), op.cast(op.erf(op.cast(y, "f32")) + 0.5, "bf16"), op.exp(-y)]
+    for other in others:
+        assert not {"erf_beside_one", "exp_of_difference"} & set(functions_of(product_of(y=other))), other
+
+
+def test_error_function_beside_one() -> None:
+    x = np.concatenate([np.linspace(-7, 7, 60001), np.geomspace(1e-30, 1, 5531), [0, -0.0, np.inf, -np.inf]])
+    x = x.astype(np.float32)
+    body = f"""@triton.jit
+def values(x, y):
+    at = tl.arange(0, {1 << 16})
+    tl.store(y + at, erf_beside_one(tl.load(x + at)))
+"""
+    arguments = (BufferArgument(0, f32), BufferArgument(1, f32))
+    program = Program("values", module_text(["erf_beside_one"], body), arguments, (1, 1, 1))
+    x = np.concatenate([x, np.full((1 << 16) - x.size, np.nan, np.float32)])
+    y = np.empty_like(x)
+    triton_interpreter.launch(program, [x, y], [], (1,))
+    assert np.array_equal(np.isnan(x), np.isnan(y))
+    there = ~np.isnan(x)
+    assert np.abs(y[there] - special.erf(x[there].astype(np.float64))).max() < 3e-7
+    assert (y[x == 0] == 0).all() and (y[np.isinf(x)] == np.sign(x[np.isinf(x)])).all()

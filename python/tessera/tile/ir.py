@@ -147,6 +147,18 @@ class Store:
 Op = Union[Const, Index, Load, Compute, Random, Reduce, Scan, Store]
 
 
+def references(op: Op) -> tuple[Ref, ...]:
+    """The values that an op uses."""
+    if isinstance(op, Compute):
+        return op.args
+    if isinstance(op, Random):
+        return op.key
+    found: tuple[Ref, ...] = (op.value,) if isinstance(op, (Reduce, Scan, Store)) else ()
+    if isinstance(op, (Load, Store)):
+        found = (*(e for e in op.index if isinstance(e, Ref)), *((op.mask,) if op.mask is not None else ()), *found)
+    return found
+
+
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A loop over ``axes`` (none: executed once) around ``ops``, inside one point of the kernel's grid.

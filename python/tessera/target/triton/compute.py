@@ -76,6 +76,7 @@ _FLOAT: dict[str, Callable[..., str]] = {
     "reciprocal": lambda w, d, x: _quotient(w, d, f"tl.full((), 1.0, {register_type(d)})", x),
     "sigmoid": lambda w, d, x: w.call("sigmoid_of", x),
     "exp_of_difference": lambda w, d, x: w.call("exp_of_difference", x),
+    "erf_beside_one": lambda w, d, x: w.call("erf_beside_one", x),
     "isnan": lambda w, d, x: f"{x} != {x}",
     "isinf": lambda w, d, x: f'tl.abs({x}) == float("inf")',
     "isfinite": lambda w, d, x: f'tl.abs({x}) < float("inf")',

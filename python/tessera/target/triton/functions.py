@@ -165,10 +165,15 @@ def sigmoid_of(x):
 
 
 @triton.jit
+def power_of_two(x):
+    """2^x of an f32 by the machine: error up to 2 ulp; below 2^-126: 0."""
+    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)
+
+
+@triton.jit
 def exp_of_difference(x):
     """exp of an f32 that is at most 0, by the machine's power of 2: error up to |x| · 2^-23; below 2^-126: 0."""
-    power = x * 1.4426950408889634
-    return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [power], tl.float32, is_pure=True, pack=1)
+    return power_of_two(x * 1.4426950408889634)
 
 
 @triton.jit
@@ -210,6 +215,20 @@ def erf_of(x):
     q = tl.fma(q, size, -0.003778599459334231)
     large = libdevice.copysign(1.0 - tl.exp2(q), x)
     return tl.where(tl.abs(x) >= 1.0, large, small)
+
+
+@triton.jit
+def erf_beside_one(x):
+    """The error function in f32 as 1 - 2^q(|x|), with the sign of x: errors up to 3 · 10^-7, whatever x is."""
+    size = smaller(tl.abs(x), 4.0)
+    q = tl.fma(size, -3.931562969228253e-05, 0.0004115400661248714)
+    q = tl.fma(q, size, -0.001418295782059431)
+    q = tl.fma(q, size, -0.0008438951917923987)
+    q = tl.fma(q, size, 0.028286298736929893)
+    q = tl.fma(q, size, -0.1484888643026352)
+    q = tl.fma(q, size, -0.9184156060218811)
+    q = tl.fma(q, size, -1.6279085874557495)
+    return libdevice.copysign(1.0 - power_of_two(q * size), x)
 
 
 @triton.jit

@@ -24,6 +24,7 @@ from tessera.target.triton.gluon import ELEMENTS, product_layout, row_layout, sh
 from tessera.target.triton.head import Head, Options
 from tessera.target.triton.launch import Program
 from tessera.target.triton.library import module_text
+from tessera.target.triton.narrow_functions import of_narrow
 from tessera.target.triton.operand import SWIZZLE, Mapped
 from tessera.target.triton.text import Writer
 from tessera.tile.ir import Axis, DotKernel, Load, Op, Ref, Store
@@ -90,6 +91,8 @@ class _Product:
         self.columns, self.stages = tile.columns, tile.stages(self.apart is not None)
         self.ahead = apart.ahead(kernel) if self.apart else ()
         self.height = apart.rows(kernel) if self.apart else ROWS
+        if not hidden:
+            self.kernel = of_narrow(kernel)
         self.head = Head(kernel, options, reserved=_NAMES)
         self.writer = self.head.writer
         self.values = [*self.head.pointers, *(v.text for v in self.head.sizes.values())]

@@ -17,7 +17,7 @@ from tessera.ir.dims import Dim, Expr, Symbol, add, mul, product, substitute, sy
 from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2, f16, f32, f64
 from tessera.op.opdef import get
 from tessera.schedule.index import strides
-from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store
+from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store, references
 
 _NARROW = (f8e4m3, f8e5m2)
 _FACTORS = (bf16, f16, f32, f64, *_NARROW)
@@ -308,17 +308,6 @@ def _may_alias(kernel: DotKernel, one: int, other: int) -> bool:
     return one == other or other in buffers[one].may_alias or one in buffers[other].may_alias
 
 
-def _refs(op: Op) -> tuple[Ref, ...]:
-    if isinstance(op, Compute):
-        return op.args
-    found: tuple[Ref, ...] = ()
-    if isinstance(op, (Load, Store)):
-        found = (*(e for e in op.index if isinstance(e, Ref)), *((op.mask,) if op.mask is not None else ()))
-    if isinstance(op, Store):
-        found = (*found, op.value)
-    return (*found, *getattr(op, "key", ()))
-
-
 def _needed(kernel: DotKernel, value: Ref, target: int | None) -> set[int]:
     """The positions of the ops that the stores but ``target`` need, given the value."""
     needed: set[int] = set()
@@ -327,13 +316,13 @@ def _needed(kernel: DotKernel, value: Ref, target: int | None) -> set[int]:
         i = work.pop()
         if i not in needed:
             needed.add(i)
-            work += [r.index for r in _refs(kernel.epilogue[i]) if r.scope == 2 and r != value]
+            work += [r.index for r in references(kernel.epilogue[i]) if r.scope == 2 and r != value]
     return needed
 
 
 def _moved(op: Op, moved: dict[Ref, Ref]) -> Op | None:
     """An op with its references followed; None when it needs what is not there."""
-    if any(r not in moved for r in _refs(op)):
+    if any(r not in moved for r in references(op)):
         return None
 
     def entry(e: Any) -> Any:

@@ -20,7 +20,7 @@ from tessera.target.triton.launch import Generated, Program
 from tessera.target.triton.reduce import Combination
 from tessera.target.triton.sorted_scatter import FEWEST, SortedScatter
 from tessera.target.triton.tiles import power, warps_for
-from tessera.tile.ir import Axis, Compute, Load, LoopKernel, Random, Ref, Stage, Store
+from tessera.tile.ir import Axis, Load, LoopKernel, Ref, Stage, Store, references
 
 _LANES = 1024
 _SEARCHED = 1024
@@ -131,7 +131,7 @@ class _Scatter:
             ref = stack.pop()
             if ref.index not in found:
                 found.add(ref.index)
-                stack += [r for r in _references(self.stage.ops[ref.index]) if r.scope == self.number]
+                stack += [r for r in references(self.stage.ops[ref.index]) if r.scope == self.number]
         return sorted(found)
 
     def _block(self, axes: dict[Symbol, AxisValue], shape: list[str]) -> Block:
@@ -222,7 +222,7 @@ class _Scatter:
         """Add one update to its row; with ``own`` each lane only to rows of this program."""
         axes = {**self._split(at, wide, frozenset()), **lanes.axes}
         block = self._block(axes, lanes.shape)
-        refs = [r for r in _references(self.store) if r.scope == self.number]
+        refs = [r for r in references(self.store) if r.scope == self.number]
         self._emit(block, self._needed(*refs))
         store = self.store
         if own and isinstance(self.target, Ref):
@@ -259,7 +259,7 @@ class _Scatter:
             axes = self._split(place, wide, frozenset({0}))
             axes = {s: AxisValue(v.text, v.dims, v.wide, inside) for s, v in axes.items()}
             block = self._block(axes, [str(_DENSE_UPDATES), str(owned)])
-            self._emit(block, self._needed(*[r for r in _references(store) if r.scope == self.number]))
+            self._emit(block, self._needed(*[r for r in references(store) if r.scope == self.number]))
             hits = [inside, f"({block.values[self.target].text} == {row})"]
             if store.mask is not None:
                 hits.append(block.values[store.mask].text)
@@ -272,19 +272,6 @@ class _Scatter:
 
 def _adds(op: object) -> bool:
     return isinstance(op, Store) and op.mode == "add"
-
-
-def _references(op: object) -> list[Ref]:
-    """The values that an op uses."""
-    if isinstance(op, Compute):
-        return list(op.args)
-    if isinstance(op, Random):
-        return list(op.key)
-    if isinstance(op, (Load, Store)):
-        found = [e for e in op.index if isinstance(e, Ref)]
-        found += [op.mask] if op.mask is not None else []
-        return [*found, op.value] if isinstance(op, Store) else found
-    return []
 
 
 def _mentioned(op: object) -> set[Symbol]:

@@ -56,21 +56,31 @@ def gelu_gradient_kernel() -> DotKernel:
     return product_of(d=gradients([op.matmul(op.gelu(h), v)], [h], [g])[0])
 
 
-@pytest.mark.parametrize("make", [gelu_kernel, gelu_gradient_kernel])
+def bias_kernel() -> DotKernel:
+    x, w, b = tensors(x=(3, 1024, 768), w=(3, 768, 512), b=(3, 1, 512))
+    return product_of(y=op.matmul(x, w) + b)
+
+
+def residual_kernel() -> DotKernel:
+    x, w, b, r = tensors(x=(1000, 768), w=(768, 512), b=(512,), r=(1000, 512))
+    return product_of(y=op.matmul(x, w) + b + r)
+
+
+@pytest.mark.parametrize("make", [gelu_kernel, gelu_gradient_kernel, bias_kernel, residual_kernel])
 def test_arithmetic_after_rounding_has_warps_of_its_own(make: object) -> None:
+    """And what else the epilogue reads is on its way before the product is there, pairs of it as numbers."""
     kernel = make()  # type: ignore[operator]
     assert rounded_first(kernel) is not None
     program, = generated(kernel, dot.Form(Tile(256))).programs
-    assert f"{program.name}_finish, (" in program.source
-    ahead = f"{program.name}_fetch(" in program.source
-    assert ahead == (make is gelu_gradient_kernel)  # what else the epilogue reads is on its way before the product
+    assert f"{program.name}_finish, (" in program.source and f"{program.name}_fetch(" in program.source
+    assert program.source.count("unpacked_pairs(fetched") == (2 if make is residual_kernel else 1)
     binary = compile_program(program, "cuda", 90, 32)
     assert binary.threads == 384 and b".local" not in binary.text and binary.shared <= 227 * 1024
 
 
 def test_short_epilogues_stay_with_the_product() -> None:
-    x, w, b = tensors(x=(1024, 768), w=(768, 512), b=(512,))
-    kernel = product_of(y=op.relu(op.matmul(x, w) + b))
+    x, w = tensors(x=(1024, 768), w=(768, 512))
+    kernel = product_of(y=op.relu(op.matmul(x, w)))
     assert rounded_first(kernel) is None and "_finish" not in generated(kernel).programs[0].source
 
 

@@ -13,8 +13,6 @@ LEAST = 128
 """Columns of a tile from which its epilogue may have warps of its own."""
 WORK = 20
 """Work for each result from which the epilogue is left to warps of its own."""
-READ_APART = False
-"""Whether it is also left to them where it reads tensors of the result's size."""
 _ROWS = ((4, 64), (8, 32))
 """Bytes that are read ahead for each result, and rows of a piece up to so many: two pieces are held in registers."""
 _FEWEST_ROWS = 16
@@ -33,8 +31,11 @@ def rounding(kernel: DotKernel) -> DType | None:
 
 
 def rounded_first(kernel: DotKernel) -> DType | None:
-    """The 16-bit float to which the product is rounded before anything else, where enough arithmetic follows."""
-    enough = work(kernel) >= WORK or (READ_APART and bool(ahead(kernel)))
+    """The 16-bit float to which the product is rounded before anything else, where enough arithmetic follows.
+
+    Or where anything is read: the warps that multiply would wait for it with each piece.
+    """
+    enough = work(kernel) >= WORK or any(isinstance(op, Load) for op in kernel.epilogue)
     return rounding(kernel) if enough else None
 
 
@@ -75,6 +76,13 @@ def rows(kernel: DotKernel) -> int:
     """Rows of a piece of the epilogue."""
     read = sum(_bytes(kernel, i) for i in ahead(kernel))
     return next((n for most, n in _ROWS if read <= most), _FEWEST_ROWS)
+
+
+def is_pair(kernel: DotKernel, number: int) -> bool:
+    """Whether a load is of 16-bit floats that vary along rows."""
+    op = _load(kernel, number)
+    dtype = kernel.buffers[op.buffer].dtype
+    return dtype in ELEMENTS and dtype.bits == 16 and kernel.n.symbol in symbols_of(op)
 
 
 def neighbours(kernel: DotKernel) -> int:

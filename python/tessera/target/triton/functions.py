@@ -165,6 +165,21 @@ def sigmoid_of(x):
 
 
 @triton.jit
+def packed_pairs(x):
+    """16-bit elements of a block, two neighbours of a row as one number of 32 bits."""
+    low, high = x.reshape((x.shape[0], x.shape[1] // 2, 2)).split()
+    low, high = low.to(tl.int16, bitcast=True), high.to(tl.int16, bitcast=True)
+    return (low.to(tl.int32) & 0xFFFF) | (high.to(tl.int32) << 16)
+
+
+@triton.jit
+def unpacked_pairs(x, dtype: tl.constexpr):
+    """The elements of a dtype that ``packed_pairs`` made one of."""
+    low, high = x.to(tl.int16).to(dtype, bitcast=True), (x >> 16).to(tl.int16).to(dtype, bitcast=True)
+    return tl.join(low, high).reshape((x.shape[0], x.shape[1] * 2))
+
+
+@triton.jit
 def power_of_two(x):
     """2^x of an f32 by the machine: error up to 2 ulp; below 2^-126: 0."""
     return tl.inline_asm_elementwise("ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], tl.float32, is_pure=True, pack=1)

@@ -48,7 +48,7 @@ _NAMES = (
     "gluon", "core", "hopper", "mbarrier", "tma", "min", "a_blocks", "b_blocks", "ready", "free", "tile", "step",
     "turn", "k_step", "first_step", "arrived", "layout", "flat", "total", "last", "left_block", "right_block", "result",
     "part", "band", "in_band", "band_rows", "m_first", "n_first", "rows", "held", "stage", "pieces", "halves", "given",
-    "taken", "lap", "half", "inside", "next_tile", "next_step",
+    "taken", "lap", "half", "inside", "next_tile", "next_step", "next_half", "next_m", "next_n",
 )
 
 
@@ -90,6 +90,9 @@ class _Product:
         self.hidden = hidden
         self.columns, self.stages = tile.columns, tile.stages(self.apart is not None)
         self.ahead = apart.ahead(kernel) if self.apart else ()
+        if self.apart and not hidden:
+            self.ahead = (*self.ahead, *apart.early(kernel))
+        self.packed = () if hidden else tuple(i for i in self.ahead if apart.is_pair(kernel, i))
         self.height = apart.rows(kernel) if self.apart else ROWS
         if not hidden:
             self.kernel = of_narrow(kernel)
@@ -309,42 +312,68 @@ class _Product:
         w = self._new_writer()
         batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
         epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
-        found = [w.assign("fetched", epilogue.raw(i)) for i in self.ahead]
+        found = [w.assign("fetched", self._kept(w, i, epilogue.raw(i))) for i in self.ahead]
         w.line(f"return {', '.join(found)}")
         return self._function("_fetch", [*self.values, "m_first", "n_first", *batch], w)
+
+    def _kept(self, w: Writer, number: int, text: str) -> str:
+        """What is read ahead as it is kept: the compiler takes pairs of 16-bit elements apart as soon as it has them,
+        and so waits for them, unless they are numbers.
+        """
+        return w.call("packed_pairs", text) if number in self.packed else text
 
     def _finish(self) -> str:
         """The warps that run the epilogue: what they read for the next piece, if it is little, is on its way."""
         w = self._new_writer()
-        height, name = self.height, self.head.name
-        count = self.columns // _PIECE * (ROWS // height)
+        height, name, values = self.height, self.head.name, ", ".join(self.values)
         w.line(f"rows: tl.constexpr = {self.rows()}")
         w.line("lap = 0")
+        batch = [w.fresh("next_batch") for _ in self.kernel.batch]
         fetched = [w.fresh("fetched") for _ in self.ahead]
         following = [w.fresh("following") for _ in self.ahead]
+        if fetched:
+            w.line("next_tile, next_half = tl.program_id(0), 0")
+            self._move(w, batch)
+            self._fetch_next(w, fetched, batch)
         with self._each_tile(w) as place:
-            batch = [place[x.symbol] for x in self.kernel.batch]
-
-            def at(half: str) -> str:
-                rows, column = f"{half} % {ROWS // height}", f"{half} // {ROWS // height}"
-                places = [f"m_first + {rows} * {height}", f"n_first + {column} * {_PIECE}"]
-                return ", ".join([*places, *batch])
-
-            values = ", ".join(self.values)
-            if fetched:
-                w.line(f"{', '.join(fetched)} = {name}_fetch({values}, {at('0')})")
-            with w.block(f"for half in range({count}):"):
+            with w.block(f"for half in range({self._pieces_of_tile}):"):
                 if fetched:
-                    w.line(f"{', '.join(following)} = {name}_fetch({values}, {at(f'(half + 1) % {count}')})")
+                    self._fetch_next(w, following, batch)
                 w.line(f"mbarrier.wait(given.index(half // {ROWS // height}), lap)")
                 total = w.assign("total", "halves.index(half).load(rows)")
                 last = f"half % {ROWS // height} == {ROWS // height - 1}"
                 w.line(f"mbarrier.arrive(taken.index(half // {ROWS // height}), count=1, pred={last})")
-                w.line(f"{name}_store({', '.join([values, total, *fetched, at('half')])})")
+                at = [*self._piece_at("half", "m_first", "n_first"), *(place[x.symbol] for x in self.kernel.batch)]
+                w.line(f"{name}_store({', '.join([values, total, *fetched, *at])})")
                 for old, new in zip(fetched, following):
                     w.line(f"{old} = {new}")
             w.line("lap = lap ^ 1")
         return self._function("_finish", [*self.values, "halves", "given", "taken"], w)
+
+    @property
+    def _pieces_of_tile(self) -> int:
+        return self.columns // _PIECE * (ROWS // self.height)
+
+    def _piece_at(self, number: str, m_first: str, n_first: str) -> list[str]:
+        """Where a piece of a tile begins."""
+        each = ROWS // self.height
+        return [f"{m_first} + {number} % {each} * {self.height}", f"{n_first} + {number} // {each} * {_PIECE}"]
+
+    def _fetch_next(self, w: Writer, names: list[str], batch: list[str]) -> None:
+        """Ask for what the piece after the last one reads, which may be of the next tile."""
+        at = [*self.values, *self._piece_at("next_half", "next_m", "next_n"), *batch]
+        w.line(f"{', '.join(names)} = {self.head.name}_fetch({', '.join(at)})")
+        w.line("next_half += 1")
+        with w.block(f"if next_half == {self._pieces_of_tile}:"):
+            w.line("next_half = 0")
+            w.line("next_tile += tl.num_programs(0)")
+            self._move(w, batch)
+
+    def _move(self, w: Writer, batch: list[str]) -> None:
+        """Where ``next_tile`` begins; after the last tile, where that does."""
+        count = Expressions(w, self.head.sizes).text(self.count)
+        given = [*self.values, f"min(next_tile, {count} - 1)"]
+        w.line(f"{', '.join(['next_m', 'next_n', *batch])} = {self.head.name}_place({', '.join(given)})")
 
     def _allocate_pieces(self, w: Writer) -> None:
         """Shared memory for a rounded tile, and its barriers."""
@@ -475,7 +504,7 @@ class _Epilogue(Block):
     def __init__(self, owner: _Product, w: Writer, first: tuple[str, str], batch: list[str]) -> None:
         self.tile = (ROWS, owner.columns)
         self.fetched: dict[int, str] = {}
-        self.height = owner.height
+        self.packed, self.height = owner.packed, owner.height
         kernel = self.kernel = owner.kernel
         loads = [op for op in kernel.epilogue if isinstance(op, Load)]
         gathered = any(isinstance(e, Ref) for op in loads for e in op.index)
@@ -532,6 +561,9 @@ class _Epilogue(Block):
             assert isinstance(op, Load)
             address, dims = self.address(op.buffer, op.index)
             dtype = self.buffers[op.buffer].dtype
+            if number in self.packed:
+                name = self.writer.call("unpacked_pairs", name, ELEMENTS[dtype])
+                name = f"tl.convert_layout({name}, rows, assert_trivial=True)"
             text = self.writer.assign("x", from_memory(self.writer, dtype, name))
             self.memo["load", op.buffer, address, None, repr(op.other)] = Variable(text, dtype, dims)
         return super().run(scope, ops)

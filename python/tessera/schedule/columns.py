@@ -1,7 +1,8 @@
 """Sums over rows beside the row kernels of GPUs: a layer norm's gradient gives those of its weight and bias, too.
 
 ``prepare`` cuts a sum over many rows into two steps. Where a kernel goes through the same rows anyway and has each
-of them whole in registers, it forms the sum itself: one piece in the place of both steps. All other sums keep theirs.
+of them whole in registers, it forms the sum itself: one piece in the place of both steps. So does a product whose
+16-bit results are summed, as in the gradient of a bias before an activation. All other sums keep their steps.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from tessera.ir.dims import product
-from tessera.ir.dtype import f32
+from tessera.ir.dtype import bf16, f16, f32
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule import cost
@@ -18,7 +19,7 @@ from tessera.schedule.fusion import Fusion, Group, fuse, seen_in
 from tessera.schedule.index import Axes, Index, rename
 from tessera.schedule.machine import Machine
 from tessera.schedule.options import Schedule
-from tessera.schedule.pieces import COLUMN_SUM, MAP, REDUCE, Piece, reduction
+from tessera.schedule.pieces import COLUMN_SUM, DOT, MAP, REDUCE, Piece, reduction
 from tessera.schedule.placement import Placement
 from tessera.schedule.split import derived, undivided
 
@@ -47,13 +48,13 @@ def fuse_with_sums(
     if not sums:
         return fuse(pieces, axes, options, machine)
     fusion = Fusion(without_steps(pieces, sums), axes, machine)
-    fusion.run(lambda f: join(f, sums))
+    fusion.run(lambda f: join(f, sums, outputs))
     return list(fusion.groups)
 
 
 def find(pieces: Sequence[Piece], placement: Placement, axes: Axes, outputs: set[int]) -> list[ColumnSum]:
-    """The sums over rows of a width and number for which there is a row reduction, too. ``outputs``: of the graph."""
-    rows = {(product(p.space), p.space[-1]) for p in pieces if p.kind == REDUCE and _is_along_rows(p)}
+    """The sums over rows of a width and number that a row reduction or product has, too. ``outputs``: of the graph."""
+    rows = {(product(p.space), p.space[-1]) for p in pieces if _is_along_rows(p)}
     rows = {(size, width) for size, width in rows if isinstance(width, int) and NARROWEST <= width <= WIDEST}
     if not rows:
         return []
@@ -74,7 +75,9 @@ def find(pieces: Sequence[Piece], placement: Placement, axes: Axes, outputs: set
 
 
 def _is_along_rows(piece: Piece) -> bool:
-    return piece.reduced == (len(piece.space) - 1,) and len(piece.space) > 1
+    if len(piece.space) < 2:
+        return False
+    return piece.kind == DOT or (piece.kind == REDUCE and piece.reduced == (len(piece.space) - 1,))
 
 
 def _whole(total: Piece, source: Value, placement: Placement, axes: Axes) -> Piece:
@@ -91,28 +94,49 @@ def without_steps(pieces: Sequence[Piece], sums: Sequence[ColumnSum]) -> list[Pi
     return [whole.get(p, p) for p in pieces if p not in first]
 
 
-def join(fusion: Fusion, sums: Sequence[ColumnSum]) -> list[Group]:
-    """Let row kernels form the sums that they should; groups of the two steps of the others."""
+def join(fusion: Fusion, sums: Sequence[ColumnSum], outputs: set[int]) -> list[Group]:
+    """Let kernels form the sums that they should; groups of the two steps of the others."""
     left: list[tuple[Group, Sequence[Piece]]] = []
     for one in sums:
         group, = fusion.owners(one.whole.value)
-        found = sorted(((_saved(fusion, g, one.whole), g) for g in _candidates(fusion, group)), key=_best)
+        found = sorted(((_saved(fusion, g, one.whole), g) for g in _candidates(fusion, group, outputs)), key=_best)
         least = MARGIN * 2 * fusion.machine.partials * cost.typical_size(one.whole.space[-1:]) * f32.itemsize
         if not any(saved >= least and fusion.merge(g, group) is not None for saved, g in found):
             left.append((group, one.steps))
     return fusion.taken_apart(left)
 
 
-def _best(candidate: tuple[int, Group]) -> tuple[int, int]:
-    return -candidate[0], candidate[1].position
+def _best(candidate: tuple[int, Group]) -> tuple[bool, int, int]:
+    return candidate[1].kind == DOT, -candidate[0], candidate[1].position
 
 
-def _candidates(fusion: Fusion, group: Group) -> list[Group]:
-    """The row kernels that compute or read what a sum reads."""
+def _candidates(fusion: Fusion, group: Group, outputs: set[int]) -> list[Group]:
+    """The row kernels that compute or read what a sum reads, and products that compute it."""
     found = dict.fromkeys(group.predecessors)
     for root in group.reads:
         found.update(dict.fromkeys(fusion.readers(root)))
-    return [g for g in found if _has_rows(g)]
+    return [g for g in found if _has_rows(g) or _has_results(fusion, g, group, outputs)]
+
+
+def _has_results(fusion: Fusion, group: Group, total: Group, outputs: set[int]) -> bool:
+    """Whether a product computes and stores the 16-bit floats that a sum reads, for others or for the result."""
+    if group.kind != DOT or any(p.kind == COLUMN_SUM for p in group.members) or len(total.reads) != 1:
+        return False
+    root, = total.reads
+    piece, width = group.roots.get(root), group.space[-1]
+    if piece is None or piece.part is not None or piece.value.dtype not in (bf16, f16):
+        return False
+    if not isinstance(width, int) or not NARROWEST <= width <= WIDEST or not _is_plain(total.members[0], root):
+        return False
+    return root in outputs or any(g is not total for g in fusion.readers(root))
+
+
+def _is_plain(total: Piece, root: int) -> bool:
+    """Whether a sum adds up what is stored, widened."""
+    x = total.node.operands[0]
+    while id(x) != root and x.node.op in ("cast", "reshape"):
+        x = x.node.operands[0]
+    return id(x) == root
 
 
 def _has_rows(group: Group) -> bool:

@@ -286,8 +286,10 @@ class Fusion:
     def place(self, piece: Piece, group: Group) -> Mapping | None:
         """A mapping of a piece's axes onto the space of a loop that is not its own; None where there is none."""
         if piece.kind == COLUMN_SUM:
-            along_rows = group.reduced == (len(group.space) - 1,) and piece.space[-1] == group.space[-1]
-            if not along_rows or 0 in piece.space or self._size(piece.space) != self._size(group.space):
+            along_rows = group.kind == DOT or group.reduced == (len(group.space) - 1,)
+            if not along_rows or 0 in piece.space or piece.space[-1:] != group.space[-1:]:
+                return None
+            if self._size(piece.space) != self._size(group.space):
                 return None
             return self._regroup(piece, group.space, range(len(group.space)))
         if piece.kind not in (MAP, REDUCE, SCAN):

@@ -6,7 +6,7 @@ from tessera.errors import InternalError
 from tessera.ir.dims import Dim, Symbol
 from tessera.ir.dtype import DType, f32, f64, i32, i64
 from tessera.schedule.index import symbol_of
-from tessera.schedule.pieces import DOT, Piece, dot_operands
+from tessera.schedule.pieces import COLUMN_SUM, DOT, Piece, dot_operands
 from tessera.tile.emission import Argument, Operand
 from tessera.tile.ir import Axis, DotKernel, Ref
 from tessera.tile.member import MemberEmitter
@@ -39,6 +39,9 @@ class DotBuilder(MemberEmitter):
         self.fresh()
         self.enter(None, EPILOGUE)
         for member in self.group.members:
+            if member.kind == COLUMN_SUM:
+                self.column_sum(member)
+                continue
             self.element(member)  # operands first, so that the walk is never deep
             if id(member.value) in self.external:
                 self.write(member)

@@ -134,7 +134,8 @@ class Store:
     """Write ``value`` to a buffer; mode ``add`` adds to what is there (in axis order: deterministic).
 
     Mode ``sum``: the element is the sum over all points of the grid, in a fixed order; the index tells the position
-    along the single axis of the stage alone.
+    along the single axis of the stage alone. In the epilogue of a product: over all points of the batch and of ``m``,
+    of what another store writes, or of that widened; the index tells the position along ``n``.
     """
 
     buffer: int

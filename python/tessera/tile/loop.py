@@ -61,7 +61,7 @@ class LoopBuilder(MemberEmitter):
                     self._reduce(piece)
             for piece in self.group.members:
                 if levels[piece] == level and piece.kind == COLUMN_SUM:
-                    self._column_sum(piece)
+                    self.column_sum(piece)
             for piece, place in spills.items():
                 if levels[piece] == level:
                     self.store(place, self.canonical[id(piece.value)], self.element(piece))
@@ -146,12 +146,8 @@ class LoopBuilder(MemberEmitter):
         at = self.group.canonical(piece)
         return self.remembered(("scan", id(piece.value)), lambda: self._scan(piece, at))
 
-    def _converted(self, value: Operand, piece: Piece) -> Operand:
-        operand = piece.node.operands[0]
-        return value if operand.dtype == piece.value.dtype else self.compute("cast", (value,), piece.value.dtype)
-
     def _scan(self, piece: Piece, at: Index) -> Operand:
-        value = self._converted(self.value(piece.node.operands[0], at), piece)
+        value = self.converted(self.value(piece.node.operands[0], at), piece)
         self.visit(piece.node)
         rule = get(piece.node.op).lower
         assert isinstance(rule, low.Scan) and self.inner is not None
@@ -164,16 +160,10 @@ class LoopBuilder(MemberEmitter):
         value = self.value(operand, self.own_index(piece, operand))
         self.visit(piece.node)
         if not rule.combine.startswith("arg"):
-            value = self._converted(value, piece)
+            value = self.converted(value, piece)
         ref = self._in_loop(value, lambda r: Reduce(rule.combine, r, piece.value.dtype))
         self.mark_uniform(ref)
         self._results[id(piece.value)] = ref
-
-    def _column_sum(self, piece: Piece) -> None:
-        operand = piece.node.operands[0]
-        value = self._converted(self.value(operand, self.own_index(piece, operand)), piece)
-        self.visit(piece.node)
-        self.store(piece.value, self.canonical[id(piece.value)], value, mode="sum")
 
     def _in_loop(self, value: Operand, make: Callable[[Ref], Op]) -> Ref:
         assert self.inner is not None

@@ -47,6 +47,18 @@ class MemberEmitter(Emitter):
         index = tuple(0 if d == 1 else next(own) for d in operand.shape)
         return rename(index, self.group.mappings[piece])
 
+    def converted(self, value: Operand, piece: Piece) -> Operand:
+        """A value in the dtype of a reduction or scan of it."""
+        operand = piece.node.operands[0]
+        return value if operand.dtype == piece.value.dtype else self.compute("cast", (value,), piece.value.dtype)
+
+    def column_sum(self, piece: Piece) -> None:
+        """Let what a sum over rows adds up be added to it."""
+        operand = piece.node.operands[0]
+        value = self.converted(self.value(operand, self.own_index(piece, operand)), piece)
+        self.visit(piece.node)
+        self.store(piece.value, self.canonical[id(piece.value)], value, mode="sum")
+
     def write(self, piece: Piece) -> None:
         """Compute a member and write it to memory."""
         value = self.element(piece)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from tessera.ir.dims import Symbol, symbols
 from tessera.ir.dtype import DType
 from tessera.schedule import cost
+from tessera.target.triton import product_sums
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.tile.ir import Compute, DotKernel, Load, Random, Ref, Store
 
@@ -33,9 +34,10 @@ def rounding(kernel: DotKernel) -> DType | None:
 def rounded_first(kernel: DotKernel) -> DType | None:
     """The 16-bit float to which the product is rounded before anything else, where enough arithmetic follows.
 
-    Or where anything is read: the warps that multiply would wait for it with each piece.
+    Or where anything is read: the warps that multiply would wait for it with each piece. They also form sums.
     """
-    enough = work(kernel) >= WORK or any(isinstance(op, Load) for op in kernel.epilogue)
+    enough = work(kernel) >= WORK or bool(product_sums.of(kernel)) or any(
+        isinstance(op, Load) for op in kernel.epilogue)
     return rounding(kernel) if enough else None
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from tessera.ir.dtype import f32, f64
 from tessera.schedule.cost import typical
-from tessera.target.triton import dot, loops, products
+from tessera.target.triton import dot, loops, product_sums, products
 from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated, Program
@@ -220,7 +220,7 @@ def _tiles(kernel: DotKernel, options: Options) -> list[Candidate]:
 
 def _blocks(kernel: DotKernel, options: Options) -> list[Candidate]:
     """Blocks of the kernel in plain Triton."""
-    if not products.uses_matrix_units(kernel):
+    if not products.uses_matrix_units(kernel) or product_sums.of(kernel):
         return []
     usual = products.chosen(kernel, options)
     fitting = {products.fitted(kernel, s) for s in _BLOCKS if _fills(kernel, s)} - {usual}

@@ -13,6 +13,7 @@ from math import prod
 
 from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, mul, product, sym, symbols
 from tessera.ir.dtype import f32
+from tessera.schedule.cost import typical
 from tessera.schedule.index import strides
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.expression import AxisValue, Expressions, fits
@@ -21,7 +22,21 @@ from tessera.target.triton.launch import BufferArgument, Generated, Program
 from tessera.target.triton.loops import Stages, most_warps, prepared
 from tessera.target.triton.loops import generate as generate_loop
 from tessera.target.triton.tiles import Blocks, power, warps_for
-from tessera.tile.ir import Axis, Buffer, Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Stage, Store
+from tessera.tile.ir import (
+    Axis,
+    Buffer,
+    Compute,
+    Const,
+    DotKernel,
+    Index,
+    Load,
+    LoopKernel,
+    Op,
+    Reduce,
+    Ref,
+    Stage,
+    Store,
+)
 
 ELEMENTS = 1024
 """Elements that a program works on at once, at least."""
@@ -265,18 +280,24 @@ def _mentions(d: Dim, varying: set[Symbol]) -> bool:
 
 def _totals(kernel: LoopKernel, options: Options, form: _Form) -> Program:
     """The launch that adds what the programs have left."""
-    sums = buffers_of_sums(kernel)
     part = Axis(Symbol("part", 0, form.programs - 1), form.programs)
-    column = Axis(Symbol("column", 0, form.along.symbol.max), form.along.extent)
+    return totals(kernel, buffers_of_sums(kernel), form.partials, part, form.along, options)
+
+
+def totals(
+    kernel: LoopKernel | DotKernel, sums: Sequence[int], partials: Buffer, part: Axis, along: Axis, options: Options
+) -> Program:
+    """The launch that adds partial sums along ``part``, in order, for each of the buffers ``sums``."""
+    column = Axis(Symbol("column", 0, along.symbol.max), along.extent)
     loads = [Load(0, (i, sym(part.symbol), sym(column.symbol))) for i in range(len(sums))]
     added = [Reduce("sum", Ref(0, i), f32) for i in range(len(sums))]
     stores = [Store(i + 1, (sym(column.symbol),), Ref(0, len(sums) + i)) for i in range(len(sums))]
-    buffers = (replace(form.partials, role="in"), *(replace(kernel.buffers[b], name=f"b{b}") for b in sums))
+    buffers = (replace(partials, role="in"), *(replace(kernel.buffers[b], name=f"b{b}") for b in sums))
     second = LoopKernel(
         "column_sums", kernel.sizes, buffers, (column,), (Stage((part,), (*loads, *added)), Stage((), tuple(stores)))
     )
     rows, columns = PARTIALS
-    rows = min(rows, power(form.programs))
+    rows = min(rows, power(typical(part.extent)))
     blocks = Blocks({part.symbol: (0, rows), column.symbol: (1, columns)}, 2, warps_for(rows * columns, 16, 8))
     program = generate_loop(second, options, blocks)
     numbers = [len(kernel.buffers), *sums]

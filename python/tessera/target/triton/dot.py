@@ -10,11 +10,11 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from tessera.ir.dims import Dim, Symbol, bounds, mul, product, sym
+from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, mul, product, sym
 from tessera.ir.dtype import DType, f32
 from tessera.schedule.cost import typical
 from tessera.schedule.index import strides
-from tessera.target.triton import apart, hopper, loops
+from tessera.target.triton import apart, hopper, loops, product_sums
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.target.triton.head import Options
 from tessera.target.triton.hopper import ROWS, TERMS, WIDEST_8_BIT, Tile, terms
@@ -71,12 +71,26 @@ def generate(kernel: DotKernel, options: Options, form: Form | None = None) -> G
         return None
     form = form or choose(kernel)
     heavy = is_heavy(kernel)
+    if product_sums.of(kernel):
+        return None if heavy or form.parts > 1 else _with_sums(kernel, options, form.tile)
     if form.parts == 1 and (not heavy or is_hidden(kernel, form.tile)):
         program = _program(kernel, options, form.tile, hidden=heavy)
         return None if program is None else Generated((program,))
     first, second, workspace = split(kernel, form.parts)
     program = _program(first, options, form.tile, _part_steps(kernel, form.parts))
     return None if program is None else Generated((program, loops.generate(second, options)), workspace)
+
+
+def _with_sums(kernel: DotKernel, options: Options, tile: Tile) -> Generated | None:
+    """The launches of a product that forms sums, where it has warps for that."""
+    if kernel.batch or tile.columns < apart.LEAST or apart.rounded_first(kernel) is None:
+        return None
+    workspace = product_sums.partials(kernel, ceildiv(kernel.m.extent, apart.rows(kernel)))
+    program = _program(replace(kernel, buffers=(*kernel.buffers, workspace)), options, tile)
+    if program is None:
+        return None
+    second = product_sums.totals(kernel, workspace, options)
+    return Generated((program, second), mul(4, product(workspace.shape)))
 
 
 def _part_steps(kernel: DotKernel, parts: int) -> int:
@@ -129,7 +143,7 @@ def _suits(kernel: DotKernel) -> bool:
     for op in kernel.epilogue:
         if isinstance(op, Store) and any(isinstance(e, Ref) for e in op.index):
             return False
-        if isinstance(op, Store) and (op.mode != "set" or not apart.is_whole(kernel, op)):
+        if isinstance(op, Store) and (op.mode == "add" or (op.mode == "set" and not apart.is_whole(kernel, op))):
             return False
     return True
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tessera.target.triton import attention, columns, dot, loops, products, scatter, shared_rows
+from tessera.target.triton import attention, columns, dot, loops, product_sums, products, scatter, shared_rows
 from tessera.target.triton.head import Options
 from tessera.target.triton.launch import Generated
 from tessera.tile.ir import AttentionKernel, DotKernel, Kernel
@@ -12,6 +12,8 @@ def generate(kernel: Kernel, options: Options) -> Generated:
     """The programs of a kernel."""
     if isinstance(kernel, DotKernel):
         fast = dot.generate(kernel, options)
+        if fast is None and product_sums.of(kernel):
+            return product_sums.apart(kernel, generate(product_sums.without(kernel), options), options)
         return Generated((products.generate(kernel, options),)) if fast is None else fast
     if isinstance(kernel, AttentionKernel):
         return attention.generate(kernel, options)

@@ -14,29 +14,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, Expr, Symbol, bounds, ceildiv, dmin, is_multiple, mul, product, symbols
+from tessera.ir.dims import Dim, Symbol, bounds, ceildiv, dmin, mul, product
 from tessera.ir.dtype import DType
 from tessera.target.triton import apart
-from tessera.target.triton.block import Block, Variable, all_of
-from tessera.target.triton.convert import from_memory, to_memory
-from tessera.target.triton.expression import AxisValue, Expressions, fits
+from tessera.target.triton.expression import Expressions, fits
 from tessera.target.triton.gluon import ELEMENTS, product_layout, row_layout, shared_layout
 from tessera.target.triton.head import Head, Options
+from tessera.target.triton.hopper_epilogue import PIECE, ROWS, WARPS, Epilogue
 from tessera.target.triton.launch import Program
 from tessera.target.triton.library import module_text
 from tessera.target.triton.narrow_functions import of_narrow
 from tessera.target.triton.operand import SWIZZLE, Mapped
 from tessera.target.triton.text import Writer
-from tessera.tile.ir import Axis, DotKernel, Load, Op, Ref, Store
+from tessera.tile.ir import Axis, DotKernel
 
-ROWS = 128
-"""Rows of a tile: 16 for each warp that multiplies."""
 TERMS = 64
 """16-bit terms in a block: rows of 128 bytes."""
 WIDEST_8_BIT = 128
 """Columns of a tile of 8-bit floats: their sums are held twice."""
-_WARPS = 8
-_PIECE = 64
 _PROGRAMS = 132
 _BAND = 8
 _PIECES = ("pieces", "given", "taken")
@@ -66,7 +61,7 @@ class Tile:
     def stages(self, apart: bool = False) -> int:
         """Blocks of both operands that fit in shared memory beside the epilogue's; ``apart``: a rounded tile."""
         block = (ROWS + self.columns) * TERMS * 2
-        return min(8, (_SHARED - ROWS * (self.columns * 2 if apart else _PIECE * 4)) // block)
+        return min(8, (_SHARED - ROWS * (self.columns * 2 if apart else PIECE * 4)) // block)
 
 
 def generate(
@@ -119,15 +114,15 @@ class _Product:
         source = module_text(self.functions, "\n\n".join(parts), gluon=True)
         grid = (dmin(self.count, _PROGRAMS), 1, 1)
         arguments = tuple(self.head.arguments)
-        return Program(self.head.name, source, arguments, grid, _WARPS, contract=not self.hidden, gluon=True)
+        return Program(self.head.name, source, arguments, grid, WARPS, contract=not self.hidden, gluon=True)
 
     # Functions.
 
     def rows(self) -> str:
         """The layout of a piece of the epilogue in rows."""
         if self.apart:
-            return row_layout(_PIECE, apart.WARPS, apart.neighbours(self.kernel))
-        return row_layout(_PIECE, _WARPS)
+            return row_layout(PIECE, apart.WARPS, apart.neighbours(self.kernel))
+        return row_layout(PIECE, WARPS)
 
     def _function(self, suffix: str, parameters: Sequence[str], writer: Writer) -> str:
         self.functions.update(writer.functions)
@@ -156,7 +151,7 @@ class _Product:
         """The warps that multiply."""
         w = self._new_writer()
         element = self.a.dtype
-        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS, element.bits)}")
+        w.line(f"layout: tl.constexpr = {product_layout(self.columns, WARPS, element.bits)}")
         w.line(f"flat: tl.constexpr = tl.{shared_layout(SWIZZLE, element, 2)}")
         w.line("step, turn = 0, 0")
         with self._each_tile(w) as place:
@@ -199,7 +194,7 @@ class _Product:
 
     def _pieces(self, w: Writer, text: str, columns: int, first: int, batch: list[str]) -> None:
         """The epilogue on pieces of the result: halves of halves."""
-        if columns > _PIECE:
+        if columns > PIECE:
             half = columns // 2
             left, right = w.fresh("left"), w.fresh("right")
             w.line(f"{left}, {right} = {text}.reshape(({ROWS}, 2, {half})).permute((0, 2, 1)).split()")
@@ -207,7 +202,7 @@ class _Product:
             self._pieces(w, right, half, first + half, batch)
             return
         if self.apart:
-            number = first // _PIECE
+            number = first // PIECE
             w.line(f"mbarrier.wait(taken.index({number}), lap)")
             value = f"tl.convert_layout({text}.to({ELEMENTS[self.apart]}), held, assert_trivial=True)"
             w.line(f"pieces.index({number}).store({value})")
@@ -221,7 +216,7 @@ class _Product:
         w = self._new_writer()
         batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
         fetched = [w.fresh("fetched") for _ in self.ahead]
-        epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
+        epilogue = Epilogue(self, w, ("m_first", "n_first"), batch)
         epilogue.fetched = dict(zip(self.ahead, fetched))
         if self.hidden:
             epilogue.fetched |= {i: w.assign("fetched", epilogue.raw(i)) for i in apart.early(self.kernel)}
@@ -267,9 +262,9 @@ class _Product:
         """The warps that ask for blocks and multiply them; ``next`` things are of the block that is asked for."""
         w = self._new_writer()
         name, element = self.head.name, self.a.dtype
-        w.line(f"layout: tl.constexpr = {product_layout(self.columns, _WARPS, element.bits)}")
+        w.line(f"layout: tl.constexpr = {product_layout(self.columns, WARPS, element.bits)}")
         w.line(f"flat: tl.constexpr = tl.{shared_layout(SWIZZLE, element, 2)}")
-        w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
+        w.line(f"held: tl.constexpr = {product_layout(PIECE, WARPS)}")
         count = Expressions(w, self.head.sizes).text(self.count)
         steps = w.assign("steps", f"({self._steps(w)}) + 0")
         values = ", ".join(self.values)
@@ -311,7 +306,7 @@ class _Product:
         """What the epilogue reads beside the product, for 64 rows of a piece."""
         w = self._new_writer()
         batch = [w.fresh(x.symbol.name) for x in self.kernel.batch]
-        epilogue = _Epilogue(self, w, ("m_first", "n_first"), batch)
+        epilogue = Epilogue(self, w, ("m_first", "n_first"), batch)
         found = [w.assign("fetched", self._kept(w, i, epilogue.raw(i))) for i in self.ahead]
         w.line(f"return {', '.join(found)}")
         return self._function("_fetch", [*self.values, "m_first", "n_first", *batch], w)
@@ -352,12 +347,12 @@ class _Product:
 
     @property
     def _pieces_of_tile(self) -> int:
-        return self.columns // _PIECE * (ROWS // self.height)
+        return self.columns // PIECE * (ROWS // self.height)
 
     def _piece_at(self, number: str, m_first: str, n_first: str) -> list[str]:
         """Where a piece of a tile begins."""
         each = ROWS // self.height
-        return [f"{m_first} + {number} % {each} * {self.height}", f"{n_first} + {number} // {each} * {_PIECE}"]
+        return [f"{m_first} + {number} % {each} * {self.height}", f"{n_first} + {number} // {each} * {PIECE}"]
 
     def _fetch_next(self, w: Writer, names: list[str], batch: list[str]) -> None:
         """Ask for what the piece after the last one reads, which may be of the next tile."""
@@ -378,10 +373,10 @@ class _Product:
     def _allocate_pieces(self, w: Writer) -> None:
         """Shared memory for a rounded tile, and its barriers."""
         assert self.apart is not None
-        element, count = ELEMENTS[self.apart], self.columns // _PIECE
+        element, count = ELEMENTS[self.apart], self.columns // PIECE
         flat = f"tl.{shared_layout(SWIZZLE, self.apart, 2)}"
-        w.line(f"pieces = tl.allocate_shared_memory({element}, [{count}, {ROWS}, {_PIECE}], {flat})")
-        halves = [count * ROWS // self.height, self.height, _PIECE]
+        w.line(f"pieces = tl.allocate_shared_memory({element}, [{count}, {ROWS}, {PIECE}], {flat})")
+        halves = [count * ROWS // self.height, self.height, PIECE]
         w.line(f"halves = pieces._reinterpret({element}, {halves}, {flat})")
         for name in ("given", "taken"):
             w.line(f"{name} = tl.allocate_shared_memory(tl.int64, [{count}, 1], mbarrier.MBarrierLayout())")
@@ -492,99 +487,6 @@ class _TileLoop:
 
     def __exit__(self, *failure: object) -> None:
         self.block.__exit__(None, None, None)
-
-
-class _Epilogue(Block):
-    """The epilogue on a piece of 64 columns.
-
-    What is computed from the product and from vectors stays in the product's layout, and is brought into rows when it
-    is stored, in its own width. With other operands of two dimensions the product is brought into rows first.
-    """
-
-    def __init__(self, owner: _Product, w: Writer, first: tuple[str, str], batch: list[str]) -> None:
-        self.tile = (ROWS, owner.columns)
-        self.fetched: dict[int, str] = {}
-        self.packed, self.height = owner.packed, owner.height
-        kernel = self.kernel = owner.kernel
-        loads = [op for op in kernel.epilogue if isinstance(op, Load)]
-        gathered = any(isinstance(e, Ref) for op in loads for e in op.index)
-        self.in_rows = bool(owner.apart) or gathered or any(apart.is_whole(kernel, op) for op in loads) or any(
-            isinstance(op, Store) and (op.mask is not None or not apart.is_whole(kernel, op)) for op in kernel.epilogue)
-        w.line(f"rows: tl.constexpr = {owner.rows()}")
-        if not self.in_rows:
-            w.line(f"held: tl.constexpr = {product_layout(_PIECE, _WARPS)}")
-        self.sizes = owner.head.sizes
-        fixed = {x.symbol: AxisValue(b) for x, b in zip(kernel.batch, batch)}
-        self.row_axes = {**owner.head.sizes, **fixed, **self._positions(w, "rows", first)}
-        axes = self.row_axes if self.in_rows else {**owner.head.sizes, **fixed, **self._positions(w, "held", first)}
-        super().__init__(w, kernel.buffers, owner.head.pointers, axes, (str(self.height), str(_PIECE)))
-
-    def _positions(self, w: Writer, layout: str, first: tuple[str, str]) -> dict[Symbol, AxisValue]:
-        found: dict[Symbol, AxisValue] = {}
-        axes = ((self.kernel.m, self.height, 0, "[:, None]"), (self.kernel.n, _PIECE, 1, "[None, :]"))
-        for axis, size, dim, subscript in axes:
-            start = first[dim]
-            wide = not fits(axis.extent, 1024)
-            lanes = f"tl.arange(0, {size}, layout=tl.SliceLayout({1 - dim}, {layout})){subscript}"
-            text = w.assign(axis.symbol.name, f"{start} + {lanes}")
-            extent = Expressions(w, self.sizes).text(axis.extent)
-            whole = is_multiple(axis.extent, self.tile[dim])
-            mask = None if whole else w.assign(f"{axis.symbol.name}_inside", f"{text} < {extent}")
-            found[axis.symbol] = AxisValue(text, frozenset({dim}), wide, mask)
-        return found
-
-    def emit(self) -> None:
-        """Emit everything."""
-        if self.height < ROWS:
-            total = self.writer.assign("total", "total.to(tl.float32)")
-            self.values[Ref(3, 0)] = Variable(total, self.kernel.acc, frozenset({0, 1}))
-            self.run(2, self.kernel.epilogue)
-            return
-        layout = "rows" if self.in_rows else "held"
-        trivial = "" if self.in_rows else ", assert_trivial=True"
-        total = self.writer.assign("total", f"tl.convert_layout(total, {layout}{trivial})")
-        self.values[Ref(3, 0)] = Variable(total, self.kernel.acc, frozenset({0, 1}))
-        self.run(2, self.kernel.epilogue)
-
-    def raw(self, number: int) -> str:
-        """The text of a load of the epilogue, of what is in memory."""
-        op = self.kernel.epilogue[number]
-        assert isinstance(op, Load)
-        address, dims = self.address(op.buffer, op.index)
-        masks = self.masks(dims, [s for d in op.index if isinstance(d, Expr) for s in symbols(d)])
-        return f"tl.load({address}{f', mask={all_of(masks)}, other=0' if masks else ''})"
-
-    def run(self, scope: int, ops: Sequence[Op]) -> Variable | None:
-        """Emit a body; what was loaded ahead is there."""
-        for number, name in self.fetched.items():
-            op = ops[number]
-            assert isinstance(op, Load)
-            address, dims = self.address(op.buffer, op.index)
-            dtype = self.buffers[op.buffer].dtype
-            if number in self.packed:
-                name = self.writer.call("unpacked_pairs", name, ELEMENTS[dtype])
-                name = f"tl.convert_layout({name}, rows, assert_trivial=True)"
-            text = self.writer.assign("x", from_memory(self.writer, dtype, name))
-            self.memo["load", op.buffer, address, None, repr(op.other)] = Variable(text, dtype, dims)
-        return super().run(scope, ops)
-
-    def store(self, op: Store) -> None:
-        """Write a value, in rows."""
-        value = self.values[op.value]
-        if self.in_rows or value.dims != {0, 1}:
-            super().store(op)
-            return
-        dtype = self.buffers[op.buffer].dtype
-        text = self.writer.assign("narrow", f"({to_memory(self.writer, dtype, value.text)})")
-        text = self.writer.assign("stored", f"tl.convert_layout({text}, rows)")
-        held = dict(self.axes)
-        self.axes.update(self.row_axes)
-        address, dims = self.address(op.buffer, op.index)
-        masks = self.masks(dims, self.inside)
-        self.axes.update(held)
-        mask = f", mask={' & '.join(f'({m})' for m in masks)}" if masks else ""
-        self.writer.line(f"tl.store({address}, {text}{mask})")
-        self.forget(op.buffer)
 
 
 def suits(kernel: DotKernel, axis: Axis) -> bool:

@@ -17,6 +17,7 @@ from tessera.ir.dims import Dim, Expr, Symbol, add, mul, product, substitute, sy
 from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2, f16, f32, f64
 from tessera.op.opdef import get
 from tessera.schedule.index import strides
+from tessera.target.triton import product_sums
 from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store, references
 
 _NARROW = (f8e4m3, f8e5m2)
@@ -92,7 +93,7 @@ def library_product(kernel: DotKernel, guarded: bool = False) -> LibraryProduct 
     outlives the run.
     """
     a, b = _factor(kernel, kernel.a, kernel.m), _factor(kernel, kernel.b, kernel.n)
-    if a is None or b is None or not _types_suit(kernel, a, b):
+    if a is None or b is None or not _types_suit(kernel, a, b) or product_sums.of(kernel):
         return None
     found: LibraryProduct | None = None
     least = 0

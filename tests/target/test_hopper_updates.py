@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
@@ -133,6 +134,12 @@ class _Language:
 
     BlockedLayout = SliceLayout = staticmethod(lambda *_: None)
     where, sqrt_rn, div_rn = staticmethod(np.where), staticmethod(np.sqrt), staticmethod(np.divide)
+    maximum, PropagateNan = staticmethod(lambda a, b, **_: np.maximum(a, b)), SimpleNamespace(ALL=None)
+    convert_layout = staticmethod(lambda x, *_, **__: x)
+
+    @staticmethod
+    def sum(x: _Values, axis: int) -> _Values:
+        return np.sum(x, axis=axis, dtype=np.float32).view(_Values)
 
     @staticmethod
     def arange(low: int, high: int, layout: object) -> _Values:
@@ -192,7 +199,8 @@ def run_updates(program: Program, arrays: list[np.ndarray], result: np.ndarray, 
                     yield padded[row : row + rows, column : column + 64]
 
     for number in range(count):
-        names: dict[str, Any] = {"tl": _Language(number, count), "mbarrier": _Barrier}
+        names: dict[str, Any] = {"tl": _Language(number, count), "mbarrier": _Barrier, "core": _Language}
+        names |= {"packed_pairs": lambda x: x, "unpacked_pairs": lambda x, _: x}
         exec(text, names)  # noqa: S102
         left = pieces(names[f"{name}_place"], number)
         names[f"{name}_finish"](*pointers, _Pieces(left), _Pieces(), _Pieces())

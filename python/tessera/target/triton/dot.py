@@ -85,7 +85,8 @@ def _with_sums(kernel: DotKernel, options: Options, tile: Tile) -> Generated | N
     """The launches of a product that forms sums, where it has warps for that."""
     if kernel.batch or tile.columns < apart.LEAST or apart.rounded_first(kernel) is None:
         return None
-    workspace = product_sums.partials(kernel, ceildiv(kernel.m.extent, apart.rows(kernel)))
+    pieces = mul(ceildiv(kernel.m.extent, ROWS), ROWS // apart.rows(kernel))
+    workspace = product_sums.partials(kernel, pieces)
     program = _program(replace(kernel, buffers=(*kernel.buffers, workspace)), options, tile)
     if program is None:
         return None

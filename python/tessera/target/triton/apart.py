@@ -17,6 +17,8 @@ WORK = 20
 _ROWS = ((4, 64), (8, 32))
 """Bytes that are read ahead for each result, and rows of a piece up to so many: two pieces are held in registers."""
 _FEWEST_ROWS = 16
+_FEW = 2
+"""Bytes that are read ahead for each result, of which those of two pieces are on their way."""
 
 
 def rounding(kernel: DotKernel) -> DType | None:
@@ -78,6 +80,11 @@ def rows(kernel: DotKernel) -> int:
     """Rows of a piece of the epilogue."""
     read = sum(_bytes(kernel, i) for i in ahead(kernel))
     return next((n for most, n in _ROWS if read <= most), _FEWEST_ROWS)
+
+
+def depth(kernel: DotKernel) -> int:
+    """Pieces whose operands are on their way while the warps work on one."""
+    return 2 if 0 < sum(_bytes(kernel, i) for i in ahead(kernel)) <= _FEW else 1
 
 
 def is_pair(kernel: DotKernel, number: int) -> bool:

@@ -89,6 +89,7 @@ class _Product:
             self.ahead = (*self.ahead, *apart.early(kernel))
         self.packed = () if hidden else tuple(i for i in self.ahead if apart.is_pair(kernel, i))
         self.height = apart.rows(kernel) if self.apart else ROWS
+        self.depth = 1 if hidden else apart.depth(kernel)
         if not hidden:
             self.kernel = of_narrow(kernel)
         self.head = Head(kernel, options, reserved=_NAMES)
@@ -318,30 +319,31 @@ class _Product:
         return w.call("packed_pairs", text) if number in self.packed else text
 
     def _finish(self) -> str:
-        """The warps that run the epilogue: what they read for the next piece, if it is little, is on its way."""
+        """The warps that run the epilogue: what they read for the next pieces, if it is little, is on its way."""
         w = self._new_writer()
         height, name, values = self.height, self.head.name, ", ".join(self.values)
         w.line(f"rows: tl.constexpr = {self.rows()}")
         w.line("lap = 0")
         batch = [w.fresh("next_batch") for _ in self.kernel.batch]
-        fetched = [w.fresh("fetched") for _ in self.ahead]
-        following = [w.fresh("following") for _ in self.ahead]
-        if fetched:
+        fetched = [[w.fresh("fetched") for _ in self.ahead] for _ in range(self.depth + 1)]
+        if self.ahead:
             w.line("next_tile, next_half = tl.program_id(0), 0")
             self._move(w, batch)
-            self._fetch_next(w, fetched, batch)
+            for names in fetched[:-1]:
+                self._fetch_next(w, names, batch)
         with self._each_tile(w) as place:
             with w.block(f"for half in range({self._pieces_of_tile}):"):
-                if fetched:
-                    self._fetch_next(w, following, batch)
+                if self.ahead:
+                    self._fetch_next(w, fetched[-1], batch)
                 w.line(f"mbarrier.wait(given.index(half // {ROWS // height}), lap)")
                 total = w.assign("total", "halves.index(half).load(rows)")
                 last = f"half % {ROWS // height} == {ROWS // height - 1}"
                 w.line(f"mbarrier.arrive(taken.index(half // {ROWS // height}), count=1, pred={last})")
                 at = [*self._piece_at("half", "m_first", "n_first"), *(place[x.symbol] for x in self.kernel.batch)]
-                w.line(f"{name}_store({', '.join([values, total, *fetched, *at])})")
-                for old, new in zip(fetched, following):
-                    w.line(f"{old} = {new}")
+                w.line(f"{name}_store({', '.join([values, total, *fetched[0], *at])})")
+                for old, new in zip(fetched, fetched[1:]):
+                    for one, next_one in zip(old, new):
+                        w.line(f"{one} = {next_one}")
             w.line("lap = lap ^ 1")
         return self._function("_finish", [*self.values, "halves", "given", "taken"], w)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from tessera.ir.dims import Dim, Expr, Symbol, add, bounds, mul, substitute, sym, symbols
 from tessera.schedule.cost import typical
 from tessera.target.triton.kept import values_kept
-from tessera.tile.ir import Axis, Buffer, Load, LoopKernel, Ref, Store
+from tessera.tile.ir import Axis, Buffer, Load, LoopKernel, Reduce, Ref, Store
 from tessera.tile.rewrite import accesses, axes
 
 THREAD_BYTES = 32
@@ -109,7 +109,7 @@ def choose(kernel: LoopKernel) -> Blocks:
         return _pointwise(kernel, every, votes, best)
     if best in looped:
         return _rows(kernel, every, looped, best)
-    return _columns(every, looped, best)
+    return _columns(kernel, every, looped, best)
 
 
 def _extent(axis: Axis) -> int:
@@ -170,10 +170,14 @@ def _varies(kernel: LoopKernel, op: Load | Store, symbol: Symbol) -> bool:
     return any(isinstance(d, Expr) and symbol in symbols(d) for d in op.index)
 
 
-def _columns(every: dict[Symbol, Axis], looped: dict[Symbol, Axis], best: Symbol) -> Blocks:
-    """Reductions across the axis that is contiguous in memory."""
+def _columns(
+    kernel: LoopKernel, every: dict[Symbol, Axis], looped: dict[Symbol, Axis], best: Symbol
+) -> Blocks:
+    """Reductions across the axis that is contiguous in memory; with several a thread has fewer elements of each."""
     columns = min(COLUMNS, _extent(every[best]))
     longest = max(looped, key=lambda s: typical(looped[s].extent))
-    rows = min(COLUMN_ROWS * COLUMNS // columns, _extent(looped[longest]), 1024)
+    sums = max(sum(isinstance(op, Reduce) for op in s.ops) for s in kernel.stages)
+    fewer = 2 if sums > 1 else 1
+    rows = min(COLUMN_ROWS * COLUMNS // columns // fewer, _extent(looped[longest]), 1024)
     sizes = {best: (1, columns), longest: (0, rows)}
-    return Blocks(sizes, 2, warps_for(rows * columns, 32, 8))
+    return Blocks(sizes, 2, warps_for(rows * columns, 32 // fewer, 8))

@@ -29,14 +29,12 @@ _FEWEST = 33
 _MULTIPROCESSORS = 132
 _MULTIPLIES = 2048
 """Multiplications of 16-bit floats in a cycle."""
-_FETCH = 52
+_FETCH = 60
 """Bytes of operands that arrive in a cycle."""
 _STORE = 16
 """Results that the epilogue handles in a cycle."""
 _MEMORY = 13
 """Bytes from and to memory in a cycle, for each multiprocessor."""
-_CACHE, _CACHED = 32 << 20, 40
-"""Bytes that the second cache still holds when the next kernel reads them, and how many come from it in a cycle."""
 _MOST_TENSORS, _MOST_WORK = 4, 24
 """Tensors of the result's size, and operations, up to which an epilogue is run by the warps that multiply."""
 _APART = 9
@@ -197,11 +195,9 @@ def cycles(kernel: DotKernel, form: Form) -> float:
     rows, columns, parts = ROWS, form.tile.columns, form.parts
     tiles = _tiles(kernel, form.tile) * parts
     tile = _steps_cycles(form.tile, _part_steps(kernel, parts)) + rows * columns / _STORE + _START
-    sums = 4 * parts * batch * m * n if parts > 1 else 0
-    summed = sums / (_CACHED * _MULTIPROCESSORS) if sums <= _CACHE else 2 * sums / (_MEMORY * _MULTIPROCESSORS)
-    moved = 2 * batch * (m * k + k * n) / (_MEMORY * _MULTIPROCESSORS) + summed
-    time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved)
-    return time + (_LAUNCH + summed if parts > 1 else 0)
+    moved = 2 * batch * (m * k + k * n)
+    time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved / (_MEMORY * _MULTIPROCESSORS))
+    return time + (_LAUNCH + 8 * parts * batch * m * n / (_MEMORY * _MULTIPROCESSORS) if parts > 1 else 0)
 
 
 def _tiles(kernel: DotKernel, tile: Tile) -> int:

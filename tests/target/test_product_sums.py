@@ -24,7 +24,7 @@ from tessera.target.triton.hopper import Tile
 from tessera.target.triton.launch import Generated
 from tessera.target.triton.library_product import library_product
 from tessera.tile.interpret import run_kernel
-from tessera.tile.ir import DotKernel
+from tessera.tile.ir import DotKernel, Store
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import to_primitives
@@ -113,6 +113,44 @@ def test_launches_of_their_own(architecture: str) -> None:
         run_kernel(kernel, expected, sizes)
         for found, right in zip(arrays, expected):
             np.testing.assert_allclose(found.astype(np.float64), right.astype(np.float64), rtol=1e-5, atol=1e-4)
+
+
+def test_stores_after_the_sum() -> None:
+    """What the epilogue computes behind the value that is summed is stored all the same."""
+    u, v = tensor("u", 300, 96, dtype=bf16), tensor("v", 300, 40, dtype=bf16)
+    y = op.matmul(v, tensor("w", 40, 96, dtype=bf16))
+    outputs = [y, op.sum(op.cast(y, "f32"), axis=0), y * u]
+    plan = check(graph_of(*outputs), machine=EAGER, tolerance=800)
+    kernel, = with_sums(plan)
+    assert [o.mode for o in kernel.epilogue if isinstance(o, Store)] == ["set", "set", "sum"]
+    assert [o.mode for o in product_sums.without(kernel).epilogue if isinstance(o, Store)] == ["set", "set"]
+    for architecture in ("sm_80", "sm_90a", "gfx942"):
+        assert_same_launches(kernel, {}, Options(architecture))
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 300])
+def test_any_number_of_rows(rows: int) -> None:
+    """Rows that are known when the kernel runs; twice the same bits."""
+    kernel = the_kernel(relu_and_sum(op.dim("m", min=0), 80, 24))
+    assert_same_launches(kernel, {s.name: rows for s in kernel.sizes}, Options("sm_80"))
+
+
+def test_batches() -> None:
+    y = op.matmul(tensor("x", 2, 140, 32, dtype=f16), tensor("w", 2, 32, 64, dtype=f16))
+    outputs = [y, op.sum(op.cast(y, "f32"), axis=[0, 1])]
+    kernel, = with_sums(check(graph_of(*outputs), machine=EAGER, tolerance=800))
+    assert_same_launches(kernel, {}, Options("sm_90a"))
+
+
+def assert_same_launches(kernel: DotKernel, sizes: Mapping[str, int], options: Options) -> None:
+    """The launches do, in Triton's interpreter, what the kernel means, and twice the same."""
+    one, two, right = (given(kernel, sizes) for _ in range(3))
+    triton_interpreter.run_kernel(kernel, one, sizes, options)
+    triton_interpreter.run_kernel(kernel, two, sizes, options)
+    run_kernel(kernel, right, sizes)
+    for a, b, expected in zip(one, two, right):
+        assert a.tobytes() == b.tobytes()
+        np.testing.assert_allclose(a.astype(np.float64), expected.astype(np.float64), rtol=2e-3, atol=1e-2)
 
 
 def on_hopper(kernel: DotKernel, columns: int) -> Generated:

@@ -40,11 +40,13 @@ class DotBuilder(MemberEmitter):
         self.enter(None, EPILOGUE)
         for member in self.group.members:
             if member.kind == COLUMN_SUM:
-                self.column_sum(member)
                 continue
             self.element(member)  # operands first, so that the walk is never deep
             if id(member.value) in self.external:
                 self.write(member)
+        for member in self.group.members:
+            if member.kind == COLUMN_SUM:  # last, so that a product can do without them
+                self.column_sum(member)
         shape = node.results[0].shape
         batch = tuple(self._axis(d, n) for d, n in zip(piece.index[:-2], shape[:-2]) if n != 1)
         m, n = self._axis(piece.index[-2], shape[-2], "_m"), self._axis(piece.index[-1], shape[-1], "_n")

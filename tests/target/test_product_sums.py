@@ -78,11 +78,23 @@ def test_other_sums_keep_their_steps() -> None:
     y = op.matmul(x, w)
     assert not with_sums(planned([op.sum(op.cast(y, "f32"), axis=0)]))
     assert not with_sums(planned([y, op.sum(op.cast(y, "f32") * 2.0, axis=0)]))
+    for narrow in ("f16", "i32"):
+        assert not with_sums(planned([y, op.sum(op.cast(op.cast(y, narrow), "f32"), axis=0)]))
     wide = op.matmul(op.cast(x, "f32"), op.cast(w, "f32"))
     assert not with_sums(planned([wide, op.sum(wide, axis=0)]))
     assert not with_sums(planned(relu_and_sum(300, 24, 24)))
     assert not with_sums(planned(relu_and_sum(300, 64, 24), GPU))
     assert len(with_sums(planned(relu_and_sum(16384, 64, 24), GPU))) == 1
+
+
+def test_readers_in_the_product_do_not_have_it_store_what_is_summed() -> None:
+    """Then a sum of its own would have nothing to read."""
+    y = op.matmul(tensor("x", 300, 24, dtype=bf16), tensor("w", 24, 64, dtype=bf16))
+    total, u, v = op.sum(op.cast(y, "f32"), axis=0), tensor("u", 300, 64, dtype=bf16), tensor("v", 64, 40, dtype=bf16)
+    for inside in (y * u, op.gelu(op.cast(y, "f32")), op.matmul(op.relu(y), v)):
+        assert not with_sums(check(graph_of(total, inside), machine=EAGER, tolerance=800))
+    outside, = with_sums(planned([total, op.matmul(y, v)]))
+    assert_same_launches(outside, {}, Options("sm_80"))
 
 
 def test_row_kernels_form_sums_before_products_do() -> None:

@@ -128,15 +128,17 @@ def _has_results(fusion: Fusion, group: Group, total: Group, outputs: set[int]) 
         return False
     if not isinstance(width, int) or not NARROWEST <= width <= WIDEST or not _is_plain(total.members[0], root):
         return False
-    return root in outputs or any(g is not total for g in fusion.readers(root))
+    return root in outputs or any(g not in (total, group) for g in fusion.readers(root))
 
 
 def _is_plain(total: Piece, root: int) -> bool:
-    """Whether a sum adds up what is stored, widened."""
+    """Whether a sum adds up what is stored, widened to f32 at once."""
     x = total.node.operands[0]
+    dtypes = [x.dtype]
     while id(x) != root and x.node.op in ("cast", "reshape"):
         x = x.node.operands[0]
-    return id(x) == root
+        dtypes.append(x.dtype)
+    return id(x) == root and set(dtypes) <= {x.dtype, f32} and dtypes == sorted(dtypes, key=lambda d: d != f32)
 
 
 def _has_rows(group: Group) -> bool:

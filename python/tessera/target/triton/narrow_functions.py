@@ -11,14 +11,18 @@ from dataclasses import replace
 
 from tessera.ir.dtype import f32
 from tessera.target.triton.exponentials import FUNCTION as EXPONENTIAL
-from tessera.tile.ir import Compute, Const, DotKernel, Load, Op, Ref, references
+from tessera.tile.ir import Compute, Const, DotKernel, Load, Op, Ref, Store, references
 
 ERROR_FUNCTION = "erf_beside_one"
 _EPILOGUE = 2
+_BITS = 16
 
 
 def of_narrow(kernel: DotKernel) -> DotKernel:
-    """The kernel with such functions in its epilogue."""
+    """The kernel with such functions in its epilogue, if all that it stores are such floats, or sums of them."""
+    stored = [kernel.buffers[op.buffer].dtype for op in kernel.epilogue if isinstance(op, Store) and op.mode == "set"]
+    if any(dtype.bits > _BITS for dtype in stored):
+        return kernel
     return replace(kernel, epilogue=tuple(_changed(kernel, i) for i in range(len(kernel.epilogue))))
 
 
@@ -53,7 +57,7 @@ def _is_narrow(kernel: DotKernel, ref: Ref) -> bool:
     if isinstance(op, Compute) and op.function == "cast" and op.dtype.bits > 16:
         return _is_narrow(kernel, op.args[0])
     dtype = kernel.buffers[op.buffer].dtype if isinstance(op, Load) else getattr(op, "dtype", f32)
-    return dtype.is_float and dtype.bits <= 16
+    return dtype.is_float and dtype.bits <= _BITS
 
 
 def _is_beside_one(kernel: DotKernel, ref: Ref) -> bool:

@@ -115,6 +115,16 @@ def test_heads_are_stored_in_whole_vectors() -> None:
     assert b"st.global.v4" in text and b"st.global.b16" not in text
 
 
+@pytest.mark.parametrize("least", [0, 1])
+def test_no_blocks_are_asked_for_without_terms(least: int) -> None:
+    """Nothing would wait for them, and the program would end while they are on their way."""
+    k = op.dim("k", min=least, max=4096, multiple_of=64)
+    x, w, r = tensors(x=(1024, k), w=(k, 512), r=(1024, 512))
+    program, = generated(product_of(y=op.matmul(x, w) + r), dot.Form(Tile(256))).programs
+    assert "_finish" in program.source and ("steps > 0" in program.source) == (least == 0)
+    assert compile_program(program, "cuda", 90, 32).threads == 384
+
+
 def functions_of(kernel: DotKernel) -> list[str]:
     """The functions of an epilogue."""
     return [o.function for o in of_narrow(kernel).epilogue if isinstance(o, Compute)]

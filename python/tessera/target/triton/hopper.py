@@ -271,9 +271,10 @@ class _Product:
         values = ", ".join(self.values)
         at = [w.fresh("next_m"), w.fresh("next_n"), *(w.fresh("next_batch") for _ in self.kernel.batch)]
         asked = f"{values}, {', '.join(self.maps)}, a_blocks, b_blocks, ready"
+        inside = f"(next_tile < {count}) & ({steps} > 0)" if self.may_be_empty else f"next_tile < {count}"
 
         def ask(slot: str) -> None:
-            w.line(f"{name}_ask({asked}, {slot}, next_step, next_tile < {count}, {', '.join(at)})")
+            w.line(f"{name}_ask({asked}, {slot}, next_step, {inside}, {', '.join(at)})")
             w.line("next_step += 1")
             with w.block(f"if next_step == {steps}:"):
                 w.line("next_step = 0")

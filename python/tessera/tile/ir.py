@@ -8,7 +8,7 @@ kernel's axes and its size arguments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Union
 
@@ -39,6 +39,11 @@ class Buffer:
     strides: tuple[Dim, ...]
     role: Literal["in", "out", "inout"]
     may_alias: tuple[int, ...] = ()
+
+
+def same_memory(buffers: Sequence[Buffer], number: int) -> set[int]:
+    """The buffers that may be the memory of one, itself among them."""
+    return {number, *buffers[number].may_alias, *(i for i, b in enumerate(buffers) if number in b.may_alias)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from tessera.ir.dtype import DType
 from tessera.schedule import cost
 from tessera.target.triton import product_sums
 from tessera.target.triton.gluon import ELEMENTS
-from tessera.tile.ir import Compute, DotKernel, Load, Random, Ref, Store
+from tessera.tile.ir import Compute, DotKernel, Load, Random, Ref, Store, same_memory
 
 WARPS, REGISTERS = 4, 152
 LEAST = 128
@@ -70,7 +70,7 @@ def _first(kernel: DotKernel) -> list[int]:
     found: list[int] = []
     for i, op in enumerate(kernel.epilogue):
         if isinstance(op, Store):
-            written |= {op.buffer, *kernel.buffers[op.buffer].may_alias}
+            written |= same_memory(kernel.buffers, op.buffer)
         elif isinstance(op, Load) and op.mask is None and op.buffer not in written and not _is_gathered(op):
             found.append(i)
     return found

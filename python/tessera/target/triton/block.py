@@ -12,7 +12,7 @@ from tessera.target.triton.compute import evaluate
 from tessera.target.triton.convert import constant, from_memory, to_memory
 from tessera.target.triton.expression import AxisValue, Expressions
 from tessera.target.triton.text import Writer
-from tessera.tile.ir import Buffer, Compute, Const, Index, Load, Op, Random, Ref, Store
+from tessera.tile.ir import Buffer, Compute, Const, Index, Load, Op, Random, Ref, Store, same_memory
 
 _LARGEST = 2**31 - 1
 
@@ -233,8 +233,7 @@ class Block:
 
     def same(self, buffer: int) -> set[int]:
         """The buffers that may be the same memory."""
-        buffers = self.buffers
-        return {buffer, *buffers[buffer].may_alias, *(i for i, b in enumerate(buffers) if buffer in b.may_alias)}
+        return same_memory(self.buffers, buffer)
 
     def forget(self, buffer: int, *memos: dict[Any, Variable]) -> None:
         """What was read from a buffer, or from one that may be the same memory, must be read again.

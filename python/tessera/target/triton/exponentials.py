@@ -12,7 +12,7 @@ import math
 from dataclasses import replace
 
 from tessera.ir.dtype import DType, f32, i64
-from tessera.tile.ir import Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Stage, Store
+from tessera.tile.ir import Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Stage, Store, same_memory
 
 FUNCTION = "exp_of_difference"
 
@@ -124,16 +124,12 @@ def _is_written_between(kernel: LoopKernel, first: Ref, last: Ref) -> bool:
     """Whether what two loads read is written between them. A load's own element may be written behind it."""
     load = _op(kernel, last)
     assert isinstance(load, Load)
-    buffer = kernel.buffers[load.buffer]
+    buffer, same = kernel.buffers[load.buffer], same_memory(kernel.buffers, load.buffer)
     for number in range(first.scope, last.scope + 1):
         for index, op in enumerate(kernel.stages[number].ops):
-            if not isinstance(op, Store) or not _may_be_same_memory(kernel, op.buffer, load.buffer):
+            if not isinstance(op, Store) or op.buffer not in same:
                 continue
             own = op.index == load.index and kernel.buffers[op.buffer].strides == buffer.strides
             if not own or number < last.scope or index < last.index:
                 return True
     return False
-
-
-def _may_be_same_memory(kernel: LoopKernel, a: int, b: int) -> bool:
-    return a == b or a in kernel.buffers[b].may_alias or b in kernel.buffers[a].may_alias

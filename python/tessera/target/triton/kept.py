@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 
 from tessera.ir.dims import Expr, sym, symbols
-from tessera.tile.ir import Axis, Compute, Const, Load, LoopKernel, Op, Reduce, Ref, Scan, Store
+from tessera.tile.ir import Axis, Compute, Const, Load, LoopKernel, Op, Reduce, Ref, Scan, Store, same_memory
 from tessera.tile.rewrite import accesses
 
 
@@ -53,8 +53,7 @@ def _in_place_only(kernel: LoopKernel, axis: Axis) -> bool:
     ops = [op for _, _, op in accesses(kernel)]
     for store in (op for op in ops if isinstance(op, Store)):
         buffer = kernel.buffers[store.buffer]
-        others = {i for i, b in enumerate(kernel.buffers) if store.buffer in b.may_alias}
-        same = {store.buffer, *buffer.may_alias, *others}
+        same = same_memory(kernel.buffers, store.buffer)
         for load in (op for op in ops if isinstance(op, Load) and op.buffer in same):
             if load.index != store.index or kernel.buffers[load.buffer].strides != buffer.strides:
                 return False

@@ -18,7 +18,21 @@ from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2, f16, f32, f64
 from tessera.op.opdef import get
 from tessera.schedule.index import strides
 from tessera.target.triton import product_sums
-from tessera.tile.ir import Axis, Buffer, Compute, Const, DotKernel, Load, LoopKernel, Op, Ref, Stage, Store, references
+from tessera.tile.ir import (
+    Axis,
+    Buffer,
+    Compute,
+    Const,
+    DotKernel,
+    Load,
+    LoopKernel,
+    Op,
+    Ref,
+    Stage,
+    Store,
+    references,
+    same_memory,
+)
 
 _NARROW = (f8e4m3, f8e5m2)
 _FACTORS = (bf16, f16, f32, f64, *_NARROW)
@@ -251,7 +265,7 @@ def _call(
         c = _matrix(kernel, load.buffer, load.index, rows, columns, turn=False)
         if c is None or c.dtype != dtype:
             return None
-        if _may_alias(kernel, c.buffer, d.buffer) and c != replace(d, buffer=c.buffer):
+        if c.buffer in same_memory(kernel.buffers, d.buffer) and c != replace(d, buffer=c.buffer):
             return None
     bias: tuple[int, DType] | None = None
     if function.bias is not None:
@@ -288,7 +302,7 @@ def _with_rest(
         if i == target or Ref(2, i) == value or i not in _needed(kernel, value, target):
             continue
         changed = _moved(op, moved)
-        if changed is None or (isinstance(op, Load) and _may_alias(kernel, op.buffer, written.buffer)):
+        if changed is None or (isinstance(op, Load) and op.buffer in same_memory(kernel.buffers, written.buffer)):
             return None  # what the call has overwritten cannot be read behind it
         moved[Ref(2, i)] = Ref(0, len(ops))
         ops.append(changed)
@@ -301,12 +315,6 @@ def _with_rest(
         kernel.loc,
     )
     return replace(call, rest=rest)
-
-
-def _may_alias(kernel: DotKernel, one: int, other: int) -> bool:
-    """Whether two buffers can be the same memory."""
-    buffers = kernel.buffers
-    return one == other or other in buffers[one].may_alias or one in buffers[other].may_alias
 
 
 def _needed(kernel: DotKernel, value: Ref, target: int | None) -> set[int]:

@@ -18,7 +18,7 @@ import numpy as np
 from tessera.ir.dims import Dim, Expr, bounds, sym, symbols
 from tessera.ir.dtype import DType, bool_, i64
 from tessera.schedule.cost import typical
-from tessera.tile.ir import Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Scan, Stage, Store
+from tessera.tile.ir import Compute, Const, Index, Load, LoopKernel, Op, Reduce, Ref, Scan, Stage, Store, same_memory
 
 SHORTEST = 2048
 """Elements of a row from which one more access to memory costs less than the comparisons."""
@@ -125,7 +125,7 @@ class _Point:
             elif isinstance(op, Scan) and self._depends(op.value):
                 raise _NotAtPoint
             elif isinstance(op, Store):
-                written |= _same_memory(self.kernel, op.buffer)
+                written |= same_memory(self.kernel.buffers, op.buffer)
                 if any(self._depends(r) for r in (op.value, op.mask, *op.index) if isinstance(r, Ref)):
                     stores.append(self._store(op))
         own = {Ref(self.number, i): Ref(self.first + 1, i) for i in range(len(self.stage.ops))}
@@ -207,12 +207,6 @@ class _Point:
             else:
                 found.append(d)
         return tuple(found)
-
-
-def _same_memory(kernel: LoopKernel, buffer: int) -> set[int]:
-    """The buffers that may be the memory of one."""
-    others = {i for i, b in enumerate(kernel.buffers) if buffer in b.may_alias}
-    return {buffer, *kernel.buffers[buffer].may_alias, *others}
 
 
 def _operands(op: Op) -> list[Ref]:

@@ -22,7 +22,7 @@ from tessera.target.triton.kept import recomputed, values_kept
 from tessera.target.triton.launch import Program
 from tessera.target.triton.loops import Stages, prepared
 from tessera.target.triton.tiles import LONGEST_ROW, Blocks, offset_of, step
-from tessera.tile.ir import Axis, Load, LoopKernel, Random, Ref, Stage, Store
+from tessera.tile.ir import Axis, Load, LoopKernel, Random, Ref, Stage, Store, same_memory
 from tessera.tile.rewrite import accesses
 
 MULTIPROCESSORS = {"sm_90a": 132, "sm_100a": 148}
@@ -153,8 +153,7 @@ def _is_copied(kernel: LoopKernel, row: Row, axis: Axis) -> bool:
 
 def _is_written_before(kernel: LoopKernel, row: Row) -> bool:
     """Whether the kernel writes to a row's memory before it reads it for the last time, in the order of its ops."""
-    buffers, number = kernel.buffers, row[0]
-    same = {number, *buffers[number].may_alias, *(i for i, b in enumerate(buffers) if number in b.may_alias)}
+    same = same_memory(kernel.buffers, row[0])
     written = False
     for _, _, op in accesses(kernel):
         if isinstance(op, Load) and written and (op.buffer, op.index) == row:

@@ -30,8 +30,10 @@ _MEMORY = re.compile(
 """Instructions that read or write memory; parameters are not meant."""
 
 
-def has_early(architecture: str) -> bool:
-    """Whether devices of an architecture have it."""
+def has_early(architecture: int | str) -> bool:
+    """Whether devices of an architecture (90, "sm_90a", "gfx942") have it."""
+    if isinstance(architecture, int):
+        return architecture >= FIRST
     digits = "".join(c for c in architecture if c.isdigit())
     return architecture.startswith("sm_") and int(digits) >= FIRST
 

@@ -14,6 +14,7 @@ from typing import Union
 
 from tessera.ir.dims import Dim, Expr, Symbol, bounds, product, substitute, symbols
 from tessera.ir.dtype import DType
+from tessera.target.triton.ahead import MULTIPROCESSORS
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import from_memory
 from tessera.target.triton.expression import AxisValue
@@ -25,8 +26,8 @@ from tessera.target.triton.tiles import LONGEST_ROW, Blocks, offset_of, step
 from tessera.tile.ir import Axis, Load, LoopKernel, Random, Ref, Stage, Store, same_memory
 from tessera.tile.rewrite import accesses
 
-MULTIPROCESSORS = {"sm_90a": 132, "sm_100a": 148}
-"""Of the usual device of each architecture whose multiprocessors have this much shared memory."""
+ARCHITECTURES = ("sm_90a", "sm_100a")
+"""Those whose multiprocessors have this much shared memory."""
 SHARED, RESERVED = 228 << 10, 2048
 """Bytes of shared memory of a multiprocessor; what of it a program has beside its rows."""
 WARPS, UNIT = 8, 16
@@ -93,8 +94,9 @@ def _is_long(kernel: LoopKernel, architecture: str) -> bool:
     """Whether there are many long rows of which several stages need the same, on a device with the memory for it."""
     axis = next((a for s in kernel.stages for a in s.axes), None)
     programs = bounds(product(a.extent for a in kernel.grid))[1]
-    fewest = MULTIPROCESSORS.get(architecture)
-    if axis is None or fewest is None or (programs is not None and programs <= fewest):
+    if axis is None or architecture not in ARCHITECTURES:
+        return False
+    if programs is not None and programs <= MULTIPROCESSORS[architecture]:
         return False
     return isinstance(axis.extent, int) and axis.extent > LONGEST_ROW and bool(values_kept(kernel, axis))
 

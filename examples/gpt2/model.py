@@ -68,8 +68,7 @@ class Block:
         last = 0.02 / (2 * c.layers) ** 0.5
         self.norm1 = op.layer_norm(d, dtype=c.dtype, name=f"{name}.norm1")
         self.norm2 = op.layer_norm(d, dtype=c.dtype, name=f"{name}.norm2")
-        self.query, self.key, self.value = (linear(d, d, what) for what in ("query", "key", "value"))
-        self.mix = linear(d, d, "mix", last)
+        self.attend, self.mix = linear(d, 3 * d, "attend"), linear(d, d, "mix", last)
         self.up, self.down = linear(d, 4 * d, "up"), linear(4 * d, d, "down", last)
 
     def __call__(self, x: Any) -> Any:
@@ -78,9 +77,7 @@ class Block:
         def heads(y: Any) -> Any:
             return op.transpose(op.reshape(y, (batch, length, self.config.heads, -1)), (0, 2, 1, 3))
 
-        h = self.norm1(x)
-        a = op.scaled_dot_product_attention(
-            heads(self.query(h)), heads(self.key(h)), heads(self.value(h)), causal=True
-        )
+        q, k, v = map(heads, op.split(self.attend(self.norm1(x)), 3, axis=-1))
+        a = op.scaled_dot_product_attention(q, k, v, causal=True)
         x = x + self.mix(op.reshape(op.transpose(a, (0, 2, 1, 3)), (batch, length, -1)))
         return x + self.down(op.gelu(self.up(self.norm2(x))))

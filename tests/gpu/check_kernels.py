@@ -245,6 +245,34 @@ def test_heads_stored_by_products() -> None:
     assert_near(found, right)
 
 
+@pytest.mark.parametrize("split", [True, False])
+@pytest.mark.parametrize(("batch", "heads", "length"), [(2, 4, 256), (2, 12, 512), (1, 5, 1024), (3, 4, 160)])
+def test_one_projection_of_queries_keys_and_values(batch: int, heads: int, length: int, split: bool) -> None:
+    """Parts lie in one tensor, which products write and read."""
+    width = heads * 64
+    h, g = drawn(batch, length, width), drawn(batch, length, width)
+    w, b = drawn(width, 3 * width) / 16, drawn(3 * width)
+    hv, wv, bv, gv = (op.tensor(x.shape, "bf16", name=n) for n, x in zip("hwbg", (h, w, b, g)))
+    y = hv @ wv + bv
+    if split:
+        parts = [op.reshape(p, (batch, length, heads, 64)) for p in op.split(y, 3, axis=-1)]
+        q, k, v = (op.transpose(p, (0, 2, 1, 3)) for p in parts)
+    else:
+        t = op.transpose(op.reshape(y, (batch, length, 3, heads, 64)), (2, 0, 3, 1, 4))
+        q, k, v = (t[i] for i in range(3))
+    a = op.scaled_dot_product_attention(q, k, v, causal=True)
+    out = op.reshape(op.transpose(a, (0, 2, 1, 3)), (batch, length, width))
+    slopes = gradients([out], [hv, wv, bv], [gv])
+    compiled = graph.compile({"out": out, **dict(zip("hwb", slopes))}, target="ptx")
+    found = compiled.run([bf16(x) for x in (h, w, b, g)])
+    leaves = [torch.tensor(x, requires_grad=True) for x in (h, w, b)]
+    parts = (leaves[0] @ leaves[1] + leaves[2]).unflatten(-1, (3, heads, 64)).permute(2, 0, 3, 1, 4)
+    right = torch.nn.functional.scaled_dot_product_attention(*parts, is_causal=True).transpose(1, 2).flatten(2)
+    right.backward(torch.tensor(g))
+    for one, reference in zip(found, [right.detach(), *(x.grad for x in leaves)]):
+        assert_near(one, reference.numpy(), 1.5e-2)
+
+
 @pytest.mark.parametrize(("batch", "heads", "length"), [(2, 3, 256), (3, 12, 512), (1, 5, 1024)])
 def test_heads_read_by_products(batch: int, heads: int, length: int) -> None:
     """What attention leaves head by head is multiplied where it is, as rows and as terms."""

@@ -188,12 +188,20 @@ def _partner(terms: dict[tuple, int], atoms: tuple, c: int) -> Dim | None:
         if not (isinstance(atom, Call) and atom.function == "mod"):
             continue
         rest = _expression({atoms[:at] + atoms[at + 1:]: c})
-        quotient = mul(mul(rest, atom.b), sym(Call("floordiv", atom.a, atom.b)))
+        quotient = mul(mul(rest, atom.b), _quotient(atom.a, atom.b))
         if not isinstance(quotient, Expr) or any(terms.get(m) != k for m, k in quotient.terms):
             continue
         remaining = {m: k for m, k in terms.items() if m != atoms and m not in dict(quotient.terms)}
         return add(_expression(remaining), mul(rest, atom.a))
     return None
+
+
+def _quotient(a: Dim, b: Dim) -> Dim:
+    """a // b; (x // c) // b is x // (c * b)."""
+    inner = next(iter(a.terms))[0] if isinstance(a, Expr) and len(a.terms) == 1 else ()
+    if len(inner) == 1 and isinstance(inner[0], Call) and inner[0].function == "floordiv" and sym(inner[0]) == a:
+        return floordiv(inner[0].a, mul(inner[0].b, b))
+    return floordiv(a, b)
 
 
 def rename(index: Index, mapping: Mapping[Symbol, Dim]) -> Index:

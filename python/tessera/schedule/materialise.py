@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.ir.dims import is_multiple
+from tessera.ir.dims import Dim, add, is_multiple, mul, product
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
@@ -19,11 +19,16 @@ from tessera.schedule import cost
 from tessera.schedule.expression import is_single_update, reduced_axes
 from tessera.schedule.index import blocks, squeeze
 from tessera.schedule.machine import CPU, Machine
+from tessera.schedule.memory import ALIGNMENT
 from tessera.schedule.options import Schedule
+from tessera.schedule.parts import in_memory, place_in
 from tessera.schedule.placement import ALIASES, Placement
 
 HEAD, ROWS = 64, 256
-"""Elements of a head that products of GPUs read in place, and what the positions are a multiple of."""
+"""Elements of a head that products of GPUs read in place, and what the positions are a multiple of.
+
+So are the elements of all heads together where several tensors of heads lie beside each other.
+"""
 _INLINE = (
     low.Pointwise, low.View, low.Pad, low.Concat, low.Iota, low.Fill, low.Take, low.TakeAlongAxis, low.Random,
 )
@@ -40,6 +45,8 @@ class _Uses:
     """Some consumer needs it in memory, in row-major order."""
     operand: bool = False
     """Some matrix product has it as operand."""
+    parts: Dim = 0
+    """Elements of the slices of it that consumers need in memory and that can be windows into it."""
 
 
 @dataclass(slots=True)
@@ -89,6 +96,7 @@ def place(
     """The values with storage. ``recompute``: the work per element up to which a value is recomputed."""
     uses = _count_uses(graph, nodes, machine)
     required = {id(v) for v in (*graph.outputs.values(), *graph.updates.values())}
+    held = _held(graph)
     placement = Placement()
     inlined: dict[int, _Inlined] = {}
     for node in nodes:
@@ -99,13 +107,74 @@ def place(
             info = _information(node, placement, inlined)
             if node.op in ALIASES and placement.root(node.operands[0]) is not None:
                 inlined[id(v)] = _LEAF
+            elif use.memory and _is_window(node, placement, held):
+                _put_into_operand(node, placement)
             elif (
                 not (can_inline(node) or is_view(node)) or id(v) in required
                 or _must_store(node, v, use, info, placement, options, recompute, machine)
             ):
                 placement.store(v)
+                if isinstance(get(node.op).lower, low.Concat) and id(v) not in held:
+                    _put_in_operands(node, placement, held)
             inlined[id(v)] = info
     return placement
+
+
+def _held(graph: Graph) -> set[int]:
+    """The values, by identity, whose storage is the caller's: outputs and new state, and what they are views of."""
+    found: set[int] = set()
+    for v in (*graph.outputs.values(), *graph.updates.values()):
+        found.add(id(v))
+        while v.node.op in ALIASES:
+            v = v.node.operands[0]
+            found.add(id(v))
+    return found
+
+
+def _is_in_arena(v: Value, held: set[int]) -> bool:
+    return v.node.op not in LEAVES and id(v) not in held
+
+
+def _is_window(node: Node, placement: Placement, held: set[int]) -> bool:
+    """Whether a slice that is needed in memory is there already, as a part of what is stored."""
+    whole = placement.root(node.operands[0])
+    return (
+        _can_be_window(node) and whole is not None and _is_in_arena(whole, held)
+        and id(node.results[0]) not in held and id(whole) not in placement.windows
+    )
+
+
+def _can_be_window(node: Node) -> bool:
+    """Whether what a slice takes lies in its operand as it would lie in memory of its own."""
+    start = place_in(node)
+    return start is not None and _is_aligned(start, node.results[0])
+
+
+def _is_aligned(start: Dim, v: Value) -> bool:
+    return is_multiple(mul(start, v.dtype.itemsize), ALIGNMENT)
+
+
+def _put_into_operand(node: Node, placement: Placement) -> None:
+    whole, start = placement.root(node.operands[0]), place_in(node)
+    assert whole is not None and start is not None
+    placement.store(node.results[0])
+    placement.put_into(node.results[0], whole, start)
+
+
+def _put_in_operands(concat: Node, placement: Placement, held: set[int]) -> None:
+    """Let results of operators in memory lie where they are put together, if nothing else is computed into them."""
+    v, axis = concat.results[0], concat.attrs["axis"]
+    if any(d != 1 for d in v.shape[:axis]):
+        return
+    start: Dim = 0
+    for operand in concat.operands:
+        root = placement.root(operand)
+        if (
+            root is not None and in_memory(root.node) and _is_in_arena(root, held) and not placement.shares_memory(root)
+            and _is_aligned(start, v)
+        ):
+            placement.put_into(root, v, start)
+        start = add(start, operand.size)
 
 
 def _must_store(
@@ -113,7 +182,7 @@ def _must_store(
     machine: Machine,
 ) -> bool:
     """Whether an inlinable value is stored all the same."""
-    if use.memory:
+    if use.memory or (use.parts != 0 and use.parts == v.size):
         return True
     if use.operand and not _fits_operand(v, placement, machine):
         return True
@@ -204,6 +273,10 @@ def _add_use(
         use.larger |= above.larger or (node.op == "broadcast_to" and operand.shape != result.shape)
         use.operand |= above.operand
         use.memory |= node.op in ALIASES and above.memory
+        if node.op in ALIASES:
+            use.parts = add(use.parts, above.parts)
+        elif above.memory and _can_be_window(node):
+            use.parts = add(use.parts, result.size)
         use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result, machine.parts_rows)
     elif _is_widening(node):
         above = uses.get(id(result), _Uses())
@@ -268,6 +341,9 @@ def _merges_heads(operand: Value, result: Value) -> bool:
         if len([i for i in target if result.shape[i] != 1]) != 1:
             return False
         if len(wide) > 1 and not (wide[-1] == HEAD if innermost else is_multiple(wide[-1], ROWS)):
+            return False
+        inner = [product(wide[i:]) for i in range(1, len(wide) - 1)]
+        if innermost and not all(is_multiple(d, ROWS) for d in inner):
             return False
         innermost = False
     return True

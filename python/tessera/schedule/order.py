@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from tessera.ir.value import Value
 from tessera.schedule import cost
 from tessera.schedule.fusion import Group
-from tessera.schedule.pieces import CHECK, MAP, REDUCE, SCAN
+from tessera.schedule.pieces import CHECK, MAP, REDUCE, SCAN, WINDOW
 
 SMALL = 1 << 20
 """Bytes that a kernel may keep from being released while it waits for others to run beside."""
@@ -107,6 +107,8 @@ class Order:
 
     def _growth(self, group: Group, sizes: dict[int, int], unread: dict[int, int]) -> int:
         """Bytes that running the group now adds to what is live."""
+        if group.kind == WINDOW:
+            return -1
         allocated = sum(sizes.get(root, 0) for root in group.roots)
         freed = sum(sizes.get(root, 0) for root in group.reads if unread[root] == 1)
         return allocated - freed

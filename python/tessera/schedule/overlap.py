@@ -12,7 +12,7 @@ from typing import Literal
 
 from tessera.schedule.fusion import Group
 from tessera.schedule.order import Order
-from tessera.schedule.pieces import CHECK
+from tessera.schedule.pieces import CHECK, WINDOW
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +119,9 @@ class _Live:
         self.bytes = self.peak = 0
 
     def more(self, group: Group) -> int:
-        """What the group allocates."""
+        """What the group allocates; a part of another value is allocated with whichever of them is written."""
+        if group.kind == WINDOW:
+            return 0
         return sum(self.sizes.get(r, 0) for r in group.roots if r not in self.made)
 
     def run(self, group: Group, *, reads: bool = True) -> None:
@@ -132,6 +134,8 @@ class _Live:
 
     def done(self, group: Group) -> None:
         """The operands of the group are read."""
+        if group.kind == WINDOW:
+            return
         for root in group.reads:
             self.unread[root] -= 1
             if self.unread[root] == 0:

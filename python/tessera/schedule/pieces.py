@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from tessera.ir.dims import Dim, Symbol, add, sym
+from tessera.ir.dims import Dim, Symbol, add, mul, product, sym
 from tessera.ir.dtype import DType
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
@@ -20,6 +20,8 @@ from tessera.schedule.placement import Placement
 MAP, REDUCE, SCAN, DOT, SCATTER, CHECK = "map", "reduce", "scan", "dot", "scatter", "check"
 COLUMN_SUM = "column sum"
 """A sum over all dimensions but the last one, that a kernel over rows forms beside its own work."""
+WINDOW = "window"
+"""A value that lies in another's memory: nothing runs, but what reads the value comes after what writes it."""
 PORTABLE, WHOLE = "portable", "whole"
 """Operators whose operands are tensors in memory: run by the portable kernel, or by one that the target has for it."""
 
@@ -136,6 +138,8 @@ def _check(node: Node, placement: Placement, position: int) -> Piece:
 
 def _pieces_of(node: Node, v: Value, placement: Placement, axes: Axes, position: int) -> list[Piece]:
     rule = get(node.op).lower
+    if node.op == "slice" and id(v) in placement.windows:
+        return [_window(node, v, node.operands[0], placement, position)]
     if isinstance(rule, (low.Portable, low.Composite)):
         if v.index:
             return []
@@ -174,6 +178,10 @@ def _concat_parts(node: Node, v: Value, placement: Placement, axes: Axes, positi
     for number, operand in enumerate(node.operands):
         if operand.shape[axis] == 0:
             continue
+        if _lies_in(operand, v, mul(start, product(v.shape[axis + 1 :])), placement):
+            out.append(_window(node, v, operand, placement, position + len(out), number))
+            start = add(start, operand.shape[axis])
+            continue
         space, index = spread(axes, operand.shape)
         reader = _Reader(placement, axes)
         reader.value(operand, index)
@@ -181,6 +189,22 @@ def _concat_parts(node: Node, v: Value, placement: Placement, axes: Axes, positi
         out.append(_finish(Piece(MAP, node, v, position + len(out), space, (), target, part=number), reader))
         start = add(start, operand.shape[axis])
     return out
+
+
+def _lies_in(operand: Value, v: Value, start: Dim, placement: Placement) -> bool:
+    """Whether an operand of a concatenation is where the result needs it, from element ``start`` of it on."""
+    root = placement.root(operand)
+    window = None if root is None else placement.windows.get(id(root))
+    return window is not None and window.whole is v and window.start == start
+
+
+def _window(
+    node: Node, v: Value, operand: Value, placement: Placement, position: int, part: int | None = None
+) -> Piece:
+    root = placement.root(operand)
+    assert root is not None
+    return Piece(WINDOW, node, v, position, reads=[Read(root, operand.shape, ())],
+                 checks=placement.checks(operand), part=part)
 
 
 def reduction(

@@ -2,16 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+from tessera.ir.dims import Dim
 from tessera.ir.value import LEAVES, Node, Value
 
 ALIASES = frozenset({"reshape", "check_range", "stop_gradient"})
 """Operators whose result is the operand's memory, when the operand has memory."""
 
 
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Where a value lies in the storage of another: from element ``start`` of it on."""
+
+    whole: Value
+    start: Dim
+
+
 class Placement:
-    """Values with storage. Every other value is computed inside the kernels that read it."""
+    """Values with storage. Every other value is computed inside the kernels that read it.
+
+    ``windows``: by identity, the stored values that lie in the storage of another stored value.
+    """
 
     def __init__(self) -> None:
+        self.windows: dict[int, Window] = {}
+        self._wholes: set[int] = set()
         self._stored: dict[int, Value] = {}
         self._roots: dict[int, Value | None] = {}
 
@@ -19,6 +35,15 @@ class Placement:
         """Give a value storage; before any value that depends on it is looked up."""
         self._stored[id(v)] = v
         self._roots[id(v)] = v
+
+    def put_into(self, v: Value, whole: Value, start: Dim) -> None:
+        """Let a stored value be a part of another, from element ``start`` of it on."""
+        self.windows[id(v)] = Window(whole, start)
+        self._wholes.add(id(whole))
+
+    def shares_memory(self, v: Value) -> bool:
+        """Whether a stored value is part of another, or another part of it."""
+        return id(v) in self.windows or id(v) in self._wholes
 
     def is_stored(self, v: Value) -> bool:
         """Whether the value itself has storage (leaves do)."""

@@ -9,6 +9,7 @@ from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
 from tessera.op.opdef import get
 from tessera.schedule.machine import CPU, Machine
+from tessera.schedule.parts import with_parts
 from tessera.schedule.ranges import Ranges, with_check
 from tessera.schedule.split import derived, in_two_steps, is_long
 
@@ -17,6 +18,9 @@ _INDEXED = (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)
 
 def prepare(graph: Graph, nodes: list[Node], machine: Machine = CPU) -> Graph:
     """The graph as fusion expects it; the same graph when there is nothing to do."""
+    together = with_parts(graph)
+    if together is not graph:
+        graph, nodes = together, together.nodes()
     if not any(_concerns(node, machine) for node in nodes):
         return graph
     ranges = Ranges()

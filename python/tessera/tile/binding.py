@@ -6,14 +6,14 @@ from collections.abc import Iterable
 from copy import copy
 from dataclasses import replace
 
-from tessera.ir.dims import Dim, mul
+from tessera.ir.dims import Dim, add, mul
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Value
 from tessera.schedule.fusion import Group
 from tessera.schedule.memory import Storage, lay_out
 from tessera.schedule.order import Order
 from tessera.schedule.overlap import Step
-from tessera.schedule.pieces import PORTABLE
+from tessera.schedule.pieces import PORTABLE, WINDOW
 from tessera.schedule.placement import Placement
 from tessera.schedule.plan import PlanBuffer, PlanTensor
 from tessera.tile.aliasing import may_replace
@@ -141,7 +141,7 @@ class Binding:
         values = {id(v): v for v in self.placement.values()}
         storages: dict[int, Storage] = {}
         for (group, kind), step in steps:
-            for root in self._written(group) if kind != "wait" else ():
+            for root in map(self._holder, self._written(group) if kind != "wait" else ()):
                 if root in self.of or root not in values:
                     continue
                 v = values[root]
@@ -157,7 +157,22 @@ class Binding:
         for number, storage in storages.items():
             buffer = self.buffers[number]
             buffer.offset, buffer.live = storage.offset, (storage.first, storage.last)
+        self._add_windows(values, first, last)
         return arena
+
+    def _holder(self, root: int) -> int:
+        """The value, by identity, whose storage holds a value with storage."""
+        window = self.placement.windows.get(root)
+        return root if window is None else id(window.whole)
+
+    def _add_windows(self, values: dict[int, Value], first: dict[int, int], last: dict[int, int]) -> None:
+        """Buffers for the parts of values."""
+        for root, window in self.placement.windows.items():
+            v, whole = values[root], self.buffers[self.of[id(window.whole)]]
+            assert whole.offset is not None, f"{window.whole!r} is not in the arena"
+            number = self.of[root] = self._add("arena", value_bytes(v), v.node.op)
+            self.buffers[number].offset = add(whole.offset, mul(window.start, v.dtype.itemsize))
+            self.buffers[number].live = first[root], last[root]
 
     def _steps(self, sequence: list[Step]) -> tuple[list[tuple[tuple[Group, str], int]], int]:
         """Group and kind of each step with the number of its instruction, and the number of instructions."""
@@ -166,7 +181,7 @@ class Binding:
         for step in sequence:
             steps.append(((step.group, step.kind), at))
             draft = self.drafts.get(step.group)
-            at += draft is None or not draft.writes_nothing
+            at += step.group.kind != WINDOW and (draft is None or not draft.writes_nothing)
         return steps, at + len(self.final)
 
     def _lives(
@@ -183,6 +198,9 @@ class Binding:
                 last[root] = step
         for source, _, _ in self.final:
             last[source] = end
+        for root, window in self.placement.windows.items():
+            whole = id(window.whole)
+            first[whole], last[whole] = min(first[whole], first[root]), max(last[whole], last[root])
         return first, last
 
     def _written(self, group: Group) -> list[int]:
@@ -197,7 +215,7 @@ class Binding:
     ) -> int | None:
         """The buffer of an operand that dies here, when the value may be written over it."""
         draft = self.drafts.get(group)
-        if draft is None or id(v) in self._in_parts:
+        if draft is None or id(v) in self._in_parts or self.placement.shares_memory(v):
             return None
         targets = [i for i, a in enumerate(draft.arguments) if a.root is v]
         for position, argument in enumerate(draft.arguments):
@@ -205,6 +223,8 @@ class Binding:
             number = self.of.get(key, -1)
             storage = storages.get(number)
             if storage is None or argument.written or last.get(key) != step or storage.last != step:
+                continue
+            if self.placement.shares_memory(argument.root):
                 continue
             if storage.bytes != value_bytes(v) or sum(a.root is argument.root for a in draft.arguments) != 1:
                 continue

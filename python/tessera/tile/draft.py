@@ -8,7 +8,7 @@ from tessera.ir.graph import Graph
 from tessera.schedule.fusion import Group
 from tessera.schedule.index import Axes
 from tessera.schedule.machine import CPU, Machine
-from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER, WHOLE
+from tessera.schedule.pieces import CHECK, DOT, PORTABLE, SCATTER, WHOLE, WINDOW
 from tessera.schedule.placement import Placement
 from tessera.tile import attention
 from tessera.tile.collapse import collapse
@@ -38,7 +38,7 @@ def draft_kernels(
     external = external_values(graph, groups, placement)
     drafts: dict[Group, Draft] = {}
     for group in groups:
-        if group.kind in (CHECK, PORTABLE):
+        if group.kind in (CHECK, PORTABLE, WINDOW):
             continue
         if group.kind == WHOLE:
             drafts[group] = Draft(*attention.build(group, placement))
@@ -61,6 +61,6 @@ def external_values(graph: Graph, groups: list[Group], placement: Placement) -> 
         found.add(id(root))
     for group in groups:
         found.update(root for root in group.reads if root not in group.roots)
-        if group.kind in (CHECK, PORTABLE, SCATTER, WHOLE):
+        if group.kind in (CHECK, PORTABLE, SCATTER, WHOLE, WINDOW):
             found.update(group.reads)
     return found

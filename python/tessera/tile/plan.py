@@ -21,7 +21,7 @@ from tessera.schedule.materialise import place
 from tessera.schedule.options import Schedule
 from tessera.schedule.order import Order, typical_bytes
 from tessera.schedule.overlap import Overlap, Step, in_order
-from tessera.schedule.pieces import CHECK, PORTABLE, cut
+from tessera.schedule.pieces import CHECK, PORTABLE, WINDOW, cut
 from tessera.schedule.plan import (
     CollectiveCall,
     Copy,
@@ -102,6 +102,7 @@ class _Builder:
         stored = {id(a.root): a.root for d in self.drafts.values() for a in d.arguments if a.written}
         portable = {root for g in self.order.groups if g.kind == PORTABLE for root in g.roots}
         stored.update((id(v), v) for v in self.placement.values() if id(v) in portable)
+        stored.update((id(v), v) for v in self.placement.values() if self.placement.shares_memory(v))
         sizes = {key: typical_bytes(v) for key, v in stored.items() if key not in self.binding.of}
         sequence = self._steps(sizes)
         binding = self.binding
@@ -112,6 +113,8 @@ class _Builder:
         numbers: dict[Group, int] = {}
         for step in sequence:
             draft = self.drafts.get(step.group)
+            if step.group.kind == WINDOW:
+                continue
             if step.kind == "wait":
                 instructions.append(Wait(numbers[step.group], step.group.anchor.node.loc))
             elif draft is None or not draft.writes_nothing:

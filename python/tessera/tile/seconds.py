@@ -8,6 +8,7 @@ from tessera.op.collective import group_size, received_bytes
 from tessera.op.opdef import get
 from tessera.schedule.fusion import Group
 from tessera.schedule.machine import Machine
+from tessera.schedule.pieces import WINDOW
 from tessera.tile.draft import Draft
 from tessera.tile.report import kernel_bytes, kernel_flops
 
@@ -16,6 +17,8 @@ _LAUNCH = 3e-6  # the least that a kernel takes
 
 def group_seconds(group: Group, draft: Draft | None, machine: Machine) -> float:
     """Seconds of a group at typical sizes; ``draft``: its kernel, if it has one."""
+    if group.kind == WINDOW:
+        return 0.0
     costs = MACHINES["cuda" if machine.name == "gpu" else "cpu"]
     if draft is not None:
         moved = sum(map(typical, kernel_bytes(draft.kernel)))

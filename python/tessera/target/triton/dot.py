@@ -27,10 +27,12 @@ _SMALLEST = 1 << 22
 _FEWEST = 33
 """Rows and columns from which tiles are filled well enough."""
 _MULTIPROCESSORS = 132
-_MULTIPLIES = 2048
+_MULTIPLIES = 1856
 """Multiplications of 16-bit floats in a cycle."""
-_FETCH = 60
+_FETCH = 54
 """Bytes of operands that arrive in a cycle."""
+_STEP = 560
+"""Cycles that a block of terms takes at least: one is waited for, multiplied, given back and asked for anew."""
 _STORE = 16
 """Results that the epilogue handles in a cycle."""
 _MEMORY = 13
@@ -41,6 +43,8 @@ _APART = 9
 """Work of an epilogue that warps of its own do in a cycle."""
 _MARGIN = 1.1
 """How much faster an epilogue has to be on warps of its own to be run by them."""
+_PART = 10
+"""Bytes of memory's time that each sum of a part takes: it is written, and read once."""
 _START = 2500
 _LAUNCH = 6000
 _SPLITS = (1, 2, 3, 4, 5, 6, 7, 8)
@@ -197,7 +201,7 @@ def cycles(kernel: DotKernel, form: Form) -> float:
     tile = _steps_cycles(form.tile, _part_steps(kernel, parts)) + rows * columns / _STORE + _START
     moved = 2 * batch * (m * k + k * n)
     time = max(_blocks(tiles, _MULTIPROCESSORS) * tile, moved / (_MEMORY * _MULTIPROCESSORS))
-    return time + (_LAUNCH + 8 * parts * batch * m * n / (_MEMORY * _MULTIPROCESSORS) if parts > 1 else 0)
+    return time + (_LAUNCH + _PART * parts * batch * m * n / (_MEMORY * _MULTIPROCESSORS) if parts > 1 else 0)
 
 
 def _tiles(kernel: DotKernel, tile: Tile) -> int:
@@ -209,7 +213,7 @@ def _tiles(kernel: DotKernel, tile: Tile) -> int:
 def _steps_cycles(tile: Tile, steps: int) -> float:
     """Estimated cycles in which so many blocks of terms of a tile are multiplied."""
     fetched = (ROWS + tile.columns) * TERMS * 2  # 128 bytes of terms
-    return steps * max(ROWS * tile.columns * TERMS / _MULTIPLIES, fetched / _FETCH)
+    return steps * max(ROWS * tile.columns * TERMS / _MULTIPLIES, fetched / _FETCH, _STEP)
 
 
 def split(kernel: DotKernel, parts: int) -> tuple[DotKernel, LoopKernel, Dim]:

@@ -19,19 +19,21 @@ PART, LONGEST = 64, 256
 
 @dataclass(frozen=True, slots=True)
 class Dimension:
-    """A dimension of an operand in memory: an axis, or the quotients or remainders by ``length`` of its positions."""
+    """A dimension of an operand in memory: an axis, or a digit of its positions as mixed-radix numbers.
+
+    The digit counts ``step`` positions; with a ``modulus`` it begins anew after so many.
+    """
 
     axis: Axis
     symbol: Symbol
     extent: Dim
-    length: int = 0
-    remainder: bool = False
+    step: int = 1
+    modulus: int = 0
 
     def coordinate(self, position: str) -> str:
         """Where a position along the axis lies."""
-        if not self.length:
-            return position
-        return f"({position}) {'%' if self.remainder else '//'} {self.length}"
+        text = f"({position}) // {self.step}" if self.step > 1 else f"({position})" if self.modulus else position
+        return f"{text} % {self.modulus}" if self.modulus else text
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,9 +98,10 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
     inside = inside or next((d for d in used if steps[d.symbol] == 1 and d.axis is outer), None)
     if inside is None:
         return None
-    other = next(d for d in used if d.axis is (outer if inside.axis is kernel.k else kernel.k) and _is_last(d))
-    spread = next((d for d in used if d.axis is outer and not _is_last(d)), None) if inside.axis is outer else None
-    if not _are_whole(inside, other, outer) or (spread is not None and inside.extent != PART):
+    other = next(d for d in used if d.axis is (outer if inside.axis is kernel.k else kernel.k) and d.step == 1)
+    further = [d for d in used if d.axis is outer and d.step > 1] if inside.axis is outer else []
+    spread = min(further, key=lambda d: d.step, default=None)
+    if not _are_whole(inside, other, outer) or (spread is not None and not _holds_blocks(spread, inside)):
         return None
     last = [d for d in (spread, other, inside) if d is not None]
     dimensions = (*(d for d in used if d not in last), *last)
@@ -116,37 +119,35 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
                   tuple(known[len(dimensions) :]), inside.axis is kernel.k, 0 if spread is None else PART, start)
 
 
-def _is_last(d: Dimension) -> bool:
-    """Whether neighbouring positions along the axis are neighbours along the dimension."""
-    return not d.length or d.remainder
-
-
 def _are_whole(inside: Dimension, other: Dimension, outer: Axis) -> bool:
     """Whether blocks do not reach over the ends of the parts into which an axis is cut."""
-    if inside.length and inside.length % PART:
-        return False
-    return not other.length or other.length % (LONGEST if other.axis is outer else PART) == 0
+    return inside.modulus % PART == 0 and other.modulus % (LONGEST if other.axis is outer else PART) == 0
+
+
+def _holds_blocks(spread: Dimension, inside: Dimension) -> bool:
+    """Whether the parts of a block lie along one dimension."""
+    return inside.extent == PART and spread.modulus * PART % LONGEST == 0
 
 
 def _dimensions(offset: Dim, axes: list[Axis]) -> tuple[Dim, list[Dimension]] | None:
-    """The offset over dimensions: quotients and remainders of an axis by a constant are dimensions of their own."""
+    """The offset over dimensions: digits of an axis are dimensions of their own."""
     calls = {a for m, _ in offset.terms for a in m if isinstance(a, Call)} if isinstance(offset, Expr) else set()
     found: list[Dimension] = []
     swap: dict[Atom, Dim] = {}
     for axis in axes:
-        own = [c for c in calls if c.a == sym(axis.symbol)]
-        lengths = {c.b for c in own}
+        own = {c: digit for c in calls if (digit := _digit(c, axis.symbol)) is not None}
         if not own:
             found.append(Dimension(axis, axis.symbol, axis.extent))
             continue
-        length = lengths.pop()
-        if lengths or not isinstance(length, int) or not is_multiple(axis.extent, length):
+        digits = sorted(set(own.values()), reverse=True)
+        if not _are_complete(digits) or not is_multiple(axis.extent, digits[0][0]):
             return None
-        for function, extent in (("floordiv", floordiv(axis.extent, length)), ("mod", length)):
-            symbol = Symbol(f"{axis.symbol.name}_{function}", 0, None)
-            swap[Call(function, sym(axis.symbol), length)] = sym(symbol)
-            found.append(Dimension(axis, symbol, extent, length, function == "mod"))
-    if len(swap) != 2 * sum(d.remainder for d in found) or any(c not in swap for c in calls):
+        symbols_of = {d: Symbol(f"{axis.symbol.name}_{d[0]}", 0, None) for d in digits}
+        swap.update((c, sym(symbols_of[d])) for c, d in own.items())
+        for step, modulus in digits:
+            extent = modulus or floordiv(axis.extent, step)
+            found.append(Dimension(axis, symbols_of[step, modulus], extent, step, modulus))
+    if any(c not in swap for c in calls):
         return None
     total: Dim = 0
     for atoms, c in offset.terms if isinstance(offset, Expr) else (((), offset),):
@@ -155,6 +156,28 @@ def _dimensions(offset: Dim, axes: list[Axis]) -> tuple[Dim, list[Dimension]] | 
             term = mul(term, swap[atom] if atom in swap else sym(atom))
         total = add(total, term)
     return total, found
+
+
+def _digit(d: Dim | Atom, axis: Symbol) -> tuple[int, int] | None:
+    """Step and modulus, or 0 for none, of what quotients and remainders of an axis tell; None for anything else."""
+    if isinstance(d, Expr):
+        (atoms, factor), = d.terms if len(d.terms) == 1 else (((), 0),)
+        return _digit(atoms[0], axis) if factor == 1 and len(atoms) == 1 else None
+    if not isinstance(d, Call):
+        return (1, 0) if d == axis else None
+    inner = _digit(d.a, axis)
+    if inner is None or not isinstance(d.b, int) or d.b < 1 or inner[1] % d.b:
+        return None
+    if d.function == "mod":
+        return inner[0], d.b
+    return (inner[0] * d.b, inner[1] // d.b) if d.function == "floordiv" else None
+
+
+def _are_complete(digits: list[tuple[int, int]]) -> bool:
+    """Whether digits, the highest first, tell a position."""
+    steps = [step for step, _ in digits]
+    return steps[-1] == 1 and digits[0][1] == 0 and all(
+        step * modulus == above for above, (step, modulus) in zip(steps, digits[1:]))
 
 
 def _offset(buffer: Buffer, load: Load) -> Dim | None:

@@ -12,7 +12,7 @@ from tessera.ir.dtype import bf16, f32
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.op.reference import evaluate
-from tessera.schedule.index import recombine
+from tessera.schedule.index import Axes, recombine
 from tessera.schedule.machine import GPU
 from tessera.schedule.parts import with_parts
 from tessera.schedule.plan import Plan, PlanBuffer
@@ -44,7 +44,10 @@ def projection(batch: Dim, length: Dim, heads: int, size: int, how: str) -> tupl
     h, g = tensor("h", batch, length, width, dtype=bf16), tensor("g", batch, length, width, dtype=bf16)
     w, b = tensor("w", width, 3 * width, dtype=bf16), tensor("b", 3 * width, dtype=bf16)
     y = h @ w + b
-    if how == "split":
+    if how == "einsum":
+        y = op.einsum("bsi,ick->bsck", h, op.reshape(w, (width, 3, width))) + op.reshape(b, (3, width))
+        q, k, v = (op.transpose(op.reshape(y[:, :, i], (batch, length, heads, size)), (0, 2, 1, 3)) for i in range(3))
+    elif how == "split":
         parts = [op.reshape(p, (batch, length, heads, size)) for p in op.split(y, 3, axis=-1)]
         q, k, v = (op.transpose(p, (0, 2, 1, 3)) for p in parts)
     else:
@@ -72,7 +75,7 @@ def inside(part: PlanBuffer, whole: PlanBuffer) -> bool:
     return whole.offset <= part.offset and part.offset + part.bytes <= whole.offset + whole.bytes
 
 
-@pytest.mark.parametrize("how", ["split", "transpose"])
+@pytest.mark.parametrize("how", ["split", "transpose", "einsum"])
 def test_projection_without_copies(how: str) -> None:
     """Nothing is copied between products and attention; what is copied is the caller's, in another order."""
     made, _ = projection(4, 512, 12, 64, how)
@@ -240,6 +243,9 @@ def test_padded_with_another_number_is_no_part() -> None:
 
 def test_digits_are_put_together_again() -> None:
     x = sym(Symbol("x", 0, 2303))
+    parts = mod(x, 768)
+    assert recombine(add(mul(mod(floordiv(x, 64), 12), 64), mod(x, 64))) == parts
+    assert Axes().remainder(parts, 64) == mod(x, 64) and Axes().divide(parts, 64) == mod(floordiv(x, 64), 12)
     high, middle = floordiv(x, 768), mod(floordiv(x, 64), 12)
     assert recombine(add(mul(high, 768), add(mul(middle, 64), mod(x, 64)))) == x
     nested = sym(Call("floordiv", floordiv(x, 64), 12))

@@ -48,12 +48,22 @@ class Axes:
     def divide(self, d: Dim, by: Dim) -> Dim:
         """floor(d / by), using the extents of axes."""
         whole, rest = _split(d, by)
-        return add(whole, 0 if self.below(rest, by) else floordiv(rest, by))
+        if self.below(rest, by):
+            return whole
+        digits = _remainder(rest)
+        if digits is not None and isinstance(by, int) and digits.b % by == 0:  # (x % bc) // b is (x // b) % c
+            return add(whole, mod(floordiv(digits.a, by), digits.b // by))
+        return add(whole, floordiv(rest, by))
 
     def remainder(self, d: Dim, by: Dim) -> Dim:
         """d mod by, using the extents of axes."""
         _, rest = _split(d, by)
-        return rest if self.below(rest, by) else mod(rest, by)
+        if self.below(rest, by):
+            return rest
+        digits = _remainder(rest)
+        if digits is not None and isinstance(by, int) and digits.b % by == 0:  # (x % bc) % b is x % b
+            rest = digits.a
+        return mod(rest, by)
 
     def reshape(self, index: Index, shape: Sequence[Dim], target: Sequence[Dim]) -> Index:
         """The index into ``target`` of the element that ``index`` names in ``shape`` (row-major, equal sizes)."""
@@ -169,8 +179,17 @@ def _extend_left(left: Dim, right: Dim, source: list[int], result: list[int]) ->
     return rest == 0 and whole != 0
 
 
+def _remainder(d: Dim) -> Call | None:
+    """The remainder by a constant that an expression is; None where it is anything else."""
+    if not isinstance(d, Expr) or len(d.terms) != 1:
+        return None
+    (atoms, factor), = d.terms
+    atom = atoms[0] if factor == 1 and len(atoms) == 1 else None
+    return atom if isinstance(atom, Call) and atom.function == "mod" and isinstance(atom.b, int) else None
+
+
 def recombine(d: Dim) -> Dim:
-    """Rewrite c*b*(e // b) + c*(e % b) as c*e, wherever it occurs."""
+    """Rewrite c*b*(e // b) + c*(e % b) as c*e, and c*b*((e // b) % d) + c*(e % b) as c*(e % (b*d))."""
     while isinstance(d, Expr) and any(isinstance(a, Call) for atoms, _ in d.terms for a in atoms):
         terms = dict(d.terms)
         for atoms, c in d.terms:
@@ -188,11 +207,13 @@ def _partner(terms: dict[tuple, int], atoms: tuple, c: int) -> Dim | None:
         if not (isinstance(atom, Call) and atom.function == "mod"):
             continue
         rest = _expression({atoms[:at] + atoms[at + 1:]: c})
-        quotient = mul(mul(rest, atom.b), _quotient(atom.a, atom.b))
-        if not isinstance(quotient, Expr) or any(terms.get(m) != k for m, k in quotient.terms):
-            continue
-        remaining = {m: k for m, k in terms.items() if m != atoms and m not in dict(quotient.terms)}
-        return add(_expression(remaining), mul(rest, atom.a))
+        above = _quotient(atom.a, atom.b)
+        digits = {a.b for m in terms for a in m if isinstance(a, Call) and a.function == "mod" and a.a == above}
+        for high, whole in ((above, atom.a), *((mod(above, d), mod(atom.a, mul(atom.b, d))) for d in digits)):
+            quotient = mul(mul(rest, atom.b), high)
+            if isinstance(quotient, Expr) and all(terms.get(m) == k for m, k in quotient.terms):
+                remaining = {m: k for m, k in terms.items() if m != atoms and m not in dict(quotient.terms)}
+                return add(_expression(remaining), mul(rest, whole))
     return None
 
 

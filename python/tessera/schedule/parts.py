@@ -66,6 +66,8 @@ def with_parts(graph: Graph) -> Graph:
             results = (_joined(results[0]),)
         if results[0].node.op == "concat":
             results = (_with_views_behind(results[0].node),)
+        elif node.op == "reshape" and results[0].node is not node and operands[0].node.op == "reshape":
+            results = (reshaped(operands[0].node.operands[0], results[0].shape, node),)
         new.update((id(old), v) for old, v in zip(node.results, results))
         return results
 

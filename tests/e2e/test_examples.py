@@ -168,10 +168,8 @@ def gpt2_in_torch(weights: dict[str, torch.Tensor], tokens: np.ndarray, layers: 
 
     x = weights["token"][torch.tensor(tokens)] + weights["position"][: tokens.shape[1]]
     for name in (f"block{i}" for i in range(layers)):
-        h = norm(x, f"{name}.norm1")
-        q, k, v = (
-            linear(h, f"{name}.{w}").unflatten(-1, (heads, -1)).transpose(1, 2) for w in ("query", "key", "value")
-        )
+        parts = linear(norm(x, f"{name}.norm1"), f"{name}.attend").chunk(3, -1)
+        q, k, v = (p.unflatten(-1, (heads, -1)).transpose(1, 2) for p in parts)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         x = x + linear(a.transpose(1, 2).flatten(2), f"{name}.mix")
         x = x + linear(F.gelu(linear(norm(x, f"{name}.norm2"), f"{name}.up")), f"{name}.down")

@@ -116,12 +116,6 @@ asked: list[tuple[int, int]] = []
 
 def _assembly(self: Any, text: str, constraints: str, values: Sequence[Any], kinds: Any, pure: bool, pack: int) -> Any:
     """As InterpreterBuilder.create_inline_asm, for those that generated kernels in Triton have."""
-    if "griddepcontrol" in text:
-        return SimpleNamespace(get_result=lambda _: interpreter.TensorHandle(np.zeros(1, np.int32), tl.int32))
-    if "cp.async.bulk.prefetch.L2.global" in text and len(values) == 2:
-        asked.extend((int(a), int(values[1].data.reshape(-1)[0])) for a in values[0].data.reshape(-1))
-        nothing = np.zeros(values[0].data.shape, np.int32)
-        return SimpleNamespace(get_result=lambda _: interpreter.TensorHandle(nothing, tl.int32))
     if "cp.async.bulk.prefetch.L2.global" in text:
         address, inside, size = (int(v.data.reshape(-1)[0]) for v in values)
         if inside:

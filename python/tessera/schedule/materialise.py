@@ -137,11 +137,10 @@ def _is_in_arena(v: Value, held: set[int]) -> bool:
 
 def _is_window(node: Node, placement: Placement, held: set[int]) -> bool:
     """Whether a slice that is needed in memory is there already, as a part of what is stored."""
+    if not _can_be_window(node) or id(node.results[0]) in held:
+        return False
     whole = placement.root(node.operands[0])
-    return (
-        _can_be_window(node) and whole is not None and _is_in_arena(whole, held)
-        and id(node.results[0]) not in held and id(whole) not in placement.windows
-    )
+    return whole is not None and _is_in_arena(whole, held) and id(whole) not in placement.windows
 
 
 def _can_be_window(node: Node) -> bool:

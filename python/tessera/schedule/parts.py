@@ -40,9 +40,11 @@ def in_memory(node: Node) -> bool:
 
 def place_in(node: Node) -> Dim | None:
     """Where in its operand, in elements, a slice begins whose elements follow each other there; None for others."""
-    shape, result = node.operands[0].shape, node.results[0].shape
-    cut = [i for i, (a, b) in enumerate(zip(shape, result)) if a != b]
-    if node.op != "slice" or len(cut) != 1 or node.attrs["step"][cut[0]] != 1:
+    if node.op != "slice":
+        return None
+    shape = node.operands[0].shape
+    cut = [i for i, (a, b) in enumerate(zip(shape, node.results[0].shape)) if a != b]
+    if len(cut) != 1 or node.attrs["step"][cut[0]] != 1:
         return None
     if any(d != 1 for d in shape[: cut[0]]):
         return None

@@ -212,18 +212,6 @@ def ask_for(pointer, size: tl.constexpr, inside):
 
 
 @triton.jit
-def begin_early(pointers, size: tl.constexpr):
-    """Let the next kernel be started, have memory brought into the second cache, and wait for the kernels before.
-
-    ``pointers``: a multiple of 16 each, to ``size`` bytes, a multiple of 16. From sm_90 on.
-    """
-    text: tl.constexpr = "{ cp.async.bulk.prefetch.L2.global [$1], $2; mov.u32 $0, 0; }"
-    tl.inline_asm_elementwise("griddepcontrol.launch_dependents; mov.u32 $0, 0;", "=r", [], tl.int32, False, 1)
-    tl.inline_asm_elementwise(text, "=r,l,r", [pointers.to(tl.int64, bitcast=True), size], tl.int32, False, 1)
-    tl.inline_asm_elementwise("griddepcontrol.wait; mov.u32 $0, 0;", "=r", [], tl.int32, False, 1)
-
-
-@triton.jit
 def erf_of(x):
     """The error function in f32, without branches: x + x·p(x²) up to 1, beyond it 1 - 2^q(|x|). Errors up to 2 ulp."""
     size = tl.abs(x)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from tessera.ir.dims import Dim, Expr, Symbol, add, is_multiple, mul, substitute, sym
+from tessera.ir.dims import Dim, Symbol, add, is_multiple, mul, sym
 from tessera.ir.dtype import DType, bf16, f16, f32
 from tessera.schedule.cost import typical
-from tessera.target.triton import early
 from tessera.target.triton.block import Block, Variable
 from tessera.target.triton.convert import cast, register_type
 from tessera.target.triton.expression import AxisValue, fits
 from tessera.target.triton.head import Head, Options, block_numbers, positions
 from tessera.target.triton.launch import Program
 from tessera.target.triton.operand import multiplied
-from tessera.target.triton.tiles import offset_of, power, step
+from tessera.target.triton.tiles import power
 from tessera.tile.ir import Axis, DotKernel, Load, Op, Ref
 
 
@@ -37,14 +36,10 @@ class Sizes:
 _EXACT = Sizes(16, 16, 16)
 _FAST = Sizes(64, 64, 32)
 _LARGE = Sizes(128, 128, 32, warps=8, stages=3)
-_THIN = Sizes(16, 64, 64, stages=6)
-_THIN_NARROW = Sizes(16, 32, 128, stages=5)
+_THIN = Sizes(16, 64, 64, stages=8)
+_THIN_NARROW = Sizes(16, 32, 128, stages=6)
 """Few rows: the other operand streams from memory, several blocks ahead, into as many programs as there are."""
 _FEW = 32
-_LARGE_MATRIX = 4 << 20
-"""Bytes of a matrix that is streamed from memory."""
-_AHEAD = 256
-"""Terms of the other operand that programs for few rows have brought near before the kernel before them has ended."""
 _PROGRAMS = 100
 """Programs that keep a large chip busy."""
 
@@ -92,7 +87,6 @@ class _Product:
         m, n = (self._first(a, s, numbers) for a, s in ((kernel.m, sizes.m), (kernel.n, sizes.n)))
         rows = self._positions(kernel.m, m, sizes.m, 0)
         columns = self._positions(kernel.n, n, sizes.n, 1)
-        self._begin_early(n)
         total = writer.assign("total", f"tl.zeros(({sizes.m}, {sizes.n}), {register_type(kernel.acc)})")
         self._terms(total, rows, columns)
         block = self._block({kernel.m.symbol: rows, kernel.n.symbol: columns}, (sizes.m, sizes.n))
@@ -100,46 +94,6 @@ class _Product:
         block.run(2, kernel.epilogue)
         warps = sizes.warps if sizes.m * sizes.n >= 512 and self.operand is not None else 1
         return self.head.program((count,), warps=warps, stages=sizes.stages, contract=True)
-
-    def _begin_early(self, first: str) -> None:
-        """Have the beginning of the other operand, a large matrix, brought near while the kernel before ends."""
-        lines = self._lines()
-        if lines is None or self.head.options.guarded or not early.has_early(self.head.options.architecture):
-            return
-        load, axis = lines
-        kernel, w = self.kernel, self.writer
-        buffer, start = kernel.buffers[load.buffer], AxisValue(first or "0")
-        along, count = (_AHEAD, self.sizes.n) if axis is kernel.k else (self.sizes.n, _AHEAD)
-        several = w.assign("lines", f"tl.arange(0, {count})")
-        if axis is kernel.k:
-            several = w.assign("lines", f"{first} + {several}") if first else several
-            places = {kernel.n.symbol: AxisValue(several, frozenset({0})), kernel.k.symbol: AxisValue("0")}
-        else:
-            places = {kernel.n.symbol: start, kernel.k.symbol: AxisValue(several, frozenset({0}))}
-        axes = {**self.head.sizes, **self.batch, **places}
-        address, _ = Block(w, kernel.buffers, self.head.pointers, axes, [str(count)]).address(load.buffer, load.index)
-        w.line(w.call("begin_early", address, str(along * buffer.dtype.itemsize)))
-
-    def _lines(self) -> tuple[Load, Axis] | None:
-        """The load of the other operand of a product of few rows, and along which axis it is contiguous; None where it
-        is small, or its lines do not begin with multiples of 16 bytes.
-        """
-        kernel, load = self.kernel, self.kernel.b[0]
-        if typical(kernel.m.extent) > _FEW or not isinstance(load, Load) or load.mask is not None:
-            return None
-        n, k = kernel.n.extent, kernel.k.extent
-        if not isinstance(n, int) or not isinstance(k, int) or n % self.sizes.n or k < _AHEAD:
-            return None
-        buffer = kernel.buffers[load.buffer]
-        if n * k * buffer.dtype.itemsize < _LARGE_MATRIX or any(isinstance(e, Ref) for e in load.index):
-            return None
-        offset = offset_of(buffer, load)
-        axis = next((a for a in (kernel.n, kernel.k) if step(offset, a.symbol) == 1), None)
-        if axis is None or isinstance(offset, int):
-            return None
-        rest = substitute(offset, {axis.symbol: 0})
-        terms = rest.terms if isinstance(rest, Expr) else ()
-        return (load, axis) if all(c * buffer.dtype.itemsize % 16 == 0 for _, c in terms) else None
 
     def _first(self, axis: Axis, size: int, numbers: dict[Symbol, str]) -> str:
         number = numbers.get(axis.symbol, "")

@@ -27,6 +27,8 @@ from tessera.dist.topology import (
 from tessera.errors import ArgumentError, UnsupportedError
 from tessera.ir.dims import evaluate
 from tessera.ir.sharding import MeshShape
+from tessera.schedule import cost
+from tessera.tile.report import FORWARD_WORK
 
 PLAIN = DeviceSpec("plain", {"f32": 1e12, "bf16": 4e12}, 1e12, 1e9, 0.0, (1.0, 1.0))
 FLAT = Topology("flat", PLAIN, (Tier("wire", None, 1e9, 0.0),))
@@ -142,6 +144,28 @@ def test_time_is_what_the_formulas_say():
     assert gather.start == pytest.approx(product.seconds) and found.time == pytest.approx(found.compute + found.exchange)
     assert found.traffic == {"wire": gather.bytes}
     assert found.memory["state"] == 2 * 512 * 1024 and found.memory["output"] == 2 * 2048 * 4096
+
+
+def test_simple_operations_add_to_products():
+    """An epilogue with arithmetic and the exponentials of attention take time that matrix units do not."""
+    mesh = Mesh(["dp"], shape=(2,), kind="cuda")
+    x = dist.constrain(op.tensor((4096, 512), "bf16", name="x"), ShardSpec((0,), ("dp",)), mesh)
+    w = op.tensor((512, 1024), "bf16", name="w")
+
+    def seconds(y):
+        (event,) = dist.simulate({"y": y}, topology=FLAT).events
+        return event.seconds
+
+    work = 2 * (cost.function_work("neg") + cost.function_work("exp"))
+    f32 = FLAT.device.arithmetic["f32"] * FLAT.device.reached[0]
+    counted = 2 / FLAT.device.arithmetic["bf16"] / FLAT.device.reached[0]  # once among all operations, too
+    assert seconds(op.exp(-(x @ w))) == pytest.approx(seconds(x @ w) + 2048 * 1024 * (work / f32 + counted))
+    q = dist.constrain(op.tensor((8, 2, 256, 64), "bf16", name="q"), ShardSpec((0,), ("dp",)), mesh)
+    products, scores = 4 * 4 * 2 * 256 * 256 * 64, 4 * 2 * 256 * 256
+    moved = 4 * 2 * 256 * (4 * 64 * 2 + 4)
+    expected = max(products / FLAT.device.arithmetic["bf16"] / FLAT.device.reached[0], moved / 1e12)
+    found = seconds(op.scaled_dot_product_attention(q, q, q))
+    assert found == pytest.approx(expected + scores * FORWARD_WORK / f32, rel=0.02)
 
 
 @pytest.mark.parametrize("shape", [(8, 1), (2, 4), (4, 8), (16, 8)])

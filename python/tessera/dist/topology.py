@@ -38,6 +38,11 @@ class DeviceSpec:
         busy = max(operations / (peak * self.reached[0]), touched / (self.bandwidth * self.reached[1]))
         return max(self.launch, busy)
 
+    def beside(self, operations: float) -> float:
+        """How much longer a kernel takes for simple operations in f32 on top of products by matrix units."""
+        peak = self.arithmetic.get("f32", min(self.arithmetic.values()))
+        return operations / (peak * self.reached[0])
+
 
 @dataclass(frozen=True, slots=True)
 class Tier:

@@ -21,7 +21,7 @@ from tessera.schedule.options import Schedule
 from tessera.schedule.plan import CollectiveCall, Copy, Instruction, KernelCall, Plan, RangeCheck, Wait
 from tessera.tile.ir import AttentionKernel, DotKernel
 from tessera.tile.plan import build_plan
-from tessera.tile.report import kernel_bytes, kernel_flops
+from tessera.tile.report import kernel_bytes, kernel_flops, kernel_work
 from tessera.transform.pipeline import to_primitives
 
 
@@ -41,9 +41,10 @@ def simulate(
     with ``Schedule(overlap=False)`` it waits for each exchange.
 
     The program is scheduled as for a run, and exchanges run beside kernels as its plan says. A kernel takes as long as
-    its arithmetic or its memory traffic, an exchange as long as its bytes and messages take on each class of link. What
-    is said is about device 0, which has the largest shards. Predictions for two H100 were 2 to 6 % short for large
-    products and steps made of them, 16 % for a step of small ones, and 29 % for GPT-2 with 124M parameters.
+    its arithmetic or its memory traffic, and what simple operations add to products on matrix units; an exchange as
+    long as its bytes and messages take on each class of link. What is said is about device 0, which has the largest
+    shards. Predictions for two H100 were 2 to 6 % short for large products and steps made of them, and 16 % for a step
+    of small ones; for GPT-2 with 124M parameters 1 % (kernels of a cool device) to 5 % (long runs).
 
     Raises ArgumentError for an unknown topology or size, and for a graph in which nothing is sharded.
     """
@@ -105,6 +106,8 @@ class _Run:
             fast = isinstance(kernel, (DotKernel, AttentionKernel))
             dtype = kernel.buffers[0].dtype.name if fast else "f32"
             seconds = self.topology.device.seconds(operations, read + written, dtype)
+            if self.topology.device.is_gpu:
+                seconds += self.topology.device.beside(self.number(substitute(kernel_work(kernel), values)))
             self.put("compute", kernel.name, seconds, i, operations=operations, bytes=read + written)
         elif isinstance(i, Wait):
             self.free["compute"] = max(self.free["compute"], self.ends[i.start])

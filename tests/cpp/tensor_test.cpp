@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "check.h"
+#include "core/completion.h"
 #include "core/error.h"
 #include "core/hash.h"
 
@@ -62,6 +63,41 @@ static void test_ownership() {
     CHECK(!Tensor::from_blob(nullptr, DType::F32, {0}, nullptr, nullptr, nullptr).data());
 }
 
+// Work that ends when it is waited for, has ended, or never ends as another device is gone.
+struct Work final : Completion {
+    enum class Kind { Ends, Ended, Hangs } kind;
+    int finished = 0;
+    explicit Work(Kind k) : kind(k) {}
+    bool reached() override { return kind == Kind::Ended || (kind == Kind::Ends && finished); }
+    void wait() override { finish(); }
+    void finish() override {
+        ++finished;
+        if (kind == Kind::Hangs)
+            fail(Code::Device, "another device is gone");
+    }
+    const std::shared_ptr<Event> &event() const override { return none; }
+    void *native_stream() const override { return nullptr; }
+    std::shared_ptr<Event> none;
+};
+
+struct Counting final : Allocator {
+    void *take(DeviceId, size_t, size_t, Stream *) override { return bytes; }
+    void give_back(DeviceId, void *, size_t, Stream *) noexcept override { ++given; }
+    alignas(64) char bytes[64];
+    int given = 0;
+};
+
+// Memory goes back after the work that writes it. What may be written for ever is kept from others, and nobody waits for it.
+static void test_memory_that_is_written() {
+    for (Work::Kind kind : {Work::Kind::Ends, Work::Kind::Ended, Work::Kind::Hangs}) {
+        auto work = std::make_shared<Work>(kind);
+        auto allocator = std::make_shared<Counting>();
+        Storage::allocate(64, {}, allocator, nullptr)->set_completion(work);
+        CHECK(work->finished == (kind != Work::Kind::Ended));
+        CHECK(allocator->given == (kind != Work::Kind::Hangs));
+    }
+}
+
 static void test_hash() {
     CHECK(hash64("", 0) == 0xEF46DB3751D8E999ULL);
     CHECK(hash64("a", 1) == 0xD24EC4F1A98C6E5BULL);
@@ -74,6 +110,7 @@ int main() {
     test_layout();
     test_strided();
     test_ownership();
+    test_memory_that_is_written();
     test_hash();
     return finish();
 }

@@ -1,4 +1,5 @@
 // Collectives between GPUs against those between threads of the host: even and uneven parts, failures, communicators handed in.
+#include <atomic>
 #include <functional>
 #include <thread>
 
@@ -169,6 +170,27 @@ void a_device_that_does_not_come() {
             gpu.await([] { return false; }, "a run on GPUs with all_reduce at model.py:3");
     });
     CHECK(contains(errors[1], "all_reduce at model.py:3: after 0.1 s the devices are not done; one of them hangs or is gone"));
+}
+
+// Whoever waits for what has ended does not wait for others that wait.
+void several_wait_at_once() {
+    auto group = group_of();
+    std::atomic<bool> first{false}, waiting{false};
+    const std::vector<std::string> errors = together([&](int64_t r) {
+        NcclCommunicator gpu(group->communicator(r), device(static_cast<int32_t>(r)), nullptr, long_enough);
+        if (r != 0)
+            return;
+        const std::shared_ptr<NcclCommunicator::Watch> watch = gpu.watch();
+        std::thread other([&] {
+            watch->await([&] { waiting = true; return first.load(); }, "the first");
+        });
+        while (!waiting)
+            std::this_thread::yield();
+        watch->await([] { return true; }, "the second");
+        first = true;
+        other.join();
+    });
+    CHECK(errors[0].empty() && errors[1].empty());
 }
 
 void wrong_parts_and_elements() {
@@ -374,6 +396,7 @@ int main(int argc, char **argv) {
     as_on_the_host();
     a_failed_device_ends_the_others();
     a_device_that_does_not_come();
+    several_wait_at_once();
     wrong_parts_and_elements();
     after_a_failure_they_begin_anew();
     tensors_that_differ_and_devices_out_of_step();

@@ -27,6 +27,8 @@ class Pending {
 // The same of work that writes tensors.
 class Completion : public Pending {
   public:
+    // Returns when the work has ended, well or not; throws where it may never end, because another device failed.
+    virtual void finish() = 0;
     // Behind the work; other streams wait for it.
     virtual const std::shared_ptr<Event> &event() const = 0;
     // The driver's handle of the stream that the work is on: what is put there needs no event.

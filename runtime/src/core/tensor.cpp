@@ -26,16 +26,19 @@ void *from_heap(size_t bytes) {
 
 namespace {
 
-// Memory is released after the work that writes it, which may be on a stream other than its own.
-void release_after(Completion &work, DeviceId device, Stream *stream) noexcept {
+// Memory is released after the work that writes it, which may be on a stream other than its own. Gives whether it can be:
+// not where the work may never end, and would write to memory that somebody else has by then.
+bool comes_after(Completion &work, DeviceId device, Stream *stream) noexcept {
     try {
         if (stream && stream->native() == work.native_stream())
-            return;
+            return true;
         if (stream)
             backend(device).wait(*stream, work.event());
         else if (!work.reached())
-            work.event()->wait();
-    } catch (...) { // the device has failed: there is nothing to wait for
+            work.finish();
+        return true;
+    } catch (...) { // a device has failed: the own one writes nothing any more
+        return stream || work.reached();
     }
 }
 
@@ -67,8 +70,8 @@ std::shared_ptr<Storage> Storage::adopt(void *data, size_t bytes, Deleter delete
 }
 
 Storage::~Storage() {
-    if (completion_ && allocator_)
-        release_after(*completion_, device_, stream_.get());
+    if (allocator_ && completion_ && !comes_after(*completion_, device_, stream_.get()))
+        return;
     if (allocator_)
         allocator_->release(device_, data_, bytes_, stream_.get());
     else if (heap_)

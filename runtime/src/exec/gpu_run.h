@@ -52,8 +52,7 @@ class GpuRun final : public Completion {
     void begin(std::shared_ptr<const GpuPrepared> prepared, void *native_stream);
     // How the end is waited for where it may never come, as another device may fail; throws then. Else by the event.
     void watch(std::function<void()> await) { await_ = std::move(await); }
-    // Returns when the run has ended, whatever its checks found.
-    void finish();
+    void finish() override;
     // Where the device writes the words of the run: the flag, then one of each check.
     int64_t *status() const { return status_ ? status_->data() : nullptr; }
     // Kept until the run has ended: memory that the device still reads or writes.
@@ -66,6 +65,7 @@ class GpuRun final : public Completion {
       public:
         explicit StateWrites(GpuRun &run) : run_(run) {}
         void wait() override;
+        void finish() override { run_.finish(); }
         bool reached() override { return run_.reached(); }
         const std::shared_ptr<Event> &event() const override { return run_.event(); }
         void *native_stream() const override { return run_.native_stream(); }

@@ -83,14 +83,14 @@ NcclCommunicator::NcclCommunicator(std::shared_ptr<Communicator> host, DeviceId 
 }
 
 void NcclCommunicator::Watch::await(const std::function<bool()> &reached, const std::string &what) {
-    std::lock_guard<std::mutex> hold(lock_);
+    std::shared_lock<std::shared_mutex> hold(lock_);
     if (group_)
         group_->await(reached, what);
 }
 
 NcclCommunicator::~NcclCommunicator() {
     {
-        std::lock_guard<std::mutex> hold(watch_->lock_);
+        std::lock_guard<std::shared_mutex> hold(watch_->lock_);
         watch_->group_ = nullptr;
     }
     for (auto &[axes, team] : teams_)

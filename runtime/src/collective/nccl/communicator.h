@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -64,7 +65,7 @@ class NcclCommunicator final : public Communicator {
 
       private:
         friend class NcclCommunicator;
-        std::mutex lock_;
+        std::shared_mutex lock_; // shared while somebody waits, so that the communicator stays
         NcclCommunicator *group_;
     };
     const std::shared_ptr<Watch> &watch() const { return watch_; }

@@ -13,6 +13,7 @@ class StreamWork final : public Completion {
     StreamWork(std::shared_ptr<Event> event, void *native_stream) : event_(std::move(event)), stream_(native_stream) {}
     bool reached() override { return event_->reached(); }
     void wait() override { event_->wait(); }
+    void finish() override { event_->wait(); }
     const std::shared_ptr<Event> &event() const override { return event_; }
     void *native_stream() const override { return stream_; }
 

@@ -36,7 +36,7 @@ def argument(a: Argument, values: list[int]) -> dict[str, Any]:
     assert isinstance(a, TensorMapArgument)
     return {
         "map": a.index, "shape": [number(n) for n in a.shape], "strides": [number(n) for n in a.strides],
-        "block": list(a.block),
+        "block": list(a.block), "dtype": a.dtype.name,
     }
 
 

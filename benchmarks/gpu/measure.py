@@ -42,8 +42,10 @@ def runner(case: dict[str, Any], tensors: Sequence[torch.Tensor]) -> Callable[[]
             if "value" in a:
                 arguments.append(a["value"])
             elif "map" in a:
-                layout = gluon.NVMMASharedLayout(swizzle_byte_width=128, element_bitwidth=16, rank=len(a["block"]))
-                base = tensors[a["map"]]
+                base = tensors[a["map"]] if a["map"] < len(tensors) else workspace.view(DTYPES[a["dtype"]])
+                layout = gluon.NVMMASharedLayout(
+                    swizzle_byte_width=128, element_bitwidth=base.element_size() * 8, rank=len(a["block"])
+                )
                 arguments.append(TensorDescriptor(base, a["shape"], a["strides"], a["block"], layout))
             elif a["buffer"] < len(tensors):
                 arguments.append(tensors[a["buffer"]])

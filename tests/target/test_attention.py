@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 import torch
 from tessera import op
+from tessera.ir.dtype import f32
 from tessera.ir.graph import Graph
 from tessera.op.opdef import apply
 from tessera.schedule.machine import GPU
 from tessera.target.hsaco.compile import compile_kernels as compile_hsaco
 from tessera.target.ptx.compile import compile_kernels as compile_ptx
+from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
+from tessera.target.triton.launch import TensorMapArgument
 from tessera.tile.ir import AttentionKernel
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
@@ -113,6 +116,21 @@ def test_compiles(arch: str, mask: Shape | None) -> None:
     assert len(kernels) == 2
     image = (compile_hsaco if arch.startswith("gfx") else compile_ptx)(kernels, arch)
     assert all(k.shared <= (64 if arch.startswith("gfx") else 227) * 1024 for k in image.kernels)
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_what_adds_to_the_gradient_of_queries_on_hopper(size: int) -> None:
+    """The copy engine, in lines of 32 numbers behind the kernel's operands; a warp where no map says how many."""
+    length = op.dim("L", min=1, max=2048)
+    for number, mapped in ((300, True), (length, False)):
+        _, backward = attention_kernels(attention_graph((4, number, size), (2, number, size), True))
+        *_, program = generate(backward, Options("sm_90a")).programs
+        maps = [a for a in program.arguments if isinstance(a, TensorMapArgument) and a.dtype == f32]
+        assert [(m.index, m.block) for m in maps] == [(len(backward.buffers), (1, 128, 32))][: len(maps)]
+        assert bool(maps) == mapped and f"mapped={mapped}" in program.source
+        if maps:
+            assert maps[0].shape[0].factor == 2 * 4 * math.ceil(300 / (64 if size == 128 else 128))
+        assert all(k.shared <= 227 * 1024 for k in compile_ptx([backward], "sm_90a").kernels)
 
 
 def test_the_gradient_reads_what_the_forward_pass_wrote() -> None:

@@ -9,13 +9,14 @@ from tessera.ir.dtype import DType, bool_, f32, i32
 from tessera.target.triton.expression import Expressions, fits
 from tessera.target.triton.gluon import ELEMENTS
 from tessera.target.triton.head import Head, Options
-from tessera.target.triton.launch import BufferArgument, Generated, Program, TensorMapArgument
+from tessera.target.triton.launch import BufferArgument, Generated, MapSize, Program, TensorMapArgument
 from tessera.target.triton.library import module_text
 from tessera.target.triton.operand import SWIZZLE, map_size
 from tessera.tile.ir import AttentionKernel
 
 _PROGRAMS = 132
 _SPAN = 64
+_PART = 64 * 64
 _HOPPER_SIZES = (64, 128)
 _GRADIENT_MAPS = ("q_map", "g_map", "k_map", "v_map", "dk_map", "dv_map")
 
@@ -43,7 +44,8 @@ class _Text:
         expressions = Expressions(self.head.writer, self.head.sizes)
         self.texts = {
             "length": expressions.text(self.length), "keys": expressions.text(self.keys),
-            "heads": expressions.text(self.heads), "group": str(group_of(kernel)),
+            "heads": expressions.text(self.heads), "shared": expressions.text(self.shared),
+            "group": str(group_of(kernel)),
             "factor": repr(kernel.scale * math.log2(math.e)), "scale": repr(kernel.scale),
             "causal": str(kernel.causal), "size": str(self.size),
         }
@@ -61,7 +63,7 @@ class _Text:
         expressions = Expressions(self.head.writer, self.head.sizes)
         found: list[str] = []
         for name, offset in words.items():
-            base = "workspace" if name == "space" else "workspace_words"
+            base = "workspace" if name in ("delta", "space") else "workspace_words"
             found.append(self.head.writer.assign(name, expressions.pointer(base, offset)))
         return found
 
@@ -180,28 +182,39 @@ def _hopper_gradient(kernel: AttentionKernel, options: Options) -> Generated | N
     """Two launches. The workspace: a sum for each query; the gradient of queries in f32; turns and a counter."""
     heads, length, size = kernel.buffers[0].shape
     shared, keys = kernel.buffers[1].shape[:2]
-    blocks = mul(heads, ceildiv(length, 64))
+    rows = 64 if size == 128 else 128
+    blocks = mul(heads, ceildiv(length, rows))
     tiles = mul(shared, ceildiv(keys, 128))
     if kernel.masked or size not in _HOPPER_SIZES or not all(map(fits, (mul(blocks, 2), tiles, length, keys))):
         return None
     if isinstance(keys, int) and keys <= 128:  # Triton 3.6 fails on what is left when there is one block of keys
         return None
-    space = mul(ceildiv(mul(heads, length), 64), 64)
-    turns = add(space, mul(blocks, 64 * int(size)))
+    delta = mul(blocks, 2 * _PART)
+    turns = add(delta, mul(heads, length))
     prepare = _Text(kernel, options, "_prepare")
     out, gradient = prepare.head.pointers[3], prepare.head.pointers[5]
-    places = prepare.places(turns=turns)
-    prepare.call("attention_prepare_turns", out, gradient, "workspace", *places, "length", "size", block=64)
+    places = prepare.places(delta=delta, turns=turns)
+    prepare.call("attention_prepare_turns", out, gradient, *places, "length", "size", block=rows)
 
     text = _Text(kernel, options)
-    maps = [_map(kernel, i, rows) for i, rows in ((0, 64), (5, 64), (1, 128), (2, 128), (7, 64), (8, 64))]
+    maps = [_map(kernel, i, n) for i, n in ((0, rows), (5, rows), (1, 128), (2, 128), (7, 64), (8, 64))]
     names = [text.head.parameter(n, m) for n, m in zip(_GRADIENT_MAPS, maps) if m is not None]
     if len(names) < len(maps):
         return None
+    parts = map_size(kernel.sizes, mul(blocks, 2))
+    if parts is not None:
+        lines = TensorMapArgument(
+            len(kernel.buffers), f32, (parts, MapSize(_PART // 32), MapSize(32)),
+            (MapSize(_PART), MapSize(32), MapSize(1)), (1, _PART // 32, 32), SWIZZLE,
+        )
+        names.append(text.head.parameter("space_map", lines))
+    else:  # a length that is not a number times one size: the warps add without the copy engine
+        names.append("None")
     dq, sums = text.head.pointers[6], text.head.pointers[4]
-    places = text.places(space=space, turns=turns, counter=add(turns, blocks))
-    text.call("hopper_attention_gradient", *names, dq, sums, "workspace", *places, "length", "keys", "factor", "scale",
-              "group", _element(kernel.buffers[0].dtype), "causal", "size", stages=2)
+    delta_place, *places = text.places(delta=delta, space=0, turns=turns, counter=add(turns, blocks))
+    text.call("hopper_attention_gradient", *names, dq, sums, delta_place, *places, "shared", "length", "keys", "factor",
+              "scale", "group", _element(kernel.buffers[0].dtype), "causal", "size", rows=rows, span=2048 // size,
+              mapped=parts is not None)
     programs = (prepare.head.program((blocks,), contract=True), gluon_program(text.head, tiles))
     return Generated(programs, mul(4, add(turns, add(blocks, 1))))
 

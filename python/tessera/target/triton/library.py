@@ -10,6 +10,7 @@ from pathlib import Path
 
 _HEAD = "import triton\nimport triton.language as tl\nfrom triton.language.extra import libdevice\n"
 _GLUON_HEAD = """import triton.language.core as core
+from triton._C.libtriton import ir
 from triton.experimental import gluon
 from triton.experimental.gluon import language as tl
 from triton.experimental.gluon.language.nvidia import hopper
@@ -18,7 +19,9 @@ from triton.language.extra import libdevice
 """
 
 
-_FILES = ("functions.py", "attention_functions.py", "hopper_attention_functions.py")
+_FILES = (
+    "functions.py", "attention_functions.py", "hopper_attention_functions.py", "hopper_attention_gradient_functions.py",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +35,10 @@ def _functions() -> dict[str, _Function]:
     found: dict[str, _Function] = {}
     for file in _FILES:
         text = Path(__file__).with_name(file).read_text(encoding="utf-8")
-        lines = text.splitlines()
-        nodes = [n for n in ast.parse(text).body if isinstance(n, ast.FunctionDef)]
-        names = {n.name for n in nodes}
+        lines, body = text.splitlines(), ast.parse(text).body
+        nodes = [n for n in body if isinstance(n, ast.FunctionDef)]
+        taken = [n for n in body if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("tessera.")]
+        names = {n.name for n in nodes} | {a.name for n in taken for a in n.names}  # from other files of the library
         for node in nodes:
             start = min([node.lineno, *(d.lineno for d in node.decorator_list)]) - 1
             used = {n.id for n in ast.walk(node) if isinstance(n, ast.Name)} & names - {node.name}

@@ -14,8 +14,9 @@ from tessera.ir.value import Value
 from tessera.op.reference import evaluate
 from tessera.schedule.index import Axes, recombine
 from tessera.schedule.machine import GPU
+from tessera.schedule.options import Schedule
 from tessera.schedule.parts import with_parts
-from tessera.schedule.plan import Plan, PlanBuffer
+from tessera.schedule.plan import KernelCall, Plan, PlanBuffer
 from tessera.schedule.views import in_one_step, views_of
 from tessera.tile.ir import AttentionKernel, DotKernel
 from tessera.tile.plan import build_plan
@@ -126,6 +127,52 @@ def test_what_the_caller_holds_is_no_part() -> None:
     plan = build_plan(to_primitives(graph_of(y, joined, inputs=[x])))
     outputs = {t.buffer for t in plan.outputs}
     assert len(outputs) == 2 and all(plan.buffers[n].kind == "output" for n in outputs)
+
+
+@pytest.mark.parametrize("turned", [True, False])
+@pytest.mark.parametrize("kept", [True, False])
+def test_what_is_put_together_is_not_chosen_element_by_element(turned: bool, kept: bool) -> None:
+    """A view of what is put together reads one tensor, not all of them; parts that have to lie elsewhere are moved."""
+    x = tensor("x", 32, 48)
+    parts = [twist(x * (i + 1.0)) for i in range(4)]
+    joined = op.concat([op.transpose(p) if turned else p for p in parts], 1)
+    outputs = (joined, parts[2]) if kept else (joined,)
+    plan = build_plan(to_primitives(graph_of(*outputs, inputs=[x])))
+    stores = [k for i in plan.instructions if isinstance(i, KernelCall) for k in [plan.kernels[i.kernel]]]
+    assert all(sum(b.role == "in" for b in k.buffers) <= 1 for k in stores)
+    odd = op.concat([op.transpose(twist(x[:31, :47] * (i + 1.0))) for i in range(4)], 1)
+    plan = build_plan(to_primitives(graph_of(odd, inputs=[x])))
+    stores = [k for i in plan.instructions if isinstance(i, KernelCall) for k in [plan.kernels[i.kernel]]]
+    assert all(sum(b.role == "in" for b in k.buffers) <= 1 for k in stores)
+
+
+def test_a_part_of_two_tensors_is_moved_for_one_of_them() -> None:
+    x = tensor("x", 32, 48)
+    a, b, c = (twist(x * (i + 1.0)) for i in range(3))
+    plan = build_plan(to_primitives(graph_of(op.concat([a, b], 1), op.concat([c, a], 1), inputs=[x])))
+    stores = [k for i in plan.instructions if isinstance(i, KernelCall) for k in [plan.kernels[i.kernel]]]
+    assert all(sum(b.role == "in" for b in k.buffers) <= 1 for k in stores)
+
+
+def test_budgets_that_parts_by_themselves_fit_in() -> None:
+    """A tensor in which others lie is there as long as any of them."""
+    x = tensor("x", 64, 4096)
+    whole = op.exp(x)
+    total = op.sum(twist(whole[0:1]))
+    for i in range(1, 64):
+        total = total + op.sum(twist(whole[i : i + 1]))
+    primitives = to_primitives(graph_of(total, inputs=[x]))
+    arena = build_plan(primitives).arena
+    assert isinstance(arena, int) and arena > 64 * 4096 * 4
+    within = build_plan(primitives, Schedule(memory_budget=64 * 4096 * 4)).arena
+    assert isinstance(within, int) and within <= 64 * 4096 * 4
+
+
+def test_reshapes_of_nothing_with_symbolic_sizes() -> None:
+    batch = op.dim("B", min=1)
+    x = tensor("x", 0, batch, 3)
+    made = graph_of(op.reshape(op.exp(x), (batch, 3, 0)), twist(op.reshape(x, (batch, 0))), inputs=[x])
+    assert build_plan(to_primitives(made), None, GPU).arena == 0
 
 
 sizes = st.sampled_from([1, 2, 3, 16, 32])

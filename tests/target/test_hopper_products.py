@@ -18,7 +18,7 @@ from tessera.target.triton.hopper import Tile
 from tessera.target.triton.launch import BufferArgument, Generated, Program, TensorMapArgument
 from tessera.target.triton.library import module_text
 from tessera.target.triton.narrow_functions import of_narrow
-from tessera.target.triton.operand import mapped
+from tessera.target.triton.operand import mapped, multiplied
 from tessera.tile.ir import Compute, DotKernel
 from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
@@ -105,6 +105,23 @@ def test_heads_are_read_in_place() -> None:
     ]
     assert sum(isinstance(a, TensorMapArgument) and len(a.block) == 4 for a in program.arguments) == 1
     assert compile_program(program, "cuda", 90, 32).shared <= 227 * 1024
+
+
+def test_blocks_of_8_bit_floats_do_not_reach_over_heads() -> None:
+    """They have 128 terms: heads of 64 are left to another kernel."""
+    x, w = op.tensor((8, 16, 256, 64), "f8e4m3", name="x"), op.tensor((256, 1024), "f8e4m3", name="w")
+    rows = op.reshape(op.transpose(x, (0, 2, 1, 3)), (2048, 1024))
+    kernel = product_of(y=op.matmul(op.cast(rows, "f32"), op.cast(op.transpose(w), "f32")))
+    assert kernel.buffers[0].dtype.bits == 8 and mapped(kernel, multiplied(kernel, kernel.a)[0], kernel.m) is None
+    assert dot.generate(kernel, SM_90A) is None
+
+
+def test_terms_beside_each_other_are_neighbours_in_memory() -> None:
+    """Where contiguous elements are so many terms apart, a block of terms is none in memory."""
+    x, w = tensors(x=(256, 64, 16), w=(1024, 256))
+    kernel = product_of(y=op.matmul(op.reshape(op.transpose(x, (0, 2, 1)), (256, 1024)), w))
+    assert mapped(kernel, kernel.a, kernel.m) is None
+    assert dot.generate(kernel, SM_90A) is None
 
 
 def test_heads_are_stored_in_whole_vectors() -> None:

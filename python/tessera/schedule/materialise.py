@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tessera.ir.dims import Dim, add, is_multiple, mul, product
+from tessera.ir.dims import Dim, add, is_multiple, product
 from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
@@ -19,10 +19,10 @@ from tessera.schedule import cost
 from tessera.schedule.expression import is_single_update, reduced_axes
 from tessera.schedule.index import blocks, squeeze
 from tessera.schedule.machine import CPU, Machine
-from tessera.schedule.memory import ALIGNMENT
+from tessera.schedule.memory import is_aligned
 from tessera.schedule.options import Schedule
 from tessera.schedule.parts import in_memory, place_in
-from tessera.schedule.placement import ALIASES, Placement
+from tessera.schedule.placement import ALIASES, Placement, held_values
 
 HEAD, ROWS = 64, 256
 """Elements of a head that products of GPUs read in place, and what the positions are a multiple of.
@@ -91,12 +91,15 @@ def _is_widening(node: Node) -> bool:
 
 
 def place(
-    graph: Graph, nodes: list[Node], options: Schedule, recompute: int, machine: Machine = CPU
+    graph: Graph, nodes: list[Node], options: Schedule, recompute: int, machine: Machine = CPU, parts: bool = True
 ) -> Placement:
-    """The values with storage. ``recompute``: the work per element up to which a value is recomputed."""
-    uses = _count_uses(graph, nodes, machine)
+    """The values with storage. ``recompute``: the work per element up to which a value is recomputed.
+
+    ``parts``: values may lie in the storage of others.
+    """
+    uses = _count_uses(graph, nodes, machine, parts)
     required = {id(v) for v in (*graph.outputs.values(), *graph.updates.values())}
-    held = _held(graph)
+    held = held_values(graph)
     placement = Placement()
     inlined: dict[int, _Inlined] = {}
     for node in nodes:
@@ -107,28 +110,20 @@ def place(
             info = _information(node, placement, inlined)
             if node.op in ALIASES and placement.root(node.operands[0]) is not None:
                 inlined[id(v)] = _LEAF
-            elif use.memory and _is_window(node, placement, held):
+            elif parts and use.memory and _is_window(node, placement, held):
                 _put_into_operand(node, placement)
-            elif (
-                not (can_inline(node) or is_view(node)) or id(v) in required
-                or _must_store(node, v, use, info, placement, options, recompute, machine)
-            ):
-                placement.store(v)
-                if isinstance(get(node.op).lower, low.Concat) and id(v) not in held:
-                    _put_in_operands(node, placement, held)
+            else:
+                inside = _inside(node, placement, held) if parts else []
+                if (
+                    not (can_inline(node) or is_view(node)) or id(v) in required
+                    or (inside and len(inside) == sum(o.size != 0 for o in node.operands))
+                    or _must_store(node, v, use, info, placement, options, recompute, machine)
+                ):
+                    placement.store(v)
+                    for part, start in inside:
+                        placement.put_into(part, v, start)
             inlined[id(v)] = info
     return placement
-
-
-def _held(graph: Graph) -> set[int]:
-    """The values, by identity, whose storage is the caller's: outputs and new state, and what they are views of."""
-    found: set[int] = set()
-    for v in (*graph.outputs.values(), *graph.updates.values()):
-        found.add(id(v))
-        while v.node.op in ALIASES:
-            v = v.node.operands[0]
-            found.add(id(v))
-    return found
 
 
 def _is_in_arena(v: Value, held: set[int]) -> bool:
@@ -146,11 +141,7 @@ def _is_window(node: Node, placement: Placement, held: set[int]) -> bool:
 def _can_be_window(node: Node) -> bool:
     """Whether what a slice takes lies in its operand as it would lie in memory of its own."""
     start = place_in(node)
-    return start is not None and _is_aligned(start, node.results[0])
-
-
-def _is_aligned(start: Dim, v: Value) -> bool:
-    return is_multiple(mul(start, v.dtype.itemsize), ALIGNMENT)
+    return start is not None and is_aligned(start, node.results[0])
 
 
 def _put_into_operand(node: Node, placement: Placement) -> None:
@@ -160,20 +151,27 @@ def _put_into_operand(node: Node, placement: Placement) -> None:
     placement.put_into(node.results[0], whole, start)
 
 
-def _put_in_operands(concat: Node, placement: Placement, held: set[int]) -> None:
-    """Let results of operators in memory lie where they are put together, if nothing else is computed into them."""
-    v, axis = concat.results[0], concat.attrs["axis"]
-    if any(d != 1 for d in v.shape[:axis]):
-        return
+def _inside(concat: Node, placement: Placement, held: set[int]) -> list[tuple[Value, Dim]]:
+    """Results of operators in memory that may lie where they are put together, and the elements with which they begin.
+
+    Where these are all that there is, storing what they are put together to costs nothing.
+    """
+    v = concat.results[0]
+    if not isinstance(get(concat.op).lower, low.Concat) or id(v) in held:
+        return []
+    if any(d != 1 for d in v.shape[: concat.attrs["axis"]]):
+        return []
+    found: dict[int, tuple[Value, Dim]] = {}
     start: Dim = 0
     for operand in concat.operands:
         root = placement.root(operand)
         if (
             root is not None and in_memory(root.node) and _is_in_arena(root, held) and not placement.shares_memory(root)
-            and _is_aligned(start, v)
+            and is_aligned(start, v) and operand.size != 0
         ):
-            placement.put_into(root, v, start)
+            found.setdefault(id(root), (root, start))
         start = add(start, operand.size)
+    return list(found.values())
 
 
 def _must_store(
@@ -243,7 +241,7 @@ def _information(node: Node, placement: Placement, inlined: dict[int, _Inlined])
     return _Inlined(total, tensors, depth + 1, product)
 
 
-def _count_uses(graph: Graph, nodes: list[Node], machine: Machine) -> dict[int, _Uses]:
+def _count_uses(graph: Graph, nodes: list[Node], machine: Machine, parts: bool) -> dict[int, _Uses]:
     uses: dict[int, _Uses] = {}
     for v in (*graph.outputs.values(), *graph.updates.values()):
         use = uses.setdefault(id(v), _Uses())
@@ -254,12 +252,12 @@ def _count_uses(graph: Graph, nodes: list[Node], machine: Machine) -> dict[int, 
         if node.op in LEAVES:
             continue
         for position, operand in enumerate(node.operands):
-            _add_use(uses.setdefault(id(operand), _Uses()), node, position, operand, uses, machine)
+            _add_use(uses.setdefault(id(operand), _Uses()), node, position, operand, uses, machine, parts)
     return uses
 
 
 def _add_use(
-    use: _Uses, node: Node, position: int, operand: Value, uses: dict[int, _Uses], machine: Machine
+    use: _Uses, node: Node, position: int, operand: Value, uses: dict[int, _Uses], machine: Machine, parts: bool
 ) -> None:
     rule = get(node.op).lower
     result = node.results[0]
@@ -274,7 +272,7 @@ def _add_use(
         use.memory |= node.op in ALIASES and above.memory
         if node.op in ALIASES:
             use.parts = add(use.parts, above.parts)
-        elif above.memory and _can_be_window(node):
+        elif parts and above.memory and _can_be_window(node):
             use.parts = add(use.parts, result.size)
         use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result, machine.parts_rows)
     elif _is_widening(node):
@@ -314,9 +312,9 @@ def _reshape_is_simple(operand: Value, result: Value, in_parts: bool) -> bool:
     Merging dimensions needs products only. Splitting needs divisions, which are affordable along outer dimensions;
     ``in_parts``: along the innermost one too where its parts are as long as the heads that products read in place.
     """
-    if in_parts and _merges_heads(operand, result):
-        return True
     if any(d == 0 for d in result.shape):
+        return True
+    if in_parts and _merges_heads(operand, result):
         return True
     inner = True
     for source, target in reversed(blocks(operand.shape, result.shape)):

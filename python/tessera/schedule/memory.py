@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera.ir.dims import Dim, add, bounds, dmax, floordiv, is_multiple, mul
+from tessera.ir.value import Value
 from tessera.schedule import cost
 
 ALIGNMENT = 64
@@ -33,6 +34,11 @@ def aligned(d: Dim) -> Dim:
     if is_multiple(d, ALIGNMENT):
         return d
     return mul(floordiv(add(d, ALIGNMENT - 1), ALIGNMENT), ALIGNMENT)
+
+
+def is_aligned(start: Dim, v: Value) -> bool:
+    """Whether memory may begin at an element of a value."""
+    return is_multiple(mul(start, v.dtype.itemsize), ALIGNMENT)
 
 
 def lay_out(storages: list[Storage]) -> Dim:

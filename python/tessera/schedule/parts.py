@@ -15,6 +15,8 @@ from tessera.ir.graph import Graph, keep, rebuild
 from tessera.ir.value import LEAVES, Node, Value
 from tessera.op import lowering as low
 from tessera.op.opdef import get
+from tessera.schedule.memory import is_aligned
+from tessera.schedule.placement import held_values
 from tessera.schedule.split import derived
 from tessera.schedule.views import VIEWS, are_alike, in_one_step, moved, of_each, reshaped, views_of
 
@@ -58,6 +60,8 @@ def with_parts(graph: Graph) -> Graph:
     cuts = _cuts(nodes, readers)
     new: dict[int, Value] = {}
     wholes: dict[tuple[int, int, int], Value] = {}
+    held = held_values(graph)
+    taken: set[int] = set()
 
     def visit(node: Node, operands: tuple[Value, ...]) -> tuple[Value, ...]:
         results = keep(node, operands)
@@ -67,10 +71,11 @@ def with_parts(graph: Graph) -> Graph:
         elif node.op == "add" and not _is_term(node.results[0], readers):
             results = (_joined(results[0]),)
         if results[0].node.op == "concat":
-            results = (_with_views_behind(results[0].node),)
+            results = (_with_views_behind(results[0].node, taken),)
         elif node.op == "reshape" and results[0].node is not node and operands[0].node.op == "reshape":
             results = (reshaped(operands[0].node.operands[0], results[0].shape, node),)
         new.update((id(old), v) for old, v in zip(node.results, results))
+        taken.update(id(v) for old, v in zip(node.results, results) if id(old) in held)
         return results
 
     return rebuild(graph, visit)
@@ -206,17 +211,21 @@ def _terms(total: Value) -> list[Node]:
     return found
 
 
-def _with_views_behind(concat: Node) -> Value:
-    """What results of operators in memory, all seen in the same way, are put together to: seen so afterwards."""
+def _with_views_behind(concat: Node, taken: set[int]) -> Value:
+    """What results of operators in memory, all seen in the same way, are put together to: seen so afterwards.
+
+    ``taken``: by identity, the values that must lie elsewhere; what is put together is added.
+    """
     result, axis = concat.results[0], concat.attrs["axis"]
     chains = [views_of(v) for v in concat.operands]
     first, views = chains[0]
     if all(d == 1 for d in result.shape[:axis]) and not any(n.op == "transpose" for n in views):
         return result
-    if len({id(v) for v, _ in chains}) != len(chains) or not all(
+    if len({id(v) for v, _ in chains} - taken) != len(chains) or not is_aligned(first.size, first) or not all(
         in_memory(v.node) and v.shape == first.shape and are_alike(other, views) for v, other in chains
     ):
         return result
+    taken.update(id(v) for v, _ in chains)
     count = len(chains)
     parts = tuple(reshaped(v, (1, *v.shape), concat) for v, _ in chains)
     x = derived("concat", parts, {"axis": 0}, first.dtype, (count, *first.shape), concat)

@@ -5,10 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from tessera.ir.dims import Dim
+from tessera.ir.graph import Graph
 from tessera.ir.value import LEAVES, Node, Value
 
 ALIASES = frozenset({"reshape", "check_range", "stop_gradient"})
 """Operators whose result is the operand's memory, when the operand has memory."""
+
+
+def held_values(graph: Graph) -> set[int]:
+    """The values, by identity, whose storage is the caller's: outputs and new state, and what they are views of."""
+    found: set[int] = set()
+    for v in (*graph.outputs.values(), *graph.updates.values()):
+        found.add(id(v))
+        while v.node.op in ALIASES:
+            v = v.node.operands[0]
+            found.add(id(v))
+    return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,9 +16,12 @@ from tessera.schedule.split import derived, in_two_steps, is_long
 _INDEXED = (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)
 
 
-def prepare(graph: Graph, nodes: list[Node], machine: Machine = CPU) -> Graph:
-    """The graph as fusion expects it; the same graph when there is nothing to do."""
-    together = with_parts(graph)
+def prepare(graph: Graph, nodes: list[Node], machine: Machine = CPU, parts: bool = True) -> Graph:
+    """The graph as fusion expects it; the same graph when there is nothing to do.
+
+    ``parts``: parts of tensors are brought into a form in which they can lie in these.
+    """
+    together = with_parts(graph) if parts else graph
     if together is not graph:
         graph, nodes = together, together.nodes()
     if not any(_concerns(node, machine) for node in nodes):

@@ -53,7 +53,6 @@ def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine =
     when the working memory cannot be brought under ``options.memory_budget``.
     """
     options = options or Schedule()
-    graph = prepare(graph, graph.nodes(), machine)
     levels = {"none": [0], "auto": [cost.CHEAP], "all": [cost.MOST_WORK]}[options.recompute]
     if options.memory_budget is not None and options.recompute == "auto":
         levels = [cost.CHEAP, 30, cost.MOST_WORK]
@@ -61,8 +60,12 @@ def build_plan(graph: Graph, options: Schedule | None = None, machine: Machine =
     overlaps = machine.overlaps if options.overlap is None else options.overlap is not False
     # Under a budget, exchanges are waited for at once where nothing else helps.
     beside = [True, False] if overlaps and options.memory_budget is not None else [overlaps]
-    for recompute, overlap in combinations(levels, beside):
-        plan = _Builder(graph, options, recompute, machine, overlap).build()
+    # A tensor that others lie in is there as long as any of them: parts may need less one by one.
+    ready = {True: prepare(graph, graph.nodes(), machine)}
+    if options.memory_budget is not None:
+        ready[False] = prepare(graph, graph.nodes(), machine, parts=False)
+    for recompute, parts, overlap in combinations(levels, ready, beside):
+        plan = _Builder(ready[parts], options, recompute, machine, overlap, parts).build()
         plan.threads, plan.tiles, plan.float32 = options.threads, options.tiles, options.float32
         plan.libraries = options.allowed_libraries
         if best is None or cost.typical(plan.arena) < cost.typical(best.arena):
@@ -85,12 +88,14 @@ def _highest(arena: Dim) -> int:
 class _Builder:
     """One attempt at a plan."""
 
-    def __init__(self, graph: Graph, options: Schedule, recompute: int, machine: Machine, overlap: bool) -> None:
+    def __init__(
+        self, graph: Graph, options: Schedule, recompute: int, machine: Machine, overlap: bool, parts: bool
+    ) -> None:
         self.graph, self.machine = graph, machine
         self.overlap, self.extra = overlap, options.overlap_bytes
         self.nodes = graph.nodes()
         axes = Axes()
-        self.placement = place(graph, self.nodes, options, recompute, machine)
+        self.placement = place(graph, self.nodes, options, recompute, machine, parts)
         pieces = cut(graph, self.nodes, self.placement, axes)
         groups = fuse_with_sums(pieces, axes, options, machine, self.placement, graph)
         self.drafts = draft_kernels(graph, groups, self.placement, axes, machine)

@@ -96,12 +96,13 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
     used = [d for d in found[1] if steps[d.symbol] != 0 or d.axis in (outer, kernel.k)]
     inside = next((d for d in used if steps[d.symbol] == 1 and d.axis is kernel.k), None)
     inside = inside or next((d for d in used if steps[d.symbol] == 1 and d.axis is outer), None)
-    if inside is None:
+    if inside is None or inside.step > 1:
         return None
     other = next(d for d in used if d.axis is (outer if inside.axis is kernel.k else kernel.k) and d.step == 1)
     further = [d for d in used if d.axis is outer and d.step > 1] if inside.axis is outer else []
     spread = min(further, key=lambda d: d.step, default=None)
-    if not _are_whole(inside, other, outer) or (spread is not None and not _holds_blocks(spread, inside)):
+    row = SWIZZLE * 8 // buffer.dtype.bits
+    if not _are_whole(inside, other, outer, row) or (spread is not None and not _holds_blocks(spread, inside)):
         return None
     last = [d for d in (spread, other, inside) if d is not None]
     dimensions = (*(d for d in used if d not in last), *last)
@@ -119,9 +120,9 @@ def mapped(kernel: DotKernel, body: tuple[Op, ...], outer: Axis) -> Mapped | Non
                   tuple(known[len(dimensions) :]), inside.axis is kernel.k, 0 if spread is None else PART, start)
 
 
-def _are_whole(inside: Dimension, other: Dimension, outer: Axis) -> bool:
-    """Whether blocks do not reach over the ends of the parts into which an axis is cut."""
-    return inside.modulus % PART == 0 and other.modulus % (LONGEST if other.axis is outer else PART) == 0
+def _are_whole(inside: Dimension, other: Dimension, outer: Axis, row: int) -> bool:
+    """Whether blocks, ``row`` elements of which are contiguous, do not reach over the ends of parts of an axis."""
+    return inside.modulus % max(PART, row) == 0 and other.modulus % (LONGEST if other.axis is outer else PART) == 0
 
 
 def _holds_blocks(spread: Dimension, inside: Dimension) -> bool:

@@ -20,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from tessera.target.triton.launch import BufferArgument, Program, SizeArgument, TensorMapArgument
 
-PATIENCE = 20.0
+PATIENCE = 8.0
 """Seconds without progress after which a program is taken to wait for ever."""
 DTYPES = {
     "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "int64": np.int64, "int32": np.int32,
@@ -214,7 +214,9 @@ class Device:
         while not condition():
             if self.failure is not None:
                 raise RuntimeError("another thread failed")
-            if not self.moved.wait(0.5) and time.monotonic() > end:
+            if self.moved.wait(0.5):  # something happened
+                end = time.monotonic() + PATIENCE
+            elif time.monotonic() > end:
                 raise TimeoutError("a program waits for ever")
 
     # What programs call.

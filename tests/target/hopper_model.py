@@ -24,6 +24,7 @@ PATIENCE = 8.0
 """Seconds without progress after which a program is taken to wait for ever."""
 DTYPES = {
     "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "int64": np.int64, "int32": np.int32,
+    "int16": np.int16,
 }
 
 
@@ -34,7 +35,7 @@ class T:
         self.data = np.asarray(data)
 
     def to(self, kind: Any, bitcast: bool = False) -> T:
-        return T(self.data.astype(DTYPES[kind]))
+        return T(self.data.view(DTYPES[kind]) if bitcast else self.data.astype(DTYPES[kind]))
 
     def __getitem__(self, at: Any) -> T:
         return T(self.data[at])
@@ -52,6 +53,13 @@ class T:
     def type(self) -> Any:
         return SimpleNamespace(layout=None)
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.data.shape
+
+    def __neg__(self) -> T:
+        return T(-self.data)
+
     def __bool__(self) -> bool:
         return bool(self.data)
 
@@ -60,7 +68,7 @@ class T:
 
 
 def _operator(name: str, swapped: bool) -> Callable[[T, Any], Any]:
-    function = getattr(operator, name)
+    function = getattr(operator, f"__{name}__")
 
     def apply(self: T, other: Any) -> Any:
         if isinstance(other, Pointer):
@@ -72,7 +80,8 @@ def _operator(name: str, swapped: bool) -> Callable[[T, Any], Any]:
     return apply
 
 
-for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "xor"):
+for _name in ("add", "sub", "mul", "truediv", "floordiv", "mod", "xor", "and_", "or_", "lshift", "rshift"):
+    _name = _name.rstrip("_")
     setattr(T, f"__{_name}__", _operator(_name, False))
     setattr(T, f"__r{_name}__", _operator(_name, True))
 for _name in ("lt", "le", "gt", "ge", "eq", "ne"):
@@ -107,6 +116,9 @@ class Block:
     def _reinterpret(self, kind: str, shape: Sequence[int], layout: Any) -> Block:
         flat = self.array.reshape(-1)
         assert np.shares_memory(flat, self.array)
+        if len(shape) == 2 and shape[1] > self.array.shape[-1]:  # parts of rows, which lie one after the other
+            parts = shape[1] // self.array.shape[-1]
+            return Parts(self.array.reshape(parts, shape[0], self.array.shape[-1]))
         return Block(flat.view(DTYPES[kind])[: int(np.prod(shape))].reshape(shape))
 
     def load(self, layout: Any = None) -> T:
@@ -115,6 +127,23 @@ class Block:
     def store(self, value: T) -> None:
         assert self.array.shape == value.data.shape, (self.array.shape, value.data.shape)
         self.array[...] = value.data
+
+
+class Parts(Block):
+    """A matrix in shared memory in parts of its rows, which products read."""
+
+    def __init__(self, parts: np.ndarray, turned: bool = False) -> None:
+        self.parts, self.turned = parts, turned
+
+    @property
+    def array(self) -> np.ndarray:  # type: ignore[override]
+        count, rows, columns = self.parts.shape
+        whole = self.parts.transpose(1, 0, 2).reshape(rows, count * columns)
+        return whole.T if self.turned else whole
+
+    def permute(self, order: Sequence[int]) -> Block:
+        assert tuple(order) == (1, 0)
+        return Parts(self.parts, not self.turned)
 
 
 class Barrier:
@@ -372,13 +401,20 @@ class Device:
             arange=lambda a, b, layout=None: T(np.arange(a, b)), static_range=range, load=self._load, store=self._store,
             zeros=lambda shape, kind, layout=None: T(np.zeros(shape, DTYPES[kind])), atomic_add=self._atomic_add,
             where=lambda c, a, b: T(np.where(c.data, data(a), data(b))),
-            maximum=lambda a, b: T(np.maximum(data(a), data(b))), log2=lambda x: T(np.log2(x.data)),
+            maximum=lambda a, b, propagate_nan=None: T(np.maximum(data(a), data(b))),
+            minimum=lambda a, b, propagate_nan=None: T(np.minimum(data(a), data(b))), log2=lambda x: T(np.log2(x.data)),
+            abs=lambda x: T(np.abs(x.data)), fma=lambda a, b, c: a * b + c, sqrt_rn=lambda x: T(np.sqrt(x.data)),
+            div_rn=lambda a, b: a / b, join=lambda a, b: T(np.stack([a.data, b.data], -1)),
+            full=lambda shape, value, kind, layout=None: T(np.full(shape, value, DTYPES[kind])),
             max=lambda x, axis: T(x.data.max(axis)), sum=lambda x, axis: T(x.data.sum(axis)),
             convert_layout=lambda x, layout, assert_trivial=False: x, allocate_shared_memory=self._allocate,
             warp_specialize=self._specialise, thread_barrier=lambda: None,
         )
         names: dict[str, Any] = {
-            "__name__": "hopper_model", "range": lambda *ends: map(T, range(*map(int, ends))), "tl": language,
+            "__name__": "hopper_model",
+            "libdevice": SimpleNamespace(copysign=lambda a, b: T(np.copysign(a.data, b.data))),
+            "range": lambda *ends: map(T, range(*map(int, ends))), "tl": language,
+            "core": SimpleNamespace(PropagateNan=SimpleNamespace(ALL=None, NONE=None)), "gluon": SimpleNamespace(),
             "mbarrier": SimpleNamespace(MBarrierLayout=lambda: "barrier", init=self._init, arrive=self._arrive,
                                         expect=self._expect, wait=self._wait),
             "tma": SimpleNamespace(

@@ -421,12 +421,15 @@ void too_little_memory(Host &host) {
     PlanText p = double_sum();
     p.buffers.replace(p.buffers.find(R"("bytes": "4*N", "offset": 64)"), 28, R"("bytes": "400*N", "offset": 64)");
     p.arena = R"("400*N + 64")";
+    p.buffers += R"(, {"kind": "arena", "bytes": "200*N", "offset": 64, "within": 3, "label": "a part of it"})";
     auto engine = engine_of(p);
     const int64_t n = int64_t{1} << 30; // 400 GiB
     Tensor pretend = Tensor::from_blob(reinterpret_cast<void *>(uintptr_t{1} << 20), DType::F32, {n}, nullptr, nullptr, nullptr, false, device());
     CHECK(contains(error_of([&] { run(*engine, host.context(), {}, {pretend, pretend}, pretend); }, Code::Argument), "shares memory"));
     std::string text = error_of([&] { run(*engine, host.context(), {}, {pretend, pretend}); }, Code::OutOfMemory);
-    CHECK(contains(text, "400.0 GiB temporary 'sum of x and y' at model.py:7"));
+    CHECK(contains(text, "400.0 GiB temporary 'sum of x and y' at model.py:7") && !contains(text, "a part of it"));
+    p.buffers.replace(p.buffers.find(R"("within": 3)"), 11, R"("within": 4)"); // itself
+    CHECK(contains(error_of([&] { engine_of(p); }, Code::Format), "buffer 4: a buffer index is outside [0, 4)"));
     std::vector<float> x = ramp(10); // and goes on
     CHECK(values_of(run(*engine, host.context(), {}, {on_host(x), on_host(x)})) == expected(x, x));
 }

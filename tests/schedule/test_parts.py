@@ -90,6 +90,7 @@ def test_projection_without_copies(how: str) -> None:
     assert len(wholes) == 2
     for taken, whole in ((forward.buffers[:3], wholes[0]), (backward.buffers[-3:], wholes[1])):
         parts = [plan.buffers[n] for n in taken]
+        assert all(p.within is not None and plan.buffers[p.within] is whole for p in parts)
         assert all(inside(p, whole) for p in parts)
         offsets = [p.offset - whole.offset for p in parts]  # type: ignore[operator]
         assert offsets == [i * 4 * 512 * 768 * 2 for i in range(3)]

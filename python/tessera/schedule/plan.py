@@ -22,13 +22,17 @@ HISTORY: dict[int, str] = {
 
 @dataclass(slots=True)
 class PlanBuffer:
-    """Memory: a caller's tensor, state, a constant, or a part of the arena. ``live``: first and last instruction."""
+    """Memory: a caller's tensor, state, a constant, or a part of the arena. ``live``: first and last instruction.
+
+    ``within``: the number of the buffer of the arena of which it is a part.
+    """
 
     kind: str
     bytes: Dim
     label: str
     offset: Dim | None = None
     live: tuple[int, int] | None = None
+    within: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,4 +312,5 @@ def _operand(o: Operand) -> dict[str, Any]:
 
 def _buffer(b: PlanBuffer) -> dict[str, Any]:
     data: dict[str, Any] = {"kind": b.kind, "bytes": dim(b.bytes), "label": b.label}
-    return {**data, "offset": dim(b.offset)} if b.offset is not None else data
+    data |= {"offset": dim(b.offset)} if b.offset is not None else {}
+    return data if b.within is None else {**data, "within": b.within}

@@ -168,11 +168,13 @@ class Binding:
     def _add_windows(self, values: dict[int, Value], first: dict[int, int], last: dict[int, int]) -> None:
         """Buffers for the parts of values."""
         for root, window in self.placement.windows.items():
-            v, whole = values[root], self.buffers[self.of[id(window.whole)]]
-            assert whole.offset is not None, f"{window.whole!r} is not in the arena"
+            v, holder = values[root], self.of[id(window.whole)]
+            start = self.buffers[holder].offset
+            assert start is not None, f"{window.whole!r} is not in the arena"
             number = self.of[root] = self._add("arena", value_bytes(v), v.node.op)
-            self.buffers[number].offset = add(whole.offset, mul(window.start, v.dtype.itemsize))
-            self.buffers[number].live = first[root], last[root]
+            part = self.buffers[number]
+            part.offset = add(start, mul(window.start, v.dtype.itemsize))
+            part.live, part.within = (first[root], last[root]), holder
 
     def _steps(self, sequence: list[Step]) -> tuple[list[tuple[tuple[Group, str], int]], int]:
         """Group and kind of each step with the number of its instruction, and the number of instructions."""

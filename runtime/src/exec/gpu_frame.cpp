@@ -33,7 +33,7 @@ std::string line_of(const Plan &plan, int buffer) {
 std::string largest_buffers(const Plan &plan, const GpuPrepared &prepared) {
     std::vector<int> order;
     for (size_t i = 0; i < plan.buffers.size(); ++i)
-        if (prepared.buffer_bytes[i] > 0)
+        if (prepared.buffer_bytes[i] > 0 && plan.buffers[i].within < 0)
             order.push_back(static_cast<int>(i));
     auto bytes = [&](int i) { return prepared.buffer_bytes[static_cast<size_t>(i)]; };
     const size_t shown_count = std::min<size_t>(order.size(), 5);

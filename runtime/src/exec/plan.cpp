@@ -112,6 +112,8 @@ class PlanReader : private PlanFields {
             if (b.kind == BufferKind::Arena) {
                 b.offset = dim(member(j, "offset", place), place);
                 expect(b.offset.is_multiple(tensor_alignment), place, "the offset is not a multiple of 64");
+                if (const Json *whole = j.find("within"))
+                    b.within = buffer(*whole, place);
             }
             plan_.buffers.push_back(std::move(b));
         }

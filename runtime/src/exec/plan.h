@@ -26,6 +26,7 @@ struct PlanBuffer {
     Dim bytes, offset;
     std::string label;
     int binding = -1; // index among inputs, outputs, state or constants
+    int within = -1;  // the buffer of the arena of which this one is a part
 };
 
 struct PlanKernel {

@@ -24,7 +24,7 @@ PATIENCE = 8.0
 """Seconds without progress after which a program is taken to wait for ever."""
 DTYPES = {
     "float32": np.float32, "bfloat16": ml_dtypes.bfloat16, "float16": np.float16, "int64": np.int64, "int32": np.int32,
-    "int16": np.int16,
+    "int16": np.int16, "float8e4nv": ml_dtypes.float8_e4m3fn, "float8e5": ml_dtypes.float8_e5m2,
 }
 
 
@@ -169,8 +169,9 @@ class Map:
     layout = None
 
     def __init__(self, array: np.ndarray, shape: Sequence[int], strides: Sequence[int]) -> None:
-        flat = array.reshape(-1)
-        self.view = np.lib.stride_tricks.as_strided(flat, shape, [s * flat.itemsize for s in strides])
+        size = array.itemsize
+        bits = array.reshape(-1).view(f"u{size}")  # ``as_strided`` does not know all dtypes
+        self.view = np.lib.stride_tricks.as_strided(bits, shape, [s * size for s in strides]).view(array.dtype)
 
     def _inside(self, at: Sequence[int], shape: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         assert len(at) == len(shape) == self.view.ndim and all(a >= 0 for a in at)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tessera import op
+from tessera.ir.dtype import DType, bf16, f8e4m3, f8e5m2
 from tessera.ir.graph import Graph
 from tessera.ir.value import Value
 from tessera.schedule.machine import GPU
@@ -20,6 +21,7 @@ from tessera.tile.plan import build_plan
 from tessera.transform.autodiff import gradients
 from tessera.transform.pipeline import to_gpu_operators
 
+from tests.target.test_hopper import widened
 from tests.target.test_hopper_attention import HOPPER, run
 from tests.target.test_hopper_updates import OPTIMIZERS, update
 
@@ -100,6 +102,13 @@ def test_products(case: str, late: bool) -> None:
     assert kernels
     for kernel in kernels:
         assert_alike(kernel, late)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize(("a", "b"), [(f8e4m3, f8e4m3), (f8e5m2, f8e4m3), (bf16, bf16)])
+def test_products_in_f32_of_narrower_floats(a: DType, b: DType, late: bool) -> None:
+    for sizes in ((256, 256, 512), (136, 200, 400)):
+        assert_alike(widened(*sizes, a, b), late, 1e-5)
 
 
 def test_many_terms_are_cut() -> None:

@@ -208,7 +208,8 @@ def _partner(terms: dict[tuple, int], atoms: tuple, c: int) -> Dim | None:
             continue
         rest = _expression({atoms[:at] + atoms[at + 1:]: c})
         above = _quotient(atom.a, atom.b)
-        digits = {a.b for m in terms for a in m if isinstance(a, Call) and a.function == "mod" and a.a == above}
+        remainders = (a for m in terms for a in m if isinstance(a, Call) and a.function == "mod")
+        digits = dict.fromkeys(a.b for a in remainders if a.a == above)
         for high, whole in ((above, atom.a), *((mod(above, d), mod(atom.a, mul(atom.b, d))) for d in digits)):
             quotient = mul(mul(rest, atom.b), high)
             if isinstance(quotient, Expr) and all(terms.get(m) == k for m, k in quotient.terms):

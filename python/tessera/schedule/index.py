@@ -8,7 +8,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from tessera.ir.dims import Call, Dim, Expr, Symbol, add, bounds, floordiv, mod, mul, product, substitute, sym, symbols
+from tessera.ir.dims import (
+    Atom,
+    Call,
+    Dim,
+    Expr,
+    Symbol,
+    add,
+    bounds,
+    floordiv,
+    mod,
+    mul,
+    product,
+    substitute,
+    sym,
+    symbols,
+)
 
 Index = tuple[Dim, ...]
 
@@ -50,9 +65,9 @@ class Axes:
         whole, rest = _split(d, by)
         if self.below(rest, by):
             return whole
-        digits = _remainder(rest)
-        if digits is not None and isinstance(by, int) and digits.b % by == 0:  # (x % bc) // b is (x // b) % c
-            return add(whole, mod(floordiv(digits.a, by), digits.b // by))
+        digits = _remainder_by_multiple(rest, by)
+        if digits is not None:  # (x % bc) // b is (x // b) % c
+            return add(whole, mod(floordiv(digits.a, by), floordiv(digits.b, by)))
         return add(whole, floordiv(rest, by))
 
     def remainder(self, d: Dim, by: Dim) -> Dim:
@@ -60,10 +75,8 @@ class Axes:
         _, rest = _split(d, by)
         if self.below(rest, by):
             return rest
-        digits = _remainder(rest)
-        if digits is not None and isinstance(by, int) and digits.b % by == 0:  # (x % bc) % b is x % b
-            rest = digits.a
-        return mod(rest, by)
+        digits = _remainder_by_multiple(rest, by)
+        return mod(rest if digits is None else digits.a, by)  # (x % bc) % b is x % b
 
     def reshape(self, index: Index, shape: Sequence[Dim], target: Sequence[Dim]) -> Index:
         """The index into ``target`` of the element that ``index`` names in ``shape`` (row-major, equal sizes)."""
@@ -119,9 +132,14 @@ def _expression(terms: dict[tuple, int]) -> Dim:
 
 def symbol_of(d: Dim) -> Symbol | None:
     """The symbol, when the expression is just one."""
+    atom = atom_of(d)
+    return atom if isinstance(atom, Symbol) else None
+
+
+def atom_of(d: Dim) -> Atom | None:
+    """The symbol or call, when the expression is just one."""
     if isinstance(d, Expr) and len(d.terms) == 1 and d.terms[0][1] == 1 and len(d.terms[0][0]) == 1:
-        atom = d.terms[0][0][0]
-        return atom if isinstance(atom, Symbol) else None
+        return d.terms[0][0][0]
     return None
 
 
@@ -179,13 +197,12 @@ def _extend_left(left: Dim, right: Dim, source: list[int], result: list[int]) ->
     return rest == 0 and whole != 0
 
 
-def _remainder(d: Dim) -> Call | None:
-    """The remainder by a constant that an expression is; None where it is anything else."""
-    if not isinstance(d, Expr) or len(d.terms) != 1:
+def _remainder_by_multiple(d: Dim, by: Dim) -> Call | None:
+    """The remainder by a multiple of a constant that an expression is; None where it is anything else."""
+    atom = atom_of(d)
+    if not isinstance(atom, Call) or atom.function != "mod":
         return None
-    (atoms, factor), = d.terms
-    atom = atoms[0] if factor == 1 and len(atoms) == 1 else None
-    return atom if isinstance(atom, Call) and atom.function == "mod" and isinstance(atom.b, int) else None
+    return atom if isinstance(atom.b, int) and isinstance(by, int) and atom.b % by == 0 else None
 
 
 def recombine(d: Dim) -> Dim:
@@ -220,9 +237,9 @@ def _partner(terms: dict[tuple, int], atoms: tuple, c: int) -> Dim | None:
 
 def _quotient(a: Dim, b: Dim) -> Dim:
     """a // b; (x // c) // b is x // (c * b)."""
-    inner = next(iter(a.terms))[0] if isinstance(a, Expr) and len(a.terms) == 1 else ()
-    if len(inner) == 1 and isinstance(inner[0], Call) and inner[0].function == "floordiv" and sym(inner[0]) == a:
-        return floordiv(inner[0].a, mul(inner[0].b, b))
+    inner = atom_of(a)
+    if isinstance(inner, Call) and inner.function == "floordiv":
+        return floordiv(inner.a, mul(inner.b, b))
     return floordiv(a, b)
 
 

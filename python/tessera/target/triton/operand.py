@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from tessera.ir.dims import Atom, Call, Dim, Expr, Symbol, add, floordiv, is_multiple, mul, substitute, sym, symbols
 from tessera.ir.dtype import DType, f32
+from tessera.schedule.index import atom_of
 from tessera.target.triton.expression import fits
 from tessera.target.triton.launch import MapSize, TensorMapArgument
 from tessera.tile.ir import Axis, Buffer, Compute, DotKernel, Load, Op
@@ -162,8 +163,8 @@ def _dimensions(offset: Dim, axes: list[Axis]) -> tuple[Dim, list[Dimension]] | 
 def _digit(d: Dim | Atom, axis: Symbol) -> tuple[int, int] | None:
     """Step and modulus, or 0 for none, of what quotients and remainders of an axis tell; None for anything else."""
     if isinstance(d, Expr):
-        (atoms, factor), = d.terms if len(d.terms) == 1 else (((), 0),)
-        return _digit(atoms[0], axis) if factor == 1 and len(atoms) == 1 else None
+        atom = atom_of(d)
+        return None if atom is None else _digit(atom, axis)
     if not isinstance(d, Call):
         return (1, 0) if d == axis else None
     inner = _digit(d.a, axis)

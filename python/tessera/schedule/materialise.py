@@ -110,8 +110,9 @@ def place(
             info = _information(node, placement, inlined)
             if node.op in ALIASES and placement.root(node.operands[0]) is not None:
                 inlined[id(v)] = _LEAF
-            elif parts and use.memory and _is_window(node, placement, held):
-                _put_into_operand(node, placement)
+            elif parts and use.memory and (window := _window(node, placement, held)) is not None:
+                placement.store(v)
+                placement.put_into(v, *window)
             else:
                 inside = _inside(node, placement, held) if parts else []
                 if (
@@ -130,25 +131,21 @@ def _is_in_arena(v: Value, held: set[int]) -> bool:
     return v.node.op not in LEAVES and id(v) not in held
 
 
-def _is_window(node: Node, placement: Placement, held: set[int]) -> bool:
-    """Whether a slice that is needed in memory is there already, as a part of what is stored."""
-    if not _can_be_window(node) or id(node.results[0]) in held:
-        return False
+def _window(node: Node, placement: Placement, held: set[int]) -> tuple[Value, Dim] | None:
+    """Where a slice that is needed in memory is already: what is stored that it is a part of, and the first element."""
+    start = _start_of_window(node)
+    if start is None or id(node.results[0]) in held:
+        return None
     whole = placement.root(node.operands[0])
-    return whole is not None and _is_in_arena(whole, held) and id(whole) not in placement.windows
+    if whole is None or not _is_in_arena(whole, held) or id(whole) in placement.windows:
+        return None
+    return whole, start
 
 
-def _can_be_window(node: Node) -> bool:
-    """Whether what a slice takes lies in its operand as it would lie in memory of its own."""
+def _start_of_window(node: Node) -> Dim | None:
+    """The element of its operand with which a slice begins that lies there as it would in memory of its own."""
     start = place_in(node)
-    return start is not None and is_aligned(start, node.results[0])
-
-
-def _put_into_operand(node: Node, placement: Placement) -> None:
-    whole, start = placement.root(node.operands[0]), place_in(node)
-    assert whole is not None and start is not None
-    placement.store(node.results[0])
-    placement.put_into(node.results[0], whole, start)
+    return start if start is not None and is_aligned(start, node.results[0]) else None
 
 
 def _inside(concat: Node, placement: Placement, held: set[int]) -> list[tuple[Value, Dim]]:
@@ -269,10 +266,10 @@ def _add_use(
         use.count += above.count
         use.larger |= above.larger or (node.op == "broadcast_to" and operand.shape != result.shape)
         use.operand |= above.operand
-        use.memory |= node.op in ALIASES and above.memory
         if node.op in ALIASES:
+            use.memory |= above.memory
             use.parts = add(use.parts, above.parts)
-        elif parts and above.memory and _can_be_window(node):
+        elif parts and above.memory and _start_of_window(node) is not None:
             use.parts = add(use.parts, result.size)
         use.memory |= node.op == "reshape" and not _reshape_is_simple(operand, result, machine.parts_rows)
     elif _is_widening(node):

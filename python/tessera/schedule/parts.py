@@ -78,7 +78,8 @@ def with_parts(graph: Graph) -> Graph:
         taken.update(id(v) for old, v in zip(node.results, results) if id(old) in held)
         return results
 
-    return rebuild(graph, visit)
+    found = rebuild(graph, visit)
+    return graph if all(new[id(v)] is v for node in nodes for v in node.results) else found
 
 
 # Parts that are cut out.

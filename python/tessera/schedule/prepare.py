@@ -12,6 +12,7 @@ from tessera.schedule.machine import CPU, Machine
 from tessera.schedule.parts import with_parts
 from tessera.schedule.ranges import Ranges, with_check
 from tessera.schedule.split import derived, in_two_steps, is_long
+from tessera.schedule.views import transposed
 
 _INDEXED = (low.Take, low.TakeAlongAxis, low.IndexAdd, low.ScatterAdd)
 
@@ -72,8 +73,7 @@ def _matrix_vector(node: Node, a: Value, b: Value, machine: Machine) -> Value:
     wide = _accumulator(result.dtype)
     a, b = _cast(a, wide, node), _cast(b, wide, node)
     rank = b.ndim
-    turned = (*b.shape[:-2], 1, b.shape[-2])
-    row = derived("transpose", (b,), {"perm": [*range(rank - 2), rank - 1, rank - 2]}, wide, turned, node)
+    row = transposed(b, [*range(rank - 2), rank - 1, rank - 2], node)
     terms = (*result.shape[:-1], a.shape[-1])
     products = derived("mul", (a, row), {}, wide, terms, node)
     return _cast(_sum(products, [len(terms) - 1], result.shape, node, machine), result.dtype, node)

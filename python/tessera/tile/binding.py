@@ -13,11 +13,11 @@ from tessera.schedule.fusion import Group
 from tessera.schedule.memory import Storage, lay_out
 from tessera.schedule.order import Order
 from tessera.schedule.overlap import Step
-from tessera.schedule.pieces import PORTABLE, WINDOW
+from tessera.schedule.pieces import PORTABLE
 from tessera.schedule.placement import Placement
 from tessera.schedule.plan import PlanBuffer, PlanTensor
 from tessera.tile.aliasing import may_replace
-from tessera.tile.draft import Draft
+from tessera.tile.draft import Draft, has_instruction
 
 
 def value_bytes(v: Value) -> Dim:
@@ -182,8 +182,7 @@ class Binding:
         at = len(self.saves)
         for step in sequence:
             steps.append(((step.group, step.kind), at))
-            draft = self.drafts.get(step.group)
-            at += step.group.kind != WINDOW and (draft is None or not draft.writes_nothing)
+            at += has_instruction(step.group, self.drafts.get(step.group))
         return steps, at + len(self.final)
 
     def _lives(

@@ -31,6 +31,11 @@ class Draft:
         return all(a.root.size == 0 for a in self.arguments if a.written)
 
 
+def has_instruction(group: Group, draft: Draft | None) -> bool:
+    """Whether anything runs for a group: not for a part of another value, nor where all results are empty."""
+    return group.kind != WINDOW and (draft is None or not draft.writes_nothing)
+
+
 def draft_kernels(
     graph: Graph, groups: list[Group], placement: Placement, axes: Axes, machine: Machine = CPU
 ) -> dict[Group, Draft]:

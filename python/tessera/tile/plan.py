@@ -21,7 +21,7 @@ from tessera.schedule.materialise import place
 from tessera.schedule.options import Schedule
 from tessera.schedule.order import Order, typical_bytes
 from tessera.schedule.overlap import Overlap, Step, in_order
-from tessera.schedule.pieces import CHECK, PORTABLE, WINDOW, cut
+from tessera.schedule.pieces import CHECK, PORTABLE, cut
 from tessera.schedule.plan import (
     CollectiveCall,
     Copy,
@@ -39,7 +39,7 @@ from tessera.schedule.prepare import prepare
 from tessera.tile.aliasing import share
 from tessera.tile.binding import Binding
 from tessera.tile.canonical import canonicalise
-from tessera.tile.draft import draft_kernels
+from tessera.tile.draft import draft_kernels, has_instruction
 from tessera.tile.ir import Kernel
 from tessera.tile.printer import content_key
 from tessera.tile.seconds import group_seconds
@@ -106,8 +106,8 @@ class _Builder:
         """Order, memory, instructions."""
         stored = {id(a.root): a.root for d in self.drafts.values() for a in d.arguments if a.written}
         portable = {root for g in self.order.groups if g.kind == PORTABLE for root in g.roots}
-        stored.update((id(v), v) for v in self.placement.values() if id(v) in portable)
-        stored.update((id(v), v) for v in self.placement.values() if self.placement.shares_memory(v))
+        stored.update(
+            (id(v), v) for v in self.placement.values() if id(v) in portable or self.placement.shares_memory(v))
         sizes = {key: typical_bytes(v) for key, v in stored.items() if key not in self.binding.of}
         sequence = self._steps(sizes)
         binding = self.binding
@@ -117,12 +117,11 @@ class _Builder:
         keys: dict[str, int] = {}
         numbers: dict[Group, int] = {}
         for step in sequence:
-            draft = self.drafts.get(step.group)
-            if step.group.kind == WINDOW:
+            if not has_instruction(step.group, self.drafts.get(step.group)):
                 continue
             if step.kind == "wait":
                 instructions.append(Wait(numbers[step.group], step.group.anchor.node.loc))
-            elif draft is None or not draft.writes_nothing:
+            else:
                 instruction = self._instruction(step.group, kernels, keys)
                 if step.kind == "start":
                     assert isinstance(instruction, CollectiveCall)

@@ -34,14 +34,15 @@ class DeviceSpec:
 
     def seconds(self, operations: float, touched: float, dtype: str) -> float:
         """How long a kernel takes that computes and moves so much."""
-        peak = self.arithmetic.get(dtype, min(self.arithmetic.values()))
-        busy = max(operations / (peak * self.reached[0]), touched / (self.bandwidth * self.reached[1]))
+        busy = max(self._computing(operations, dtype), touched / (self.bandwidth * self.reached[1]))
         return max(self.launch, busy)
 
     def beside(self, operations: float) -> float:
         """How much longer a kernel takes for simple operations in f32 on top of products by matrix units."""
-        peak = self.arithmetic.get("f32", min(self.arithmetic.values()))
-        return operations / (peak * self.reached[0])
+        return self._computing(operations, "f32")
+
+    def _computing(self, operations: float, dtype: str) -> float:
+        return operations / (self.arithmetic.get(dtype, min(self.arithmetic.values())) * self.reached[0])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import Any
 
 from tessera.errors import CompileError
 from tessera.target.triton.convert import pointer_type
-from tessera.target.triton.early import has_early, may_start_early
+from tessera.target.triton.early import FIRST, may_start_early
 from tessera.target.triton.launch import (
     Binary,
     BufferArgument,
@@ -37,7 +37,7 @@ def compile_program(program: Program, backend: str, architecture: int | str, war
         from triton.compiler.compiler import make_backend  # type: ignore[import-not-found]
 
     target = GPUTarget(backend, architecture, warp)
-    early = has_early(architecture)
+    early = isinstance(architecture, int) and architecture >= FIRST
     compiler: Any = make_backend(target)
     try:
         options = compiler.parse_options(_options(program, backend))

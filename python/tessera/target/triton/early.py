@@ -23,14 +23,6 @@ _BODY = re.compile(r"^\.visible \.entry .*?^\{\n(?:[ \t]*(?:\.[^;\n]*;)?\n)*", r
 """A kernel up to its first instruction: its head, the brace, declarations."""
 
 
-def has_early(architecture: int | str) -> bool:
-    """Whether devices of an architecture (90, "sm_90a", "gfx942") have it."""
-    if isinstance(architecture, int):
-        return architecture >= FIRST
-    digits = "".join(c for c in architecture if c.isdigit())
-    return architecture.startswith("sm_") and int(digits) >= FIRST
-
-
 def may_start_early(text: str) -> str:
     """The PTX of one kernel, which now waits for the kernels before it by itself. ValueError if there is not one."""
     changed, count = _BODY.subn(lambda head: head[0] + _WAIT, text)

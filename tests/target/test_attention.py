@@ -65,6 +65,19 @@ def expected(
     return [x.detach().numpy() for x in found]  # type: ignore[union-attr]
 
 
+def drawn(q: Shape, k: Shape, dtype: str) -> list[np.ndarray]:
+    """Queries, keys, values and a gradient of the result, heads in one dimension."""
+    kind = ml_dtypes.bfloat16 if dtype == "bf16" else np.float16
+    wide, shared = (math.prod(q[:-2]), *q[-2:]), (math.prod(k[:-2]), *k[-2:])
+    rng = np.random.default_rng(3)
+    return [rng.standard_normal(s).astype(kind) for s in (wide, shared, shared, wide)]
+
+
+def expected_of(operands: list[np.ndarray], causal: bool, scale: float | None = None) -> list[np.ndarray]:
+    """``expected`` for arrays."""
+    return expected(*(torch.tensor(x.astype(np.float64)) for x in operands), causal, scale)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("q", "k", "causal", "dtype", "arch", "scale"),
     [
@@ -77,15 +90,9 @@ def expected(
 )
 def test_against_torch(q: Shape, k: Shape, causal: bool, dtype: str, arch: str, scale: float | None) -> None:
     forward, backward = attention_kernels(attention_graph(q, k, causal, dtype, scale=scale))
-    kind = ml_dtypes.bfloat16 if dtype == "bf16" else np.float16
-    heads, shared = math.prod(q[:-2]), math.prod(k[:-2])
-    rng = np.random.default_rng(3)
-    shapes = [(heads, *q[-2:]), (shared, *k[-2:]), (shared, *k[-2:]), (heads, *q[-2:])]
-    queries, keys, values, gradient = (rng.standard_normal(s).astype(kind) for s in shapes)
-    out, sums, dq, dk, dv = expected(
-        *(torch.tensor(x.astype(np.float64)) for x in (queries, keys, values, gradient)), causal, scale
-    )
-    result, logarithms = np.full(shapes[0], 77, kind), np.full(shapes[0][:2], 77, np.float32)
+    operands = queries, keys, values, gradient = drawn(q, k, dtype)
+    out, sums, dq, dk, dv = expected_of(operands, causal, scale)
+    result, logarithms = np.full_like(queries, 77), np.full(queries.shape[:2], 77, np.float32)
     run_kernel(forward, [queries, keys, values, result, logarithms], {}, Options(arch))
     close = {"rtol": 0, "atol": 0.03 if dtype == "bf16" else 0.004}
     np.testing.assert_allclose(result.astype(np.float64), out, **close)

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from tessera import op
 from tessera.ir.dims import evaluate
 from tessera.target.triton.generate import generate
 from tessera.target.triton.head import Options
 
 from tests.target.hopper_model import Device
-from tests.target.test_attention import Shape, attention_graph, attention_kernels, expected
+from tests.target.test_attention import Shape, attention_graph, attention_kernels, drawn, expected_of
 from tests.target.triton_interpreter import launch
 
 HOPPER = Options("sm_90a")
@@ -49,15 +47,10 @@ def run(kernel, arrays, sizes, late):
     ],
 )
 def test_against_torch(q: Shape, k: Shape, causal: bool, dtype: str, late: bool) -> None:
-    kind = ml_dtypes.bfloat16 if dtype == "bf16" else np.float16
     forward, backward = attention_kernels(attention_graph(q, k, causal, dtype))
-    heads, shared = math.prod(q[:-2]), math.prod(k[:-2])
-    rng = np.random.default_rng(3)
-    shapes = [(heads, *q[-2:]), (shared, *k[-2:]), (shared, *k[-2:]), (heads, *q[-2:])]
-    queries, keys, values, gradient = (rng.standard_normal(s).astype(kind) for s in shapes)
-    out, sums, dq, dk, dv = expected(
-        *(torch.tensor(x.astype(np.float64)) for x in (queries, keys, values, gradient)), causal)
-    result, logarithms = np.full(shapes[0], 77, kind), np.full(shapes[0][:2], 77, np.float32)
+    operands = queries, keys, values, gradient = drawn(q, k, dtype)
+    out, sums, dq, dk, dv = expected_of(operands, causal)
+    result, logarithms = np.full_like(queries, 77), np.full(queries.shape[:2], 77, np.float32)
     run(forward, [queries, keys, values, result, logarithms], {}, late)
     np.testing.assert_allclose(result.astype(np.float64), out, rtol=0, atol=0.03)
     np.testing.assert_allclose(logarithms, sums, rtol=0, atol=1e-5)
@@ -75,7 +68,7 @@ def test_a_length_of_a_run(size: int, rows: int, late: bool) -> None:
     forward, backward = attention_kernels(attention_graph((2, length, size), (2, length, size), True, "bf16"))
     rng = np.random.default_rng(4)
     q, k, v, g = (rng.standard_normal((2, rows, size)).astype(ml_dtypes.bfloat16) for _ in range(4))
-    out, sums, *right = expected(*(torch.tensor(x.astype(np.float64)) for x in (q, k, v, g)), True)
+    out, sums, *right = expected_of([q, k, v, g], True)
     result, logarithms = np.full_like(q, 7), np.empty((2, rows), np.float32)
     sizes = {s.name: rows for s in forward.sizes}
     run(forward, [q, k, v, result, logarithms], sizes, late)
@@ -105,7 +98,7 @@ def test_the_model_sees_what_is_not_waited_for(line: str, other: str) -> None:
     broken = replace(gradient, source=gradient.source.replace(line, other))
     rng = np.random.default_rng(5)
     q, k, v, g = (rng.standard_normal((2, 512, 64)).astype(ml_dtypes.bfloat16) for _ in range(4))
-    out, sums, *right = expected(*(torch.tensor(x.astype(np.float64)) for x in (q, k, v, g)), True)
+    out, sums, *right = expected_of([q, k, v, g], True)
     workspace = np.full(evaluate(generated.workspace, {}) // 4, np.nan, np.float32)
     found = [np.full_like(x, 77) for x in (q, k, v)]
     arrays = [q, k, v, out.astype(ml_dtypes.bfloat16), sums.astype(np.float32), g, *found, workspace]
